@@ -1,0 +1,2 @@
+//! (reconcile)
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
