@@ -1,1 +1,54 @@
-//! (transfer)
+//! Bytes between peers: requests for blocks answered, and blobs fetched. Never trusts a byte that its hash does not vouch for.
+
+mod fetch;
+mod serve;
+
+pub(crate) use fetch::fetch;
+pub(crate) use serve::{Entitlement, serve};
+
+use crate::content::ContentError;
+use crate::network::wire::WireError;
+
+/// Why a fetch from one source ended early. What had arrived is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// There is no connection with the source, or it ended.
+    #[error("the source is out of reach: {0}")]
+    Unreachable(String),
+    /// Nothing came for a long time.
+    #[error("the source sends nothing")]
+    Stalled,
+    /// The source does not have it, or not for us.
+    #[error("the source does not have it for us")]
+    NotAvailable,
+    /// The source has it and cannot send it.
+    #[error("the source cannot read its copy")]
+    SourceFailed,
+    /// What the source sent breaks the protocol.
+    #[error("the source breaks the protocol: {0}")]
+    Protocol(WireError),
+    /// Everything that is missing is on its way already.
+    #[error("the rest is on its way from other sources")]
+    Busy,
+    /// This node stops.
+    #[error("stopped")]
+    Stopped,
+    /// Bytes were wrong, or this node's store refused them.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl FetchError {
+    fn connection(error: iroh::endpoint::ConnectionError) -> Self {
+        Self::Unreachable(error.to_string())
+    }
+
+    fn wire(error: WireError) -> Self {
+        match error {
+            WireError::Read(iroh::endpoint::ReadExactError::ReadError(_)) | WireError::Write(_) | WireError::Connection(_) => {
+                Self::Unreachable(error.to_string())
+            }
+            _ => Self::Protocol(error),
+        }
+    }
+}

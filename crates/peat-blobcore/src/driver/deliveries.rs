@@ -1,0 +1,92 @@
+//! Hands deliveries to the inbox, off the loop and several at a time, so that they share a barrier.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::content::Content;
+use crate::exchange::{Delivery, Inbox, Outcome};
+use crate::model::DistributionId;
+use crate::reconcile::FileOutcome;
+
+/// Deliveries that share a call, and with it a barrier.
+const DELIVERIES_PER_CALL: usize = 256;
+
+/// What became of the files of one delivery.
+pub(super) type Ended = (DistributionId, Vec<(u32, FileOutcome)>);
+
+/// The deliveries that wait, and the call under way.
+pub(super) struct Deliveries {
+    inbox: Option<Inbox>,
+    content: Content,
+    clock: Arc<dyn Clock>,
+    waiting: VecDeque<Delivery>,
+    under_way: JoinSet<Vec<Ended>>,
+}
+
+impl Deliveries {
+    pub(super) fn new(inbox: Option<Inbox>, content: Content, clock: Arc<dyn Clock>) -> Self {
+        Self { inbox, content, clock, waiting: VecDeque::new(), under_way: JoinSet::new() }
+    }
+
+    /// Delivers, now or after what is under way.
+    pub(super) fn add(&mut self, delivery: Delivery) {
+        self.waiting.push_back(delivery);
+        self.begin();
+    }
+
+    /// The end of a call. Pends while none is under way.
+    pub(super) async fn ended(&mut self) -> Vec<Ended> {
+        match self.under_way.join_next().await {
+            Some(ended) => {
+                self.begin();
+                ended.expect("the inbox does not panic, and its calls are not cancelled")
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the call under way and begins no other.
+    pub(super) async fn stop(&mut self) {
+        self.waiting.clear();
+        while self.under_way.join_next().await.is_some() {}
+    }
+
+    fn begin(&mut self) {
+        if !self.under_way.is_empty() || self.waiting.is_empty() {
+            return;
+        }
+        let count = self.waiting.len().min(DELIVERIES_PER_CALL);
+        let batch: Vec<_> = self.waiting.drain(..count).collect();
+        let (inbox, content, now) = (self.inbox.clone(), self.content.clone(), self.clock.now());
+        self.under_way.spawn_blocking(move || {
+            let outcomes = match &inbox {
+                Some(inbox) => inbox.deliver(&batch, &content, now).map_err(|error| (error.to_string(), error.retry())),
+                None => Err(("this node has no inbox".to_owned(), false)),
+            };
+            match outcomes {
+                Ok(outcomes) => {
+                    let ids = batch.iter().map(|delivery| delivery.id);
+                    ids.zip(outcomes.into_iter().map(|files| files.into_iter().map(file_outcome).collect())).collect()
+                }
+                Err((error, retry)) => batch.iter().map(|delivery| (delivery.id, all_failed(delivery, &error, retry))).collect(),
+            }
+        });
+    }
+}
+
+fn file_outcome((index, outcome): (u32, Outcome)) -> (u32, FileOutcome) {
+    let outcome = match outcome {
+        Outcome::Delivered => FileOutcome::Delivered,
+        Outcome::AlreadyThere => FileOutcome::AlreadyThere,
+        Outcome::Superseded => FileOutcome::Superseded,
+        Outcome::Failed { error, retry } => FileOutcome::Failed { error: error.to_string(), retry },
+    };
+    (index, outcome)
+}
+
+fn all_failed(delivery: &Delivery, error: &str, retry: bool) -> Vec<(u32, FileOutcome)> {
+    delivery.files.iter().map(|(index, _)| (*index, FileOutcome::Failed { error: error.to_owned(), retry })).collect()
+}

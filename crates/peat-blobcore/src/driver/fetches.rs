@@ -1,0 +1,161 @@
+//! The fetches under way, and how far each distribution has come.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::ErrorKind;
+use crate::content::{Content, ContentError};
+use crate::model::{BlobHash, DistributionId, EndpointId};
+use crate::network::Network;
+use crate::reconcile::{FetchId, FetchOutcome};
+use crate::transfer::{self, FetchError};
+
+/// What to fetch, as the action has it.
+pub(super) struct Order {
+    pub(super) fetch: FetchId,
+    pub(super) blob: BlobHash,
+    pub(super) size: u64,
+    pub(super) source: EndpointId,
+    pub(super) distribution: DistributionId,
+}
+
+/// A fetch has ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) fetch: FetchId,
+    pub(super) blob: BlobHash,
+    pub(super) distribution: DistributionId,
+    pub(super) outcome: FetchOutcome,
+}
+
+/// The fetches under way.
+pub(super) struct Fetches {
+    content: Content,
+    network: Arc<Network>,
+    tasks: JoinSet<Ended>,
+    running: BTreeMap<FetchId, Running>,
+}
+
+struct Running {
+    abort: AbortHandle,
+    distribution: DistributionId,
+    /// Verified bytes of the blob so far.
+    held: Arc<AtomicU64>,
+}
+
+impl Fetches {
+    pub(super) fn new(content: Content, network: Arc<Network>) -> Self {
+        Self { content, network, tasks: JoinSet::new(), running: BTreeMap::new() }
+    }
+
+    /// Begins a fetch.
+    pub(super) fn begin(&mut self, order: Order) {
+        let Order { fetch, blob, size, source, distribution } = order;
+        let (content, peer) = (self.content.clone(), self.network.peer(&source));
+        let held = Arc::new(AtomicU64::new(0));
+        let progress = Arc::clone(&held);
+        let abort = self.tasks.spawn(async move {
+            let outcome = match peer {
+                Some(peer) => {
+                    let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
+                    match transfer::fetch(&peer.connection, &content, blob, size, &on_progress).await {
+                        Ok(_) => FetchOutcome::Done,
+                        Err(error) => {
+                            tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
+                            outcome_of(&error)
+                        }
+                    }
+                }
+                None => FetchOutcome::Unreachable,
+            };
+            Ended { fetch, blob, distribution, outcome }
+        });
+        self.running.insert(fetch, Running { abort, distribution, held });
+    }
+
+    /// Ends a fetch; what has come is kept.
+    pub(super) fn cancel(&mut self, fetch: FetchId) {
+        if let Some(running) = self.running.remove(&fetch) {
+            running.abort.abort();
+        }
+    }
+
+    /// The end of a fetch that was not cancelled. Pends while none is under way.
+    pub(super) async fn ended(&mut self) -> Ended {
+        loop {
+            match self.tasks.join_next().await {
+                // Of those that were cancelled nobody wants to hear.
+                Some(Ok(ended)) if self.running.remove(&ended.fetch).is_some() => return ended,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Verified bytes of the blobs under way, by distribution.
+    pub(super) fn bytes_under_way(&self) -> BTreeMap<DistributionId, u64> {
+        let mut bytes = BTreeMap::new();
+        for running in self.running.values() {
+            *bytes.entry(running.distribution).or_default() += running.held.load(Ordering::Relaxed);
+        }
+        bytes
+    }
+
+    /// Whether anything is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Ends all of them and waits until they have.
+    pub(super) async fn stop(&mut self) {
+        self.running.clear();
+        self.tasks.shutdown().await;
+    }
+}
+
+fn outcome_of(error: &FetchError) -> FetchOutcome {
+    match error {
+        FetchError::Unreachable(_) | FetchError::Stalled => FetchOutcome::Unreachable,
+        FetchError::NotAvailable => FetchOutcome::Refused,
+        FetchError::SourceFailed => FetchOutcome::Missing,
+        FetchError::Protocol(_) | FetchError::Content(ContentError::Corrupt(_)) => FetchOutcome::Corrupt,
+        FetchError::Stopped => FetchOutcome::Cancelled,
+        FetchError::Content(error) if error.kind() == ErrorKind::NoSpace => FetchOutcome::NoSpace,
+        FetchError::Busy | FetchError::Content(_) => FetchOutcome::Failed,
+    }
+}
+
+/// Verified bytes of distributions at this node, for those who watch.
+#[derive(Debug, Default)]
+pub(crate) struct Progress(Mutex<BTreeMap<DistributionId, u64>>);
+
+impl Progress {
+    /// Verified bytes that are whole blobs.
+    pub(super) fn set(&self, distribution: DistributionId, bytes: u64) {
+        self.lock().insert(distribution, bytes);
+    }
+
+    /// One more blob is whole.
+    pub(super) fn add(&self, distribution: DistributionId, bytes: u64) {
+        if let Some(sum) = self.lock().get_mut(&distribution) {
+            *sum += bytes;
+        }
+    }
+
+    /// What is known of a distribution while it is being fetched.
+    pub(super) fn get(&self, distribution: &DistributionId) -> Option<u64> {
+        self.lock().get(distribution).copied()
+    }
+
+    /// It is done with.
+    pub(super) fn forget(&self, distribution: &DistributionId) {
+        self.lock().remove(distribution);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DistributionId, u64>> {
+        self.0.lock().expect("nothing panics while it holds the figures")
+    }
+}

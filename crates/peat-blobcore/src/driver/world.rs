@@ -1,0 +1,156 @@
+//! What reconcile may look at, backed by the replica and the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::content::{Content, ContentError, Pin, PinRole};
+use crate::document::Distribution;
+use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, FileList, Files};
+use crate::reconcile::{Node, PinReason, View};
+use crate::replica::Replica;
+
+/// Lists of files that stay decoded. Each may have some 100 MiB in the worst case, so only a few do.
+const KEPT_LISTS: usize = 4;
+
+/// The state of the world as this node knows it.
+pub(super) struct World {
+    me: EndpointId,
+    replica: Replica,
+    content: Content,
+    nodes: BTreeMap<EndpointId, Node>,
+    /// The most recently used last.
+    lists: std::cell::RefCell<Vec<(DistributionId, Arc<[FileEntry]>)>>,
+}
+
+impl World {
+    pub(super) fn new(me: EndpointId, replica: Replica, content: Content) -> Self {
+        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), lists: std::cell::RefCell::default() };
+        world.refresh_nodes();
+        world
+    }
+
+    /// Reads the registers again after one of them has changed.
+    pub(super) fn refresh_nodes(&mut self) {
+        let (retired, revoked) = (self.replica.retired(), self.replica.revoked());
+        let known = self.replica.nodes();
+        let mut nodes: BTreeMap<_, _> = known
+            .iter()
+            .map(|(id, record)| {
+                let (name, labels) = record.name_and_labels();
+                (*id, Node { name: name.to_owned(), labels: labels.clone(), ..Node::default() })
+            })
+            .collect();
+        for id in retired.keys() {
+            nodes.entry(*id).or_default().retired = true;
+        }
+        for id in revoked.keys() {
+            nodes.entry(*id).or_default().revoked = true;
+        }
+        self.nodes = nodes;
+    }
+
+    /// The files of a distribution, from its manifest or its list.
+    pub(super) fn files(&self, distribution: &Distribution) -> Option<Result<Arc<[FileEntry]>, String>> {
+        match &distribution.manifest.files {
+            Files::Inline(files) => Some(Ok(files.as_slice().into())),
+            Files::List { .. } => self.listed_files(&distribution.id),
+        }
+    }
+
+    /// Every blob of a distribution that is known by now: its list first, then its files.
+    pub(super) fn blobs(&self, distribution: &Distribution) -> Vec<BlobHash> {
+        let mut blobs = Vec::new();
+        if let Files::List { blob, .. } = &distribution.manifest.files {
+            blobs.push(*blob);
+        }
+        if let Some(Ok(files)) = self.files(distribution) {
+            blobs.extend(files.iter().map(|file| file.blob));
+        }
+        blobs
+    }
+
+    fn read_list(&self, distribution: &Distribution) -> Option<Result<Arc<[FileEntry]>, String>> {
+        let Files::List { blob, size, count, bytes } = &distribution.manifest.files else { return None };
+        if !self.holds(blob) {
+            return None;
+        }
+        let read = || -> Result<Arc<[FileEntry]>, String> {
+            let encoded = self.content.read_whole(blob, *size).map_err(|error: ContentError| error.to_string())?;
+            let list = FileList::decode(&encoded, *count, *bytes).map_err(|error| error.to_string())?;
+            Ok(list.0.into())
+        };
+        Some(read())
+    }
+}
+
+impl View for World {
+    fn me(&self) -> EndpointId {
+        self.me
+    }
+
+    fn nodes(&self) -> &BTreeMap<EndpointId, Node> {
+        &self.nodes
+    }
+
+    fn distribution(&self, id: &DistributionId) -> Option<Arc<Distribution>> {
+        self.replica.distribution(id).unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot read a document");
+            None
+        })
+    }
+
+    fn listed_files(&self, id: &DistributionId) -> Option<Result<Arc<[FileEntry]>, String>> {
+        let mut lists = self.lists.borrow_mut();
+        if let Some(at) = lists.iter().position(|(kept, _)| kept == id) {
+            let kept = lists.remove(at);
+            let files = Arc::clone(&kept.1);
+            lists.push(kept);
+            return Some(Ok(files));
+        }
+        let files = self.read_list(&*self.distribution(id)?)?;
+        if let Ok(files) = &files {
+            if lists.len() == KEPT_LISTS {
+                lists.remove(0);
+            }
+            lists.push((*id, Arc::clone(files)));
+        }
+        Some(files)
+    }
+
+    fn holds(&self, blob: &BlobHash) -> bool {
+        self.content.holds(blob).unwrap_or_else(|error| {
+            tracing::error!(%blob, %error, "cannot look up a blob");
+            false
+        })
+    }
+
+    fn pinned(&self, id: &DistributionId) -> Option<PinReason> {
+        let role = self.content.pinned_as(id).unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot look up a pin");
+            None
+        })?;
+        Some(match role {
+            PinRole::Sender => PinReason::Sent,
+            PinRole::Target => PinReason::Target,
+            PinRole::Carrier => PinReason::Carry,
+        })
+    }
+
+    fn changes_left(&self, id: &DistributionId) -> u32 {
+        self.replica.changes_left(id)
+    }
+
+    fn clock_trusted(&self) -> bool {
+        self.replica.clock_trusted()
+    }
+}
+
+/// The store's word for a reason to keep a distribution.
+pub(super) fn pin(distribution: DistributionId, reason: PinReason) -> Pin {
+    let role = match reason {
+        PinReason::Sent => PinRole::Sender,
+        PinReason::Target => PinRole::Target,
+        PinReason::Carry => PinRole::Carrier,
+    };
+    Pin::Distribution(distribution, role)
+}

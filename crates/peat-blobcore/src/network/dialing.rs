@@ -1,0 +1,164 @@
+//! Whom to dial when. Pure: the network asks it what is due and tells it what came of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::{EndpointId, Timestamp};
+
+/// The first pause after a failed dial; it doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause between two dials of one peer.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// The peers that this node wants to be connected with, and when each is due.
+#[derive(Debug, Default)]
+pub(crate) struct Dialing {
+    peers: BTreeMap<EndpointId, Peer>,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    /// Named by the user: never forgotten, and dialled whatever the number of connections.
+    fixed: bool,
+    state: State,
+    failures: u32,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Due,
+    At(Timestamp),
+    Dialling,
+    Connected,
+}
+
+impl Dialing {
+    /// Wants a connection with this peer; `fixed` when a user named it.
+    pub(crate) fn want(&mut self, peer: EndpointId, fixed: bool) {
+        self.peers.entry(peer).or_default().fixed |= fixed;
+    }
+
+    /// Forgets a peer.
+    pub(crate) fn forget(&mut self, peer: &EndpointId) {
+        self.peers.remove(peer);
+    }
+
+    /// Dials this peer at the next opportunity, whatever its pause: there is news of it, or somebody needs it now.
+    pub(crate) fn hurry(&mut self, peer: EndpointId) {
+        let entry = self.peers.entry(peer).or_default();
+        if matches!(entry.state, State::At(_)) {
+            entry.state = State::Due;
+        }
+    }
+
+    /// All pauses end: the machine's network has changed.
+    pub(crate) fn hurry_all(&mut self) {
+        for peer in self.peers.values_mut().filter(|peer| matches!(peer.state, State::At(_))) {
+            *peer = Peer { fixed: peer.fixed, ..Peer::default() };
+        }
+    }
+
+    /// A connection with this peer stands, whoever dialled.
+    pub(crate) fn connected(&mut self, peer: EndpointId) {
+        let entry = self.peers.entry(peer).or_default();
+        entry.state = State::Connected;
+        entry.failures = 0;
+    }
+
+    /// The connection has ended: dial again soon, but not in the same instant, in which the other side dials too.
+    pub(crate) fn disconnected(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
+        self.pause(peer, now, seed);
+    }
+
+    /// A dial has failed.
+    pub(crate) fn failed(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.failures = entry.failures.saturating_add(1);
+        }
+        self.pause(peer, now, seed);
+    }
+
+    fn pause(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            let longest = MIN_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(MAX_PAUSE);
+            // Between half of the pause and all of it, so that nodes that failed together do not dial together.
+            let share = (seed ^ u64::from(peer.as_bytes()[0])) % 512;
+            entry.state = State::At(now.plus(longest.mul_f64(0.5 + share as f64 / 1024.0)));
+        }
+    }
+
+    /// The peers to dial now, which then count as being dialled. Beyond `room` more connections only fixed peers are dialled.
+    pub(crate) fn due(&mut self, now: Timestamp, room: usize) -> Vec<EndpointId> {
+        let dialling = self.peers.values().filter(|peer| peer.state == State::Dialling).count();
+        let mut room = room.saturating_sub(dialling);
+        let mut due = Vec::new();
+        for (id, peer) in &mut self.peers {
+            let ready = match peer.state {
+                State::Due => true,
+                State::At(time) => time <= now,
+                State::Dialling | State::Connected => false,
+            };
+            if !ready || !(peer.fixed || room > 0) {
+                continue;
+            }
+            room = room.saturating_sub(1);
+            peer.state = State::Dialling;
+            due.push(*id);
+        }
+        due
+    }
+
+    /// When to look again.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.peers.values().filter_map(|peer| if let State::At(time) = peer.state { Some(time) } else { None }).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: EndpointId = EndpointId::from_bytes([1; 32]);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_limit_and_end_when_the_peer_is_back() {
+        let mut dialing = Dialing::default();
+        dialing.want(PEER, true);
+        let mut now = at(0);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            assert_eq!(dialing.due(now, 0), [PEER]);
+            assert_eq!(dialing.due(now, 0), [], "a peer is dialled once at a time");
+            dialing.failed(&PEER, now, 0);
+            let next = dialing.next().expect("a dial is planned");
+            pauses.push(next.since(now));
+            now = next;
+        }
+        assert!(pauses[0] <= Duration::from_secs(1), "{pauses:?}");
+        assert!(pauses.iter().all(|pause| *pause <= MAX_PAUSE), "{pauses:?}");
+        assert!(pauses[11] >= MAX_PAUSE / 2, "{pauses:?}");
+        dialing.connected(PEER);
+        assert_eq!(dialing.next(), None);
+        dialing.disconnected(&PEER, now, 0);
+        assert!(dialing.next().expect("dialled again").since(now) <= MIN_PAUSE);
+    }
+
+    #[test]
+    fn hurry_ends_a_pause_and_a_full_house_dials_only_fixed_peers() {
+        let other = EndpointId::from_bytes([2; 32]);
+        let mut dialing = Dialing::default();
+        dialing.want(PEER, true);
+        dialing.want(other, false);
+        assert_eq!(dialing.due(at(0), 0), [PEER]);
+        assert_eq!(dialing.due(at(0), 2), [other]);
+        dialing.failed(&other, at(0), 0);
+        assert_eq!(dialing.due(at(1), 2), []);
+        dialing.hurry(other);
+        assert_eq!(dialing.due(at(1), 2), [other]);
+    }
+}

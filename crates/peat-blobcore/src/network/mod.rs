@@ -1,0 +1,85 @@
+//! The connections of a node: one with each peer, admitted before anything else is said on it. They carry envelopes, hints
+//! and blocks. Decides nothing about distributions; what arrives goes to the replica, and what changed to the driver.
+//!
+//! - [`endpoint`]: the QUIC endpoint and the gate before protocols other than ours.
+//! - [`service`]: accepts, dials, and owns the task of each connection.
+//! - [`session`]: one connection, from admission to its end.
+//! - [`gossip`]: signed hints beyond direct neighbours.
+
+mod dialing;
+mod endpoint;
+mod gossip;
+mod peers;
+mod queue;
+mod service;
+mod session;
+pub mod wire;
+
+pub use endpoint::CloseCode;
+pub(crate) use peers::Peer;
+pub(crate) use service::{Network, NetworkConfig};
+
+use crate::document::Hint;
+use crate::model::{DistributionId, EndpointId};
+use crate::replica::Change;
+
+/// What happened on the network, for the driver.
+#[derive(Debug)]
+pub(crate) enum NetworkEvent {
+    /// An admitted connection with the peer exists.
+    Up(EndpointId),
+    /// None exists any more.
+    Down(EndpointId),
+    /// A dial that was asked for has ended.
+    DialEnded {
+        /// Whom it was to.
+        peer: EndpointId,
+        /// Whether an admitted connection exists now.
+        ok: bool,
+    },
+    /// The replicas of both had the same envelopes for a moment.
+    Reconciled(EndpointId),
+    /// Envelopes from a peer have changed the replica.
+    Changes(Vec<Change>),
+    /// This node can be dialled at these addresses now.
+    Addresses(Vec<std::net::SocketAddr>),
+    /// A hint that its author signed.
+    Hint(Box<Hint>),
+    /// A peer says how far it is with a distribution.
+    Progress {
+        /// Who.
+        peer: EndpointId,
+        /// With what.
+        distribution: DistributionId,
+        /// Verified bytes there.
+        bytes: u64,
+    },
+}
+
+/// Why a node has no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The UDP sockets cannot be bound.
+    #[error("cannot listen on UDP: {0}")]
+    Bind(#[from] iroh::endpoint::BindError),
+    /// The gossip actor is gone.
+    #[error("gossip does not start: {0}")]
+    Gossip(String),
+}
+
+impl NetworkError {
+    /// What it means for the caller.
+    #[must_use]
+    pub fn kind(&self) -> crate::ErrorKind {
+        crate::ErrorKind::Failed
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind(_) => Some("choose another address or port, or stop what holds it".to_owned()),
+            Self::Gossip(_) => None,
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The network's one loop: accepts, dials, and owns the task of each connection until it is drained at shutdown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::address_lookup::memory::MemoryLookup;
+use iroh::endpoint::Incoming;
+use iroh::{Endpoint, EndpointAddr, Watcher};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::dialing::Dialing;
+use super::endpoint::{Gate, bind};
+use super::gossip::Hints;
+use super::peers::Peers;
+use super::session::{self, SessionError, Shared};
+use super::wire::{ALPN, Message};
+use super::{NetworkError, NetworkEvent, Peer};
+use crate::clock::Clock;
+use crate::content::Content;
+use crate::document::Hint;
+use crate::identity::{Admitted, Identity};
+use crate::model::{EndpointId, EnvelopeId};
+use crate::replica::Replica;
+use crate::transfer::Entitlement;
+
+/// Connections that this node dials for; users' peers come on top.
+const MAX_DIALLED: usize = 16;
+/// Connections that this node keeps at most; more are refused while they are in their handshake.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a dial may take, over the slowest link that is of use.
+const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+/// How often leases are looked at.
+const LEASE_INTERVAL: Duration = Duration::from_secs(5);
+/// Commands that wait for the loop.
+const WAITING_COMMANDS: usize = 256;
+
+/// What a network is made of.
+pub(crate) struct NetworkConfig {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) replica: Replica,
+    pub(crate) content: Content,
+    pub(crate) entitlement: Arc<dyn Entitlement>,
+    /// Where to listen; empty for every interface and any port.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// Whether to spread and hear hints beyond direct neighbours.
+    pub(crate) gossip: bool,
+    pub(crate) events: mpsc::Sender<NetworkEvent>,
+    /// A number that no other run of this node has.
+    pub(crate) instance: u64,
+}
+
+#[derive(Debug)]
+enum Command {
+    Know { peer: EndpointId, addresses: Vec<SocketAddr>, fixed: bool },
+    Forget(EndpointId),
+    Dial(EndpointId),
+    Stands(EndpointId),
+    NetworkChanged,
+    Spread(Vec<u8>),
+    Stop,
+}
+
+/// A handle to the running network.
+pub(crate) struct Network {
+    endpoint: Endpoint,
+    peers: Arc<Peers>,
+    admitted: Admitted,
+    commands: mpsc::Sender<Command>,
+    run: JoinHandle<()>,
+}
+
+impl Network {
+    /// Binds the endpoint and starts.
+    pub(crate) async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let admitted = Admitted::new();
+        let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock));
+        let lookup = MemoryLookup::new();
+        let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone()).await?;
+        let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
+        let peers = Arc::new(Peers::default());
+        let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
+        let shared = Shared {
+            identity: config.identity,
+            clock: config.clock,
+            admitted: admitted.clone(),
+            replica: config.replica,
+            content: config.content,
+            entitlement: config.entitlement,
+            peers: Arc::clone(&peers),
+            events: config.events,
+            instance: config.instance,
+        };
+        let service = Service {
+            shared,
+            gate,
+            lookup,
+            endpoint: endpoint.clone(),
+            hints,
+            commands: commands.clone(),
+            dialing: Dialing::default(),
+            addresses: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            tasks: JoinSet::new(),
+        };
+        let run = tokio::spawn(service.run(commanded));
+        Ok(Self { endpoint, peers, admitted, commands, run })
+    }
+
+    /// The sockets that it listens on.
+    pub(crate) fn listening_on(&self) -> Vec<SocketAddr> {
+        self.endpoint.bound_sockets()
+    }
+
+    /// Where it can be dialled.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.endpoint.addr().ip_addrs().copied().collect()
+    }
+
+    /// The admitted connection with this peer.
+    pub(crate) fn peer(&self, id: &EndpointId) -> Option<Arc<Peer>> {
+        self.peers.get(id)
+    }
+
+    /// All admitted connections.
+    pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
+        self.peers.all()
+    }
+
+    /// Sends envelopes of this node's own to every peer.
+    pub(crate) fn push(&self, ids: &[EnvelopeId]) {
+        self.peers.push(ids, None);
+    }
+
+    /// Tells every peer how far this node is with something. May be lost.
+    pub(crate) fn tell_all(&self, message: &Message) {
+        for peer in self.peers.all() {
+            peer.queue.message(message.clone());
+        }
+    }
+
+    /// Learns where a peer can be dialled, and wants a connection with it; `fixed` when a user said so.
+    pub(crate) async fn know(&self, peer: EndpointId, addresses: Vec<SocketAddr>, fixed: bool) {
+        self.command(Command::Know { peer, addresses, fixed }).await;
+    }
+
+    /// Neither dials a peer any more nor keeps its addresses.
+    pub(crate) async fn forget(&self, peer: EndpointId) {
+        self.command(Command::Forget(peer)).await;
+    }
+
+    /// Dials a peer now. [`NetworkEvent::DialEnded`] says what came of it.
+    pub(crate) async fn dial(&self, peer: EndpointId) {
+        self.command(Command::Dial(peer)).await;
+    }
+
+    /// Looks at the interfaces again and ends all pauses.
+    pub(crate) async fn network_changed(&self) {
+        self.command(Command::NetworkChanged).await;
+    }
+
+    /// Spreads a signed hint.
+    pub(crate) async fn spread(&self, hint: Vec<u8>) {
+        self.command(Command::Spread(hint)).await;
+    }
+
+    /// Cuts a peer off at once and for good.
+    pub(crate) fn expel(&self, peer: EndpointId) {
+        self.admitted.expel(peer);
+    }
+
+    /// Closes every connection, says so to the peers, and waits for all tasks.
+    pub(crate) async fn stop(self) {
+        self.command(Command::Stop).await;
+        if let Err(error) = self.run.await {
+            tracing::error!(%error, "the network loop ended badly");
+        }
+    }
+
+    async fn command(&self, command: Command) {
+        // The loop outlives every command but those that come after stop.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+struct Service {
+    shared: Shared,
+    gate: Gate,
+    lookup: MemoryLookup,
+    endpoint: Endpoint,
+    hints: Option<Hints>,
+    commands: mpsc::Sender<Command>,
+    dialing: Dialing,
+    addresses: BTreeMap<EndpointId, BTreeSet<SocketAddr>>,
+    /// Peers whose dial somebody wants to hear the end of.
+    asked: BTreeSet<EndpointId>,
+    tasks: JoinSet<Ended>,
+}
+
+/// A connection's task has ended.
+struct Ended {
+    /// With whom, if TLS got that far.
+    peer: Option<EndpointId>,
+    dialled: bool,
+    outcome: Result<(), SessionError>,
+}
+
+impl Service {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut leases = tokio::time::interval(LEASE_INTERVAL);
+        let mut addresses = self.endpoint.watch_addr();
+        loop {
+            self.dial_due();
+            let next_dial = self.dialing.next().map(|time| time.since(self.shared.clock.now()));
+            tokio::select! {
+                Some(incoming) = self.endpoint.accept() => self.accept(incoming),
+                Some(command) = commands.recv() => match command {
+                    Command::Stop => break,
+                    command => self.handle(command).await,
+                },
+                Some(Ok(ended)) = self.tasks.join_next() => self.ended(ended).await,
+                () = tokio::time::sleep(next_dial.unwrap_or(Duration::MAX)), if next_dial.is_some() => {}
+                _ = leases.tick() => self.end_leases(),
+                Some(hint) = next_hint(&mut self.hints) => self.hear(&hint).await,
+                Ok(address) = addresses.updated() => {
+                    let addresses = address.ip_addrs().copied().collect();
+                    self.tell(NetworkEvent::Addresses(addresses)).await;
+                }
+            }
+        }
+        if let Some(hints) = &mut self.hints {
+            hints.stop().await;
+        }
+        for peer in self.shared.peers.all() {
+            peer.connection.close(super::CloseCode::Stopped.var_int(), b"stopped");
+        }
+        self.tasks.shutdown().await;
+        self.endpoint.close().await;
+    }
+
+    fn accept(&mut self, incoming: Incoming) {
+        if self.tasks.len() >= MAX_CONNECTIONS + MAX_DIALLED {
+            incoming.refuse();
+            return;
+        }
+        let (shared, commands) = (self.shared.clone(), self.commands.clone());
+        let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
+        self.tasks.spawn(async move {
+            let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
+            let Ok(accepting) = incoming.accept() else { return nobody(Ok(())) };
+            let Ok(Ok(connection)) = tokio::time::timeout(DIAL_DEADLINE, accepting).await else { return nobody(Ok(())) };
+            let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
+            if connection.alpn() == ALPN {
+                let outcome = session::accepted(shared, connection, stands(commands, peer)).await;
+                return Ended { peer: Some(peer), dialled: false, outcome };
+            }
+            // The gate has let it through, so the peer is admitted.
+            if let Some(gossip) = gossip
+                && let Err(error) = gossip.handle_connection(connection).await
+            {
+                tracing::debug!(%error, "gossip takes no connection");
+            }
+            nobody(Ok(()))
+        });
+    }
+
+    fn dial_due(&mut self) {
+        let room = MAX_DIALLED.saturating_sub(self.shared.peers.len());
+        for peer in self.dialing.due(self.shared.clock.now(), room) {
+            let addresses = self.addresses.get(&peer).cloned().unwrap_or_default();
+            let (shared, endpoint, commands) = (self.shared.clone(), self.endpoint.clone(), self.commands.clone());
+            self.tasks.spawn(async move {
+                let outcome = async {
+                    let id = iroh::EndpointId::from_bytes(peer.as_bytes()).map_err(|_| SessionError::NoEndpoint)?;
+                    let address = EndpointAddr::from_parts(id, addresses.into_iter().map(iroh::TransportAddr::Ip));
+                    let connecting = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN));
+                    let connection = connecting.await.map_err(|_| SessionError::Slow)?;
+                    let connection = connection.map_err(|error| SessionError::Dial(error.to_string()))?;
+                    session::dialled(shared, connection, stands(commands, peer)).await
+                }
+                .await;
+                Ended { peer: Some(peer), dialled: true, outcome }
+            });
+        }
+    }
+
+    async fn handle(&mut self, command: Command) {
+        match command {
+            Command::Know { peer, .. } if peer == self.shared.identity.id() => {}
+            Command::Know { peer, addresses, fixed } => {
+                let known = self.addresses.entry(peer).or_default();
+                let news = addresses.iter().any(|address| !known.contains(address));
+                if fixed {
+                    known.extend(addresses);
+                } else if !addresses.is_empty() {
+                    *known = addresses.into_iter().collect();
+                }
+                if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
+                    let addresses = known.iter().copied().map(iroh::TransportAddr::Ip);
+                    self.lookup.add_endpoint_info(EndpointAddr::from_parts(id, addresses));
+                }
+                self.dialing.want(peer, fixed);
+                if news {
+                    self.dialing.hurry(peer);
+                }
+            }
+            Command::Forget(peer) => {
+                self.dialing.forget(&peer);
+                self.addresses.remove(&peer);
+                if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
+                    self.lookup.remove_endpoint_info(id);
+                }
+            }
+            Command::Dial(peer) => {
+                if self.shared.peers.get(&peer).is_some() || peer == self.shared.identity.id() {
+                    self.tell(NetworkEvent::DialEnded { peer, ok: self.shared.peers.get(&peer).is_some() }).await;
+                } else {
+                    self.asked.insert(peer);
+                    self.dialing.hurry(peer);
+                }
+            }
+            Command::Stands(peer) => {
+                self.dialing.connected(peer);
+                if self.asked.remove(&peer) {
+                    self.tell(NetworkEvent::DialEnded { peer, ok: true }).await;
+                }
+                if let Some(hints) = &mut self.hints
+                    && let Err(error) = hints.join(peer).await
+                {
+                    tracing::warn!(%error, "hints do not reach beyond direct neighbours");
+                }
+            }
+            Command::NetworkChanged => {
+                self.endpoint.network_change().await;
+                self.dialing.hurry_all();
+            }
+            Command::Spread(hint) => {
+                if let Some(hints) = &self.hints {
+                    hints.spread(hint).await;
+                }
+            }
+            Command::Stop => {}
+        }
+    }
+
+    async fn ended(&mut self, ended: Ended) {
+        if let Err(error) = &ended.outcome {
+            let peer = ended.peer.map(|peer| peer.short()).unwrap_or_default();
+            match error {
+                SessionError::Rejected(_) | SessionError::Protocol(_) => tracing::warn!(peer, %error, "connection ended"),
+                _ => tracing::debug!(peer, %error, "connection ended"),
+            }
+        }
+        let Some(peer) = ended.peer else { return };
+        if self.shared.peers.get(&peer).is_some() {
+            return;
+        }
+        let (now, seed) = (self.shared.clock.now(), self.shared.instance);
+        let stood = !matches!(ended.outcome, Err(SessionError::Dial(_) | SessionError::Slow | SessionError::Rejected(_)));
+        if stood {
+            self.dialing.disconnected(&peer, now, seed);
+        } else if ended.dialled {
+            self.dialing.failed(&peer, now, seed);
+        }
+        if ended.dialled && self.asked.remove(&peer) {
+            self.tell(NetworkEvent::DialEnded { peer, ok: false }).await;
+        }
+    }
+
+    fn end_leases(&self) {
+        let now = self.shared.clock.now();
+        self.shared.admitted.expire(now);
+        self.gate.close_departed(now);
+    }
+
+    async fn hear(&self, bytes: &[u8]) {
+        let replica = &self.shared.replica;
+        match Hint::decode(bytes) {
+            Ok(hint) if replica.is_member(&hint.author) && !replica.is_revoked(&hint.author) => {
+                self.tell(NetworkEvent::Hint(Box::new(hint))).await;
+            }
+            Ok(hint) => tracing::debug!(author = %hint.author.short(), "a hint of an unknown author"),
+            Err(error) => tracing::debug!(%error, "a hint that does not hold"),
+        }
+    }
+
+    async fn tell(&self, event: NetworkEvent) {
+        // The driver outlives the network but for the last moments of a shutdown.
+        let _ = self.shared.events.send(event).await;
+    }
+}
+
+async fn next_hint(hints: &mut Option<Hints>) -> Option<bytes::Bytes> {
+    match hints {
+        Some(hints) => hints.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells the loop that a connection was admitted, without making the connection wait.
+fn stands(commands: mpsc::Sender<Command>, peer: EndpointId) -> impl FnOnce() + Send {
+    move || {
+        // A full queue only delays the next look at the peer's pause and its place in gossip.
+        let _ = commands.try_send(Command::Stands(peer));
+    }
+}

@@ -1,0 +1,402 @@
+//! One connection from its first byte to its last: admission, then envelopes until both have the same, then what comes to
+//! be, and blocks all along. Until admission holds both ways nothing but admission is read or sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::endpoint::CloseCode;
+use super::peers::{Entered, Origin, Peer, Peers};
+use super::queue::Next;
+use super::wire::{ENVELOPE_BATCH_BYTES, EnvelopeBytes, MAX_FRAME_BYTES, MAX_WANTED, Message, WireError, read_frame, write_frame};
+use super::{NetworkEvent, queue::SendQueue};
+use crate::clock::Clock;
+use crate::content::Content;
+use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VERSIONS};
+use crate::identity::{Admitted, Identity, Rejection};
+use crate::model::EndpointId;
+use crate::replica::{Replica, ReplicaError, Session};
+use crate::transfer::{Entitlement, serve};
+
+/// How long admission may take, over the slowest link that is of use.
+const ADMISSION_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a peer stays admitted after its admission; it is renewed with each connection and ends early with it.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
+/// Envelopes of one frame at most; they also end at [`ENVELOPE_BATCH_BYTES`].
+const ENVELOPE_BATCH: usize = 1024;
+/// The control stream goes before all streams of blocks.
+const CONTROL_PRIORITY: i32 = 100;
+
+/// What every session of a node shares.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) admitted: Admitted,
+    pub(crate) replica: Replica,
+    pub(crate) content: Content,
+    pub(crate) entitlement: Arc<dyn Entitlement>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) events: mpsc::Sender<NetworkEvent>,
+    /// Drawn when the node started.
+    pub(crate) instance: u64,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("admission failed: {0}")]
+    Rejected(#[from] Rejection),
+    #[error("admission took too long")]
+    Slow,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("no such endpoint can exist: the id is not a public key")]
+    NoEndpoint,
+    #[error("cannot connect: {0}")]
+    Dial(String),
+    #[error("the connection has no keying material")]
+    Exporter,
+    #[error("the pair has another connection")]
+    Duplicate,
+    #[error("the peer is not admitted any more")]
+    Expelled,
+    #[error("the peer breaks the protocol: {0}")]
+    Protocol(&'static str),
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
+    #[error("stopped")]
+    Stopped,
+}
+
+impl SessionError {
+    fn close_code(&self) -> CloseCode {
+        match self {
+            Self::Rejected(_) | Self::Slow | Self::Exporter | Self::Expelled => CloseCode::NotAdmitted,
+            Self::NoEndpoint | Self::Dial(_) => CloseCode::Stopped,
+            Self::Duplicate => CloseCode::Duplicate,
+            Self::Wire(_) | Self::Protocol(_) => CloseCode::Protocol,
+            Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
+        }
+    }
+
+    /// What the peer may know. A stranger learns nothing about why.
+    fn for_peer(&self) -> String {
+        match self {
+            Self::Rejected(rejection) => rejection.for_peer(),
+            Self::Replica(_) => "internal error".to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// Runs a connection that this node dialled until it ends. `admitted` hears when it stands.
+pub(crate) async fn dialled(shared: Shared, connection: Connection, admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
+    let outcome = async {
+        let handshake = async {
+            let (mut send, mut recv) = connection.open_bi().await.map_err(WireError::from)?;
+            let (initiator, hello) = Initiator::new(shared.terms(&connection)?);
+            write_frame(&mut send, &hello).await?;
+            let answer = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
+            let peer = initiator.finish(&answer, |id| shared.replica.is_revoked(id))?;
+            Ok::<_, SessionError>((peer, send, recv))
+        };
+        let (peer, send, recv) = tokio::time::timeout(ADMISSION_DEADLINE, handshake).await.map_err(|_| SessionError::Slow)??;
+        shared.run(peer, &connection, send, recv, true, admitted).await
+    }
+    .await;
+    close(&connection, outcome)
+}
+
+/// Runs a connection that a peer dialled until it ends.
+pub(crate) async fn accepted(shared: Shared, connection: Connection, admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
+    let outcome = async {
+        let handshake = async {
+            let (mut send, mut recv) = connection.accept_bi().await.map_err(WireError::from)?;
+            let responder = Responder::new(shared.terms(&connection)?);
+            let hello = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
+            let (peer, answer) = responder.receive(&hello, |id| shared.replica.is_revoked(id))?;
+            write_frame(&mut send, &answer).await?;
+            Ok::<_, SessionError>((peer, send, recv))
+        };
+        let (peer, send, recv) = tokio::time::timeout(ADMISSION_DEADLINE, handshake).await.map_err(|_| SessionError::Slow)??;
+        shared.run(peer, &connection, send, recv, false, admitted).await
+    }
+    .await;
+    close(&connection, outcome)
+}
+
+fn close(connection: &Connection, outcome: Result<(), SessionError>) -> Result<(), SessionError> {
+    let (code, reason) = match &outcome {
+        Ok(()) => (CloseCode::Stopped, String::new()),
+        Err(error) => (error.close_code(), error.for_peer()),
+    };
+    connection.close(code.var_int(), reason.as_bytes());
+    outcome
+}
+
+impl Shared {
+    fn terms(&self, connection: &Connection) -> Result<Terms, SessionError> {
+        let mut exporter = [0; 32];
+        connection.export_keying_material(&mut exporter, EXPORTER_LABEL, &[]).map_err(|_| SessionError::Exporter)?;
+        Ok(Terms {
+            identity: Arc::clone(&self.identity),
+            versions: VERSIONS,
+            peer: EndpointId::from_bytes(*connection.remote_id().as_bytes()),
+            exporter,
+            now: self.clock.now(),
+        })
+    }
+
+    async fn run(
+        &self,
+        peer: admission::Peer,
+        connection: &Connection,
+        mut send: SendStream,
+        mut recv: RecvStream,
+        dialled: bool,
+        on_admitted: impl FnOnce() + Send,
+    ) -> Result<(), SessionError> {
+        let now = self.clock.now();
+        if !self.admitted.admit(peer.id, peer.lease_end(now, LEASE)) {
+            return Err(SessionError::Expelled);
+        }
+        // A stream's priority can only be refused once the stream has ended, which the next write says better.
+        let _ = send.set_priority(CONTROL_PRIORITY);
+        write_frame(&mut send, &Message::Start(self.instance).encode()).await?;
+        let Message::Start(instance) = Message::decode(&read_frame(&mut recv, MAX_FRAME_BYTES).await?)? else {
+            return Err(SessionError::Protocol("its first message is not a start"));
+        };
+        let me = self.identity.id();
+        let entry = Arc::new(Peer {
+            id: peer.id,
+            version: peer.version,
+            connection: connection.clone(),
+            queue: SendQueue::default(),
+            origin: Origin { smaller_dialled: (me < peer.id) == dialled, instance },
+        });
+        let replaced = match self.peers.enter(Arc::clone(&entry)) {
+            Entered::Stays(replaced) => replaced,
+            Entered::Loses => return Err(SessionError::Duplicate),
+        };
+        if let Some(old) = &replaced {
+            old.queue.close();
+            old.connection.close(CloseCode::Duplicate.var_int(), b"replaced");
+        }
+        on_admitted();
+        tracing::info!(peer = %peer.id.short(), dialled, version = peer.version, "connected");
+        if replaced.is_none() {
+            self.tell(NetworkEvent::Up(peer.id)).await?;
+        }
+        let mut reader =
+            Reader { shared: self.clone(), peer: Arc::clone(&entry), clock: peer.clock, initiator: dialled, session: None };
+        let outcome = tokio::select! {
+            outcome = reader.run(&mut recv) => outcome,
+            outcome = self.write(&entry, &mut send) => outcome,
+            outcome = self.serve(&entry) => outcome,
+            () = self.admitted.departed(peer.id) => Err(SessionError::Expelled),
+        };
+        entry.queue.close();
+        if self.peers.leave(&entry) {
+            self.tell(NetworkEvent::Down(peer.id)).await?;
+        }
+        outcome
+    }
+
+    /// Writes what is queued.
+    async fn write(&self, peer: &Arc<Peer>, send: &mut SendStream) -> Result<(), SessionError> {
+        loop {
+            match peer.queue.next(ENVELOPE_BATCH).await {
+                Next::Closed => return Ok(()),
+                Next::Message(message) => write_frame(send, &message.encode()).await?,
+                Next::Envelopes(ids) => {
+                    let replica = self.replica.clone();
+                    let envelopes = blocking(move || {
+                        ids.iter().filter_map(|id| replica.envelope(id).transpose()).collect::<Result<Vec<_>, _>>()
+                    })
+                    .await?;
+                    for batch in batches(envelopes) {
+                        write_frame(send, &Message::Envelopes(batch).encode()).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers requests for blocks, each on a stream of its own.
+    async fn serve(&self, peer: &Arc<Peer>) -> Result<(), SessionError> {
+        let mut streams = JoinSet::new();
+        loop {
+            tokio::select! {
+                stream = peer.connection.accept_bi() => {
+                    let (send, recv) = stream.map_err(WireError::from)?;
+                    streams.spawn(serve(peer.id, self.content.clone(), Arc::clone(&self.entitlement), send, recv));
+                }
+                Some(ended) = streams.join_next() => {
+                    if let Ok(Err(error)) = ended {
+                        tracing::debug!(peer = %peer.id.short(), %error, "a request for blocks ended early");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell(&self, event: NetworkEvent) -> Result<(), SessionError> {
+        self.events.send(event).await.map_err(|_| SessionError::Stopped)
+    }
+}
+
+/// Cuts envelopes into frames.
+fn batches(envelopes: Vec<Vec<u8>>) -> Vec<Vec<EnvelopeBytes>> {
+    let mut batches = vec![Vec::new()];
+    let mut bytes = 0;
+    for envelope in envelopes {
+        if bytes + envelope.len() > ENVELOPE_BATCH_BYTES && bytes > 0 {
+            batches.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += envelope.len();
+        batches.last_mut().expect("there is one from the start").push(EnvelopeBytes(envelope));
+    }
+    batches.retain(|batch| !batch.is_empty());
+    batches
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReplicaError> + Send + 'static,
+) -> Result<T, SessionError> {
+    // Only a runtime that shuts down cancels blocking work.
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| SessionError::Stopped)??)
+}
+
+/// The reading side of the control stream.
+struct Reader {
+    shared: Shared,
+    peer: Arc<Peer>,
+    clock: crate::model::Timestamp,
+    initiator: bool,
+    /// The reconciliation under way.
+    session: Option<Session>,
+}
+
+impl Reader {
+    async fn run(&mut self, recv: &mut RecvStream) -> Result<(), SessionError> {
+        if self.initiator {
+            self.ask().await?;
+        }
+        loop {
+            let message = Message::decode(&read_frame(recv, MAX_FRAME_BYTES).await?)?;
+            self.handle(message).await?;
+        }
+    }
+
+    async fn handle(&mut self, message: Message) -> Result<(), SessionError> {
+        match message {
+            Message::Start(_) => Err(SessionError::Protocol("a second start")),
+            Message::Question(question) => self.answer(question).await,
+            Message::Answer(answer) => self.go_on(answer).await,
+            Message::Want(ids) if ids.len() <= MAX_WANTED => {
+                self.peer.queue.envelopes(ids);
+                Ok(())
+            }
+            Message::Want(_) => Err(SessionError::Protocol("it wants too many envelopes at once")),
+            Message::Envelopes(envelopes) => self.accept(envelopes).await,
+            Message::Reconciled => {
+                if !self.initiator {
+                    self.peer.queue.reconciled();
+                    self.session = None;
+                }
+                self.shared.tell(NetworkEvent::Reconciled(self.peer.id)).await
+            }
+            Message::Again if self.initiator => self.ask().await,
+            Message::Again => {
+                self.session = None;
+                self.say(Message::Again)
+            }
+            Message::Progress { distribution, bytes } => {
+                self.shared.tell(NetworkEvent::Progress { peer: self.peer.id, distribution, bytes }).await
+            }
+        }
+    }
+
+    fn say(&self, message: Message) -> Result<(), SessionError> {
+        if self.peer.queue.message(message) { Ok(()) } else { Err(SessionError::Protocol("it asks without reading the answers")) }
+    }
+
+    /// Begins a reconciliation, as the side that dialled.
+    async fn ask(&mut self) -> Result<(), SessionError> {
+        let (replica, clock) = (self.shared.replica.clone(), self.clock);
+        let (session, question) = blocking(move || Session::initiate(&replica, clock)).await?;
+        self.session = Some(session);
+        self.say(Message::Question(question))
+    }
+
+    /// Answers a question, as the side that was dialled.
+    async fn answer(&mut self, question: Vec<u8>) -> Result<(), SessionError> {
+        let (replica, clock) = (self.shared.replica.clone(), self.clock);
+        let session = self.session.take();
+        let (session, answer) = blocking(move || {
+            let mut session = match session {
+                Some(session) => session,
+                None => Session::respond(&replica, clock)?,
+            };
+            let answer = session.answer(&question)?;
+            Ok((session, answer))
+        })
+        .await?;
+        self.session = Some(session);
+        self.say(Message::Answer(answer))
+    }
+
+    /// Goes on with a reconciliation, as the side that dialled.
+    async fn go_on(&mut self, answer: Vec<u8>) -> Result<(), SessionError> {
+        let Some(mut session) = self.session.take() else {
+            return Err(SessionError::Protocol("an answer to no question"));
+        };
+        let (session, step) = blocking(move || {
+            let step = session.step(&answer)?;
+            Ok((session, step))
+        })
+        .await?;
+        self.peer.queue.envelopes(step.have);
+        for wanted in step.need.chunks(MAX_WANTED) {
+            self.say(Message::Want(wanted.to_vec()))?;
+        }
+        match step.question {
+            Some(question) => {
+                self.session = Some(session);
+                self.say(Message::Question(question))
+            }
+            None => {
+                self.peer.queue.reconciled();
+                Ok(())
+            }
+        }
+    }
+
+    async fn accept(&mut self, envelopes: Vec<EnvelopeBytes>) -> Result<(), SessionError> {
+        let (replica, from) = (self.shared.replica.clone(), self.peer.id);
+        let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| envelope.0).collect();
+        let accepted = blocking(move || replica.accept(Some(from), &envelopes)).await?;
+        self.shared.peers.push(&accepted.fresh, Some(&from));
+        if accepted.changes.is_empty() { Ok(()) } else { self.shared.tell(NetworkEvent::Changes(accepted.changes)).await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelopes_are_cut_into_frames_that_fit() {
+        assert!(batches(Vec::new()).is_empty());
+        let cut = batches(vec![vec![0; ENVELOPE_BATCH_BYTES]; 3]);
+        assert_eq!(cut.len(), 3);
+        let large = batches(vec![vec![0; 300_000], vec![0; 10], vec![0; 10]]);
+        assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2]);
+        assert!(large.into_iter().all(|batch| Message::Envelopes(batch).encode().len() <= MAX_FRAME_BYTES));
+    }
+}

@@ -1,0 +1,282 @@
+//! What two admitted nodes say on their connection. Every length is checked before memory is taken for it.
+//!
+//! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
+//! [`Message`]s both ways; each further one is a [`BlockRequest`] and its answer of [`BlockFrame`]s.
+
+use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
+
+use crate::model::{BlobHash, DistributionId, EnvelopeId, decode_whole, encode};
+
+/// The ALPN of our protocol. Versions are agreed on during admission.
+pub const ALPN: &[u8] = b"peat-blob/1";
+/// Longest frame of the control stream, in bytes.
+pub const MAX_FRAME_BYTES: usize = 1024 * 1024;
+/// Payload of envelopes that one [`Message::Envelopes`] is filled to, in bytes.
+pub const ENVELOPE_BATCH_BYTES: usize = 256 * 1024;
+/// Most envelope ids in one [`Message::Want`].
+pub const MAX_WANTED: usize = 4096;
+/// Longest block of a blob, in bytes.
+pub const MAX_BLOCK_BYTES: u64 = 1024 * 1024;
+/// Bytes of a verified group: the unit of requests (BLAKE3 chunk groups of 16 chunks).
+pub const GROUP_BYTES: u64 = 16 * 1024;
+/// Longest encoded block: its bytes and, for each group and each ancestor, one pair of hashes.
+const MAX_ENCODED_BLOCK_BYTES: usize = MAX_BLOCK_BYTES as usize + 64 * (64 + 64) + 64;
+
+/// What admitted nodes tell each other.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Message {
+    /// The first message each way: a number that is new each time the node starts, so that a connection left over from
+    /// before a peer's restart is known as such.
+    #[n(0)]
+    Start(#[n(0)] u64),
+    /// One message of set reconciliation (negentropy protocol 1), from the side that dialled.
+    #[n(1)]
+    Question(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// The answer to a question.
+    #[n(2)]
+    Answer(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// Envelopes to send to this side.
+    #[n(3)]
+    Want(#[n(0)] Vec<EnvelopeId>),
+    /// Envelopes, as asked for or as they come to be.
+    #[n(4)]
+    Envelopes(#[n(0)] Vec<EnvelopeBytes>),
+    /// Everything that the other side lacked has been sent before this.
+    #[n(5)]
+    Reconciled,
+    /// The sender's replica may differ from the receiver's: reconcile again.
+    #[n(6)]
+    Again,
+    /// Verified bytes of a distribution at this node, for who shows them; may be lost.
+    #[n(7)]
+    Progress {
+        /// Which distribution.
+        #[n(0)]
+        distribution: DistributionId,
+        /// How many of its bytes are verified here.
+        #[n(1)]
+        bytes: u64,
+    },
+}
+
+/// One signed envelope as bytes.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct EnvelopeBytes(#[cbor(n(0), with = "minicbor::bytes")] pub Vec<u8>);
+
+impl Message {
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a message from a frame that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        Ok(decode_whole(bytes)?)
+    }
+}
+
+/// Asks a holder for verified bytes of a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct BlockRequest {
+    /// Which blob.
+    #[n(0)]
+    pub blob: BlobHash,
+    /// The offset of the first byte, a multiple of [`GROUP_BYTES`].
+    #[n(1)]
+    pub start: u64,
+    /// The offset after the last byte: a multiple of [`GROUP_BYTES`], or the size of the blob.
+    #[n(2)]
+    pub end: u64,
+    /// The size of the blocks to send them in: a multiple of [`GROUP_BYTES`], at most [`MAX_BLOCK_BYTES`].
+    #[n(3)]
+    pub block: u64,
+}
+
+impl BlockRequest {
+    /// Longest encoded request, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// Reads a request from bytes that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`] when it is none, or not aligned to groups.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let request: Self = decode_whole(bytes)?;
+        let aligned = request.start.is_multiple_of(GROUP_BYTES) && request.block.is_multiple_of(GROUP_BYTES);
+        let block_fits = (GROUP_BYTES..=MAX_BLOCK_BYTES).contains(&request.block);
+        // An empty blob is asked for with an empty range.
+        let ordered = request.start < request.end || (request.start, request.end) == (0, 0);
+        if aligned && block_fits && ordered { Ok(request) } else { Err(WireError::Request) }
+    }
+
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The byte ranges of the blocks, in order.
+    pub fn blocks(self) -> impl Iterator<Item = std::ops::Range<u64>> {
+        let mut next = Some(self.start);
+        std::iter::from_fn(move || {
+            let start = next?;
+            let end = start.saturating_add(self.block).min(self.end);
+            next = (end < self.end).then_some(end);
+            Some(start..end)
+        })
+    }
+}
+
+/// Part of the answer to a [`BlockRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlockFrame {
+    /// The next block, encoded as bao with 16 KiB groups: from the root down, pairs of hashes before the bytes below them.
+    Block(Vec<u8>),
+    /// The answer ends here.
+    Denied(Denial),
+}
+
+/// Why a holder does not send a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denial {
+    /// The asker is not entitled to it, or it is not here: a stranger to a blob does not learn which.
+    NotAvailable = 1,
+    /// It was damaged here, which this request has brought to light.
+    Damaged = 2,
+    /// The holder cannot read its store now.
+    Failed = 3,
+}
+
+impl BlockFrame {
+    /// Writes the frame: a tag byte, a `u32` length, the payload.
+    ///
+    /// # Errors
+    /// The stream's.
+    pub async fn write(&self, stream: &mut SendStream) -> Result<(), WireError> {
+        let (tag, payload): (u8, &[u8]) = match self {
+            Self::Block(bytes) => (0, bytes),
+            Self::Denied(denial) => (1, &[*denial as u8]),
+        };
+        let length = u32::try_from(payload.len()).expect("a block is at most about 1 MiB");
+        let mut head = [tag; 5];
+        head[1..].copy_from_slice(&length.to_le_bytes());
+        stream.write_all(&head).await?;
+        stream.write_all(payload).await?;
+        Ok(())
+    }
+
+    /// Reads one frame.
+    ///
+    /// # Errors
+    /// The stream's, or [`WireError::TooLong`] and [`WireError::Request`] for what no honest holder sends.
+    pub async fn read(stream: &mut RecvStream) -> Result<Self, WireError> {
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).await?;
+        let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        match head[0] {
+            0 => Ok(Self::Block(read_body(stream, length, MAX_ENCODED_BLOCK_BYTES).await?)),
+            1 => match read_body(stream, length, 1).await?.first() {
+                Some(1) => Ok(Self::Denied(Denial::NotAvailable)),
+                Some(2) => Ok(Self::Denied(Denial::Damaged)),
+                _ => Ok(Self::Denied(Denial::Failed)),
+            },
+            _ => Err(WireError::Request),
+        }
+    }
+}
+
+/// Writes one frame.
+///
+/// # Errors
+/// The stream's.
+pub async fn write_frame(stream: &mut SendStream, bytes: &[u8]) -> Result<(), WireError> {
+    let length = u32::try_from(bytes.len()).map_err(|_| WireError::TooLong(bytes.len()))?;
+    stream.write_all(&length.to_le_bytes()).await?;
+    stream.write_all(bytes).await?;
+    Ok(())
+}
+
+/// Reads one frame of at most `limit` bytes.
+///
+/// # Errors
+/// The stream's, or [`WireError::TooLong`].
+pub async fn read_frame(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, WireError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    read_body(stream, u32::from_le_bytes(length) as usize, limit).await
+}
+
+async fn read_body(stream: &mut RecvStream, length: usize, limit: usize) -> Result<Vec<u8>, WireError> {
+    if length > limit {
+        return Err(WireError::TooLong(length));
+    }
+    let mut bytes = vec![0; length];
+    stream.read_exact(&mut bytes).await?;
+    Ok(bytes)
+}
+
+/// Why a stream ended, or why what came over it was no protocol of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The stream or its connection ended while reading.
+    #[error("the stream ended: {0}")]
+    Read(#[from] ReadExactError),
+    /// The stream or its connection ended while writing.
+    #[error("the stream ended: {0}")]
+    Write(#[from] WriteError),
+    /// The connection ended.
+    #[error("the connection ended: {0}")]
+    Connection(#[from] iroh::endpoint::ConnectionError),
+    /// A frame longer than anyone may send here, in bytes.
+    #[error("a frame of {0} bytes is over its limit")]
+    TooLong(usize),
+    /// Not CBOR of the expected shape.
+    #[error("a message is malformed: {0}")]
+    Malformed(#[from] minicbor::decode::Error),
+    /// A message that does not belong here.
+    #[error("a request or its answer breaks the protocol")]
+    Request,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_request_is_cut_into_blocks_that_cover_it() {
+        let blob = BlobHash::from_bytes([1; 32]);
+        let request = BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES };
+        let decoded = BlockRequest::decode(&request.encode()).expect("aligned");
+        let blocks: Vec<_> = decoded.blocks().collect();
+        assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
+        let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
+        assert_eq!(BlockRequest::decode(&empty.encode()).expect("empty").blocks().collect::<Vec<_>>(), [0..0]);
+    }
+
+    #[test]
+    fn requests_out_of_step_with_groups_are_refused() {
+        let blob = BlobHash::from_bytes([1; 32]);
+        for (start, end, block) in [(1, 2, GROUP_BYTES), (0, 1, 0), (0, 1, 2 * MAX_BLOCK_BYTES), (GROUP_BYTES, GROUP_BYTES, GROUP_BYTES)] {
+            let bytes = BlockRequest { blob, start, end, block }.encode();
+            assert!(BlockRequest::decode(&bytes).is_err(), "{start}..{end} by {block}");
+            assert!(bytes.len() <= BlockRequest::MAX_BYTES);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Message::decode(&bytes);
+            if let Ok(request) = BlockRequest::decode(&bytes) {
+                prop_assert!(request.blocks().take(10).all(|block| block.start <= block.end));
+            }
+        }
+    }
+}
