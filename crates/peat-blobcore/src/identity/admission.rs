@@ -269,3 +269,6 @@ fn decode_message<'b, T: minicbor::Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T,
     }
     decode_whole(bytes).map_err(|error| Rejection::Malformed(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -89,3 +89,67 @@ impl Admitted {
         self.set.lock().expect("nothing panics while it holds the set")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    const PEER: EndpointId = EndpointId::from_bytes([1; 32]);
+    const OTHER: EndpointId = EndpointId::from_bytes([2; 32]);
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn is_pending(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())) == Poll::Pending
+    }
+
+    #[test]
+    fn a_lease_ends_by_itself_and_is_moved_by_admitting_again() {
+        let admitted = Admitted::new();
+        assert!(!admitted.is_admitted(&PEER, at(0)));
+        assert!(admitted.admit(PEER, at(10)));
+        assert!(admitted.is_admitted(&PEER, at(10)));
+        assert!(!admitted.is_admitted(&PEER, at(11)), "before anybody calls `expire`");
+        assert!(admitted.clone().admit(PEER, at(20)));
+        assert_eq!(admitted.peers(at(11)), [PEER]);
+        assert_eq!(admitted.expire(at(20)), []);
+        assert_eq!(admitted.expire(at(21)), [PEER]);
+        assert!(!admitted.is_admitted(&PEER, at(0)));
+    }
+
+    #[test]
+    fn who_was_expelled_is_not_admitted_again() {
+        let admitted = Admitted::new();
+        assert!(admitted.admit(PEER, at(10)));
+        admitted.expel(PEER);
+        assert!(!admitted.is_admitted(&PEER, at(0)));
+        assert!(!admitted.admit(PEER, at(10)));
+        assert!(!admitted.is_admitted(&PEER, at(0)));
+        assert!(admitted.admit(OTHER, at(10)));
+    }
+
+    #[test]
+    fn a_revocation_that_overtakes_an_admission_holds() {
+        let admitted = Admitted::new();
+        admitted.expel(PEER);
+        assert!(!admitted.admit(PEER, at(10)));
+    }
+
+    #[test]
+    fn who_waits_for_a_departure_learns_of_that_peers_and_no_other() {
+        let admitted = Admitted::new();
+        assert!(!is_pending(pin!(admitted.departed(PEER))), "a peer that never came has departed");
+        assert!(admitted.admit(PEER, at(10)) && admitted.admit(OTHER, at(20)));
+        let (mut peer, mut other) = (pin!(admitted.departed(PEER)), pin!(admitted.departed(OTHER)));
+        assert!(is_pending(peer.as_mut()) && is_pending(other.as_mut()));
+        admitted.expel(PEER);
+        assert!(!is_pending(peer.as_mut()) && is_pending(other.as_mut()));
+        admitted.expire(at(21));
+        assert!(!is_pending(other.as_mut()));
+    }
+}

@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use crate::error::ErrorKind;
-use crate::model::{Certificate, EndpointId, Incarnation, ParseIdError};
+use crate::model::{Certificate, Credential, EndpointId, Incarnation, ParseIdError};
 
 use super::keys::random;
 use super::{AuthorityKey, Formation, FormationKey, Identity, KeyError, NodeKey, Rejection};
@@ -197,7 +197,7 @@ pub fn change_formation_key(data: &Path, new: &FormationKey) -> Result<(), Ident
 pub fn end_key_change(data: &Path) -> Result<(), IdentityError> {
     let (identity, _) = load(data)?;
     let ended = Formation { previous: None, ..identity.formation().clone() };
-    if let crate::model::Credential::Certificate(certificate) = identity.credential() {
+    if let Credential::Certificate(certificate) = identity.credential() {
         ended.verify_certificate(&identity.id(), certificate)?;
     }
     let path = file(data, PREVIOUS_KEY);
@@ -324,3 +324,6 @@ fn create_directory(directory: &Path) -> Result<(), IdentityError> {
 fn sync_directory(directory: &Path) -> Result<(), IdentityError> {
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(io_error(directory))
 }
+
+#[cfg(test)]
+mod tests;

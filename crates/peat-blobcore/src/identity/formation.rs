@@ -214,3 +214,132 @@ impl Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::AuthorityKey;
+    use crate::model::Role;
+
+    const EXPIRY: Timestamp = Timestamp::from_millis(1_000);
+
+    struct Enrolled {
+        authority: AuthorityKey,
+        formation: Formation,
+        node: EndpointId,
+        body: CertificateBody,
+    }
+
+    fn enrolled() -> Enrolled {
+        let (key, authority) = (FormationKey::generate(), AuthorityKey::generate());
+        let node = NodeKey::generate().endpoint_id();
+        let body = CertificateBody {
+            formation: key.id(),
+            endpoint: node,
+            name: "vehicle-7".into(),
+            labels: Labels::from([("role".into(), "edge".into())]),
+            role: Role::Member,
+            expiry: EXPIRY,
+        };
+        Enrolled { formation: Formation::enrolled(key, authority.id()), authority, node, body }
+    }
+
+    fn credential(authority: &AuthorityKey, body: CertificateBody) -> Credential {
+        Credential::Certificate(authority.certify(body).unwrap())
+    }
+
+    #[test]
+    fn a_certificate_makes_a_member_up_to_its_last_moment() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let credential = credential(&authority, body);
+        assert_eq!(formation.verify(&node, &credential, EXPIRY), Ok(()));
+        assert_eq!(formation.verify(&node, &credential, Timestamp::from_millis(1_001)), Err(Rejection::Expired(EXPIRY)));
+    }
+
+    #[test]
+    fn a_certificate_of_somebody_else_makes_nobody_a_member() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let thief = NodeKey::generate().endpoint_id();
+        let credential = credential(&authority, body);
+        assert_eq!(formation.verify(&thief, &credential, EXPIRY), Err(Rejection::OtherEndpoint(node)));
+    }
+
+    #[test]
+    fn a_certificate_that_the_authority_did_not_sign_as_it_stands_is_refused() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let impostor = credential(&AuthorityKey::generate(), body.clone());
+        assert_eq!(formation.verify(&node, &impostor, EXPIRY), Err(Rejection::NotByAuthority));
+
+        let genuine = authority.certify(body).unwrap();
+        let longer = CertificateBody { expiry: Timestamp::from_millis(u64::MAX), ..genuine.body.clone() };
+        let renamed = CertificateBody { name: "headquarters".into(), ..genuine.body.clone() };
+        let unlabelled = CertificateBody { labels: Labels::new(), ..genuine.body.clone() };
+        for body in [longer, renamed, unlabelled] {
+            let forged = Credential::Certificate(Certificate { body, signature: genuine.signature.clone() });
+            assert_eq!(formation.verify(&node, &forged, EXPIRY), Err(Rejection::NotByAuthority));
+        }
+        for signature in [vec![], vec![0; 64], genuine.signature[..63].to_vec()] {
+            let forged = Credential::Certificate(Certificate { body: genuine.body.clone(), signature });
+            assert_eq!(formation.verify(&node, &forged, EXPIRY), Err(Rejection::NotByAuthority));
+        }
+    }
+
+    #[test]
+    fn a_certificate_for_the_previous_key_holds_while_that_key_does() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let (old, credential) = (formation.key.clone(), credential(&authority, body));
+        let changing = Formation { key: FormationKey::generate(), previous: Some(old.clone()), ..formation };
+        assert_eq!(changing.verify(&node, &credential, EXPIRY), Ok(()));
+        let changed = Formation { previous: None, ..changing };
+        assert_eq!(changed.verify(&node, &credential, EXPIRY), Err(Rejection::OtherFormation(old.id())));
+    }
+
+    #[test]
+    fn oversized_or_unprintable_names_and_labels_are_refused_even_when_signed() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let labels = |key: &str, value: &str| Labels::from([(key.into(), value.into())]);
+        for (body, expected) in [
+            (CertificateBody { name: "n".repeat(256), ..body.clone() }, Rejection::BadName),
+            (CertificateBody { name: "a\u{1b}[2J".into(), ..body.clone() }, Rejection::BadName),
+            (CertificateBody { labels: labels("key", "line\nbreak"), ..body.clone() }, Rejection::BadLabels),
+            (CertificateBody { labels: labels("", "value"), ..body.clone() }, Rejection::BadLabels),
+            (CertificateBody { labels: labels("key", &"v".repeat(2 * 1024)), ..body }, Rejection::BadLabels),
+        ] {
+            let signature = authority.as_node_key().sign(&body.signed_bytes()).to_vec();
+            let credential = Credential::Certificate(Certificate { body, signature });
+            assert_eq!(formation.verify(&node, &credential, EXPIRY), Err(expected));
+        }
+    }
+
+    #[test]
+    fn in_a_deterministic_formation_the_id_must_derive_from_the_node_id() {
+        let formation = Formation::deterministic(FormationKey::generate());
+        let node = NodeKey::derive(&formation.key, "node-a").endpoint_id();
+        let derived = |node_id: &str| Credential::Derived { node_id: node_id.into() };
+        assert_eq!(formation.verify(&node, &derived("node-a"), EXPIRY), Ok(()));
+        assert_eq!(formation.verify(&node, &derived("node-b"), EXPIRY), Err(Rejection::NotDerived("node-b".into())));
+        assert_eq!(formation.verify(&node, &derived(""), EXPIRY), Err(Rejection::BadName));
+
+        let changing = Formation { key: FormationKey::generate(), previous: Some(formation.key.clone()), authority: None };
+        assert_eq!(changing.verify(&node, &derived("node-a"), EXPIRY), Ok(()));
+    }
+
+    #[test]
+    fn neither_kind_of_credential_passes_for_the_other() {
+        let Enrolled { authority, formation, node, body } = enrolled();
+        let derived = Credential::Derived { node_id: "node-a".into() };
+        let derived_id = NodeKey::derive(&formation.key, "node-a").endpoint_id();
+        assert_eq!(formation.verify(&derived_id, &derived, EXPIRY), Err(Rejection::CertificateRequired));
+
+        let deterministic = Formation { authority: None, ..formation };
+        assert_eq!(deterministic.verify(&node, &credential(&authority, body), EXPIRY), Err(Rejection::NoAuthority));
+    }
+
+    #[test]
+    fn a_peer_without_proof_is_told_nothing() {
+        for rejection in [Rejection::NoProof, Rejection::Revoked, Rejection::Malformed("at byte 7".into())] {
+            assert_eq!(rejection.for_peer(), "not admitted");
+        }
+        assert!(Rejection::Expired(EXPIRY).for_peer().contains("expired"));
+    }
+}

@@ -277,3 +277,114 @@ impl TryFrom<EndpointId> for iroh::PublicKey {
         Self::from_bytes(id.as_bytes()).map_err(|_| KeyError::NotAPublicKey(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Labels, Role, Timestamp};
+
+    /// Endpoint ids that deployed nodes derive.
+    #[test]
+    fn derived_endpoint_ids_are_the_known_answers() {
+        let (first, second) = ("KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio=", "fPARVR0eqxhTNqqjKIrYrYTD1VBP6PjGKCAAa39+wl8=");
+        for (key, node_id, expected) in [
+            (first, "node-a", "4229afe8d9c12d0acfd98cb56d4e2edd0e844442651a70a6995c2ed7ef100684"),
+            (first, "node-b", "f0782d206a443de24a744a6682851c11b71813fd1c03c9447ddecd9a5e9df279"),
+            (second, "attach-a", "fdf9a98cb65237d2f2d70e1af68e7d2f543e14a287775a4e1bf12a35b84bccb6"),
+            (second, "attach-b", "a53fca1d6263555d269d1594b2e5b05e88a0bab126b3885b9ee74259bd6ecd2f"),
+        ] {
+            let key = FormationKey::from_base64(key).unwrap();
+            assert_eq!(NodeKey::derive(&key, node_id).endpoint_id().to_string(), expected, "{node_id}");
+        }
+    }
+
+    #[test]
+    fn the_formation_id_never_changes_for_a_key() {
+        let key = FormationKey::from_bytes([42; 32]);
+        assert_eq!(key.id().to_string(), "f6c4f4b0b02ab88fa7b323099acc7bbc");
+    }
+
+    #[test]
+    fn what_is_derived_from_a_formation_key_differs_by_purpose() {
+        let key = FormationKey::from_bytes([42; 32]);
+        assert_ne!(key.topic(), key.admission_key());
+        assert_ne!(key.topic()[..16], key.id().as_bytes()[..]);
+    }
+
+    #[test]
+    fn keys_round_trip_as_base64_and_anything_else_is_refused() {
+        let key = FormationKey::generate();
+        assert_eq!(FormationKey::from_base64(&format!(" {}\n", key.to_base64())).unwrap().id(), key.id());
+        let node = NodeKey::generate();
+        assert_eq!(NodeKey::from_base64(&node.to_base64()).unwrap().endpoint_id(), node.endpoint_id());
+        for bad in ["", "KioqKg==", "not base64", &key.to_base64()[..43], &format!("{0}{0}", key.to_base64())] {
+            assert!(FormationKey::from_base64(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let (formation, node) = (FormationKey::from_bytes([0xa5; 32]), NodeKey(iroh::SecretKey::from_bytes(&[0xa5; 32])));
+        let shown = format!("{formation:?} {node:?} {:?}", AuthorityKey(node.clone())).to_lowercase();
+        for secret in ["a5a5", "165, 165", &formation.to_base64().to_lowercase()[..8]] {
+            assert!(!shown.contains(secret), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_signature_holds_for_its_author_and_message_only() {
+        let (key, other) = (NodeKey::generate(), NodeKey::generate());
+        let signature = key.sign(b"message");
+        assert_eq!(verify(&key.endpoint_id(), b"message", &signature), Ok(()));
+        assert_eq!(verify(&other.endpoint_id(), b"message", &signature), Err(BadSignature));
+        assert_eq!(verify(&key.endpoint_id(), b"Message", &signature), Err(BadSignature));
+        assert_eq!(verify(&key.endpoint_id(), b"message", &signature[..63]), Err(BadSignature));
+        assert_eq!(verify(&key.endpoint_id(), b"message", &[]), Err(BadSignature));
+    }
+
+    #[test]
+    fn an_id_of_small_order_signs_nothing() {
+        // The neutral element as key and as R, with s = 0, satisfies the equation of RFC 8032 for every message.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        let mut signature = [0; 64];
+        signature[0] = 1;
+        assert_eq!(verify(&EndpointId::from_bytes(neutral), b"anything", &signature), Err(BadSignature));
+    }
+
+    #[test]
+    fn ids_convert_to_public_keys_unless_they_are_no_point_of_the_curve() {
+        let id = NodeKey::generate().endpoint_id();
+        assert_eq!(EndpointId::from(iroh::PublicKey::try_from(id).unwrap()), id);
+        // No point has y = 2.
+        let mut bytes = [0; 32];
+        bytes[0] = 2;
+        let error = iroh::PublicKey::try_from(EndpointId::from_bytes(bytes)).unwrap_err();
+        assert!(matches!(error, KeyError::NotAPublicKey(_)), "{error}");
+        assert_eq!(verify(&EndpointId::from_bytes(bytes), b"", &[0; 64]), Err(BadSignature));
+    }
+
+    #[test]
+    fn the_largest_certificate_round_trips_as_a_line() {
+        let labels: Labels = (0..64).map(|index| (format!("{index:016}"), "v".repeat(16))).collect();
+        let body = CertificateBody {
+            formation: FormationKey::generate().id(),
+            endpoint: NodeKey::generate().endpoint_id(),
+            name: "n".repeat(255),
+            labels,
+            role: Role::Member,
+            expiry: Timestamp::from_millis(u64::MAX),
+        };
+        let authority = AuthorityKey::generate();
+        let certificate = authority.certify(body.clone()).unwrap();
+        let line = certificate.to_base64();
+        assert_eq!(Certificate::from_base64(&line).unwrap(), certificate);
+        assert!(Certificate::from_base64(&line[4..]).is_err());
+
+        let mut larger = body.clone();
+        larger.labels.insert("one".into(), "more".into());
+        assert_eq!(authority.certify(larger), Err(Rejection::BadLabels));
+        let nameless = CertificateBody { name: String::new(), ..body };
+        assert_eq!(authority.certify(nameless), Err(Rejection::BadName));
+    }
+}
