@@ -1,16 +1,42 @@
-//! A content store for fleets at the edge whose links are disrupted: files go in at any node and come out, once, whole and
-//! verified, at the nodes they are meant for.
+//! A content store for fleets at the edge, whose links are denied, disrupted, intermittent and limited. Files go in at any
+//! node and come out, once, whole and verified, at the nodes they are meant for; no registry, no coordinator, no internet.
+//!
+//! A [`Node`] is what a program embeds. Inside, data flows in one circle:
+//!
+//! ```text
+//!   send ──▶ content ──▶ replica ◀──────▶ network ◀──────▶ other nodes
+//!            (blobs)     (documents)      (one connection a peer: envelopes, hints, blocks)
+//!               ▲            │                │
+//!               │            ▼ what changed   ▼ who is there
+//!               │          driver ── event ──▶ reconcile (pure)
+//!               │            │  ◀── actions ───────┘
+//!               ├── transfer ┤ fetch from a holder
+//!               └▶ exchange ◀┘ deliver into the inbox ──▶ receipt ──▶ replica
+//! ```
+//!
+//! - [`model`], [`document`], [`reconcile`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
+//!   decides what a node does next.
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`]: effects. They decide nothing about
+//!   distributions.
+//! - [`Node`] and its driver wire the two.
+//!
+//! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod clock;
 pub mod content;
 pub mod document;
+mod driver;
 mod error;
 pub mod exchange;
+mod fault;
 pub mod identity;
 pub mod model;
+pub mod network;
+mod node;
 pub mod reconcile;
 pub mod replica;
 pub mod transfer;
 
-pub use error::ErrorKind;
+pub use error::{Error, ErrorKind};
+pub use node::{DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, SendRequest, Sent, Skipped, TargetStatus};

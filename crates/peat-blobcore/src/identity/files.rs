@@ -15,9 +15,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::error::ErrorKind;
-use crate::model::{Certificate, Credential, EndpointId, Incarnation, ParseIdError};
+use crate::model::{Certificate, CertificateBody, Credential, EndpointId, Incarnation, Labels, ParseIdError, Role};
 
 use super::keys::random;
 use super::{AuthorityKey, Formation, FormationKey, Identity, KeyError, NodeKey, Rejection};
@@ -29,6 +31,9 @@ const PREVIOUS_KEY: &str = "formation.previous";
 const AUTHORITY: &str = "authority.pub";
 const CERTIFICATE: &str = "certificate";
 const INCARNATION: &str = "incarnation";
+
+/// How long a certificate of [`create_member`] is good for.
+const DEFAULT_MEMBERSHIP: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Longest file that is read, in bytes: a credential of the greatest length in base64 fits.
 const MAX_FILE_BYTES: u64 = 8 * 1024;
@@ -174,6 +179,24 @@ pub fn enroll(data: &Path, certificate: Certificate) -> Result<Identity, Identit
     let identity = Identity::enrolled(key, certificate, formation(data)?, incarnation(data)?)?;
     write(&file(data, CERTIFICATE), &line)?;
     Ok(identity)
+}
+
+/// Makes a node's key in the data directory and enrolls it at once, good for a year: for who has the authority's key at hand.
+///
+/// # Errors
+/// [`IdentityError`] when there is a key already, a file cannot be written, or the name or labels are over their limits.
+pub fn create_member(
+    data: &Path,
+    formation: &FormationKey,
+    authority: &AuthorityKey,
+    name: &str,
+    labels: Labels,
+) -> Result<Identity, IdentityError> {
+    let endpoint = create_enrolled(data, formation, authority.id())?;
+    let expiry = SystemClock.now().plus(DEFAULT_MEMBERSHIP);
+    let body =
+        CertificateBody { formation: formation.id(), endpoint, name: name.to_owned(), labels, role: Role::Member, expiry };
+    enroll(data, authority.certify(body)?)
 }
 
 /// Takes a new formation key into use. The present one stays accepted until [`end_key_change`].

@@ -1,0 +1,473 @@
+//! The only loop of a node: receive an event, ask reconcile, perform the actions. It decides nothing itself.
+//!
+//! It runs on a thread of its own that may block, since looking at documents and writing records touch the disk; what takes
+//! long (fetches, deliveries) runs beside it and comes back as events.
+
+mod deliveries;
+mod fetches;
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::content::Content;
+use crate::document::{Distribution, Hint, News};
+use crate::exchange::{Delivery, Inbox};
+use crate::identity::Identity;
+use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
+use crate::network::wire::Message;
+use crate::network::{Network, NetworkEvent};
+use crate::node::{NodeEvent, TargetStatus};
+use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, Section, View as _};
+use crate::replica::{Accepted, Change, Replica};
+
+use deliveries::Deliveries;
+use fetches::{Fetches, Order};
+pub(crate) use fetches::Progress;
+use world::World;
+
+/// How often those who watch hear of bytes.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often what can wait is done: expired envelopes dropped, failed writes tried again.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What the node asks of the driver.
+pub(crate) enum Request {
+    /// The replica was changed through the node's handle.
+    Wrote(Accepted),
+    /// The user wants a distribution delivered again.
+    Redeliver(DistributionId),
+    /// The policy is another one now.
+    Policy(Box<Policy>),
+    /// How a distribution stands.
+    Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
+    /// End everything that is under way, then the loop.
+    Stop,
+}
+
+/// How a distribution stands, as the driver sees it.
+pub(crate) struct Status {
+    pub(crate) distribution: Arc<Distribution>,
+    pub(crate) state: DistributionState,
+    pub(crate) targets: BTreeMap<EndpointId, TargetStatus>,
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) replica: Replica,
+    pub(crate) content: Content,
+    pub(crate) inbox: Option<Inbox>,
+    pub(crate) network: Arc<Network>,
+    pub(crate) policy: Policy,
+    /// What this node says of itself; addresses are filled in as they become known.
+    pub(crate) record: NodeRecord,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) watchers: broadcast::Sender<NodeEvent>,
+    /// Spreads waits; differs between nodes.
+    pub(crate) seed: u64,
+}
+
+pub(crate) struct Driver {
+    identity: Arc<Identity>,
+    clock: Arc<dyn Clock>,
+    replica: Replica,
+    content: Content,
+    network: Arc<Network>,
+    policy: Policy,
+    record: NodeRecord,
+    watchers: broadcast::Sender<NodeEvent>,
+    seed: u64,
+    world: World,
+    memory: Memory,
+    fetches: Fetches,
+    deliveries: Deliveries,
+    progress: Arc<Progress>,
+    timer: Option<Timestamp>,
+    /// Lists of files that are to come, and whose blobs are to be pinned when they have.
+    lists: BTreeMap<BlobHash, DistributionId>,
+    /// Documents that could not be written; they are looked at again.
+    unwritten: BTreeSet<DistributionId>,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, watchers, seed } = parts;
+        let policy = Policy { inbox: inbox.is_some(), ..policy };
+        Self {
+            world: World::new(identity.id(), replica.clone(), content.clone()),
+            memory: Memory::default(),
+            fetches: Fetches::new(content.clone(), Arc::clone(&network)),
+            deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            timer: None,
+            lists: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
+            identity,
+            clock,
+            replica,
+            content,
+            network,
+            policy,
+            record,
+            progress,
+            watchers,
+            seed,
+        }
+    }
+
+    /// Runs until [`Request::Stop`], then ends what is under way.
+    pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut network: mpsc::Receiver<NetworkEvent>) {
+        let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
+        self.start().await;
+        loop {
+            let timer = self.timer.map(|time| time.since(self.clock.now()));
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(Request::Stop) | None => break,
+                    Some(request) => self.serve(request).await,
+                },
+                Some(event) = network.recv() => self.hear(event).await,
+                ended = self.fetches.ended() => self.fetched(ended).await,
+                ended = self.deliveries.ended() => {
+                    for (distribution, outcomes) in ended {
+                        self.tell_files(distribution, &outcomes);
+                        self.decide(Event::DeliveryEnded { distribution, outcomes }).await;
+                    }
+                }
+                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {
+                    self.timer = None;
+                    self.decide(Event::Timer).await;
+                }
+                _ = progress.tick(), if !self.fetches.is_idle() => self.tell_progress(),
+                _ = housekeeping.tick() => self.keep_house().await,
+            }
+        }
+        self.decide(Event::Stop).await;
+        self.fetches.stop().await;
+        self.deliveries.stop().await;
+    }
+
+    async fn start(&mut self) {
+        for (id, record) in self.replica.nodes() {
+            self.learn_addresses(id, &record.addresses).await;
+        }
+        for id in self.replica.revoked().into_keys() {
+            self.network.expel(id);
+        }
+        if self.replica.ready_to_write() {
+            self.publish().await;
+        }
+        let distributions = self.replica.distributions();
+        self.decide(Event::Started { distributions }).await;
+    }
+
+    /// Asks reconcile and performs what it answers.
+    async fn decide(&mut self, event: Event) {
+        let now = self.clock.now();
+        for action in reconcile::reconcile(now, self.seed, &self.policy, &self.world, &mut self.memory, event) {
+            self.perform(action).await;
+        }
+    }
+
+    async fn perform(&mut self, action: Action) {
+        match action {
+            Action::Fetch { fetch, blob, size, source, distribution, priority: _ } => {
+                self.begin_progress(&distribution);
+                self.fetches.begin(Order { fetch, blob, size, source, distribution });
+            }
+            Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
+            Action::Dial { peer } => self.network.dial(peer).await,
+            Action::Deliver { distribution, files } => self.deliver(distribution, &files),
+            Action::Record { distribution, section, record } => {
+                if section == Section::Targets && record.state.is_terminal() {
+                    self.progress.forget(&distribution);
+                }
+                let section = match section {
+                    Section::Targets => crate::replica::Section::Targets,
+                    Section::Carriers => crate::replica::Section::Carriers,
+                };
+                let written = self.replica.record(&distribution, section, &record);
+                self.wrote(distribution, written).await;
+            }
+            Action::WriteRoster { distribution, roster } => {
+                let written = self.replica.write_roster(&distribution, &roster);
+                self.wrote(distribution, written).await;
+            }
+            Action::Pin { distribution, reason } => self.pin(distribution, reason),
+            Action::Unpin { distribution } => {
+                if let Err(error) = self.content.unpin_distribution(&distribution) {
+                    tracing::error!(%distribution, %error, "cannot unpin");
+                }
+            }
+            Action::Announce { distribution } => self.spread(News::Holds(distribution)).await,
+            Action::ArmTimer(time) => self.timer = Some(time),
+            Action::Notify { distribution, state } => self.tell(NodeEvent::Distribution { id: distribution, state }),
+        }
+    }
+
+    fn deliver(&mut self, id: DistributionId, indices: &[u32]) {
+        let Some(distribution) = self.world.distribution(&id) else { return };
+        let Some(Ok(files)) = self.world.files(&distribution) else { return };
+        let manifest = &distribution.manifest;
+        self.deliveries.add(Delivery {
+            id,
+            sender: manifest.sender,
+            made_at: manifest.made_at,
+            file_count: manifest.file_count(),
+            together: manifest.together,
+            files: indices.iter().filter_map(|&index| Some((index, files.get(index as usize)?.clone()))).collect(),
+        });
+    }
+
+    fn pin(&mut self, id: DistributionId, reason: reconcile::PinReason) {
+        let Some(distribution) = self.world.distribution(&id) else { return };
+        if let Files::List { blob, .. } = &distribution.manifest.files
+            && !self.world.holds(blob)
+        {
+            self.lists.insert(*blob, id);
+        }
+        if let Err(error) = self.content.pin(&world::pin(id, reason), &self.world.blobs(&distribution)) {
+            tracing::error!(distribution = %id, %error, "cannot pin");
+        }
+    }
+
+    async fn fetched(&mut self, ended: fetches::Ended) {
+        let fetches::Ended { fetch, blob, distribution, outcome } = ended;
+        if outcome == reconcile::FetchOutcome::Done {
+            if let Ok(Some(size)) = self.content.size(&blob) {
+                self.progress.add(distribution, size);
+            }
+            if let Some(id) = self.lists.remove(&blob)
+                && let Some(reason) = self.world.pinned(&id)
+            {
+                self.pin(id, reason);
+            }
+        }
+        self.decide(Event::FetchEnded { fetch, outcome }).await;
+    }
+
+    async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
+        match written {
+            Ok(accepted) => self.pass_on(&accepted).await,
+            Err(error) => {
+                tracing::error!(distribution = %id, %error, "cannot write to a document; it is tried again");
+                self.unwritten.insert(id);
+            }
+        }
+    }
+
+    /// Sends what this node wrote to its peers, and word of it beyond them.
+    async fn pass_on(&self, accepted: &Accepted) {
+        self.network.push(&accepted.push);
+        for id in &accepted.clones {
+            tracing::warn!(endpoint = %id, "two lives of one node speak at once: was its data directory copied?");
+            self.tell(NodeEvent::Clone(*id));
+        }
+        if let Some(id) = accepted.push.first() {
+            self.spread(News::New { kind: 0, id: *id }).await;
+        }
+    }
+
+    async fn spread(&self, news: News) {
+        let hint = Hint { author: self.identity.id(), time: self.clock.now(), news };
+        match hint.seal(self.identity.key().as_iroh()) {
+            Ok(bytes) => self.network.spread(bytes).await,
+            Err(error) => tracing::debug!(%error, "a hint is not spread"),
+        }
+    }
+
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Wrote(accepted) => {
+                self.pass_on(&accepted).await;
+                self.changed(accepted.changes).await;
+            }
+            Request::Redeliver(id) => self.decide(Event::Redeliver(id)).await,
+            Request::Policy(policy) => {
+                self.policy = Policy { inbox: self.policy.inbox, ..*policy };
+                self.decide(Event::PolicyChanged).await;
+            }
+            Request::Status { id, answer } => {
+                // Who asked may have gone.
+                let _ = answer.send(self.status(&id));
+            }
+            Request::Stop => {}
+        }
+    }
+
+    fn status(&self, id: &DistributionId) -> Option<Status> {
+        let (now, distribution) = (self.clock.now(), self.world.distribution(id)?);
+        let state = reconcile::status(now, &self.world, &distribution);
+        let mut ids = reconcile::targets(&self.world, &distribution);
+        ids.extend(distribution.targets.keys());
+        let targets = ids.into_iter().map(|target| {
+            let status = TargetStatus {
+                name: self.world.nodes().get(&target).map(|node| node.name.clone()).unwrap_or_default(),
+                record: distribution.targets.get(&target).cloned(),
+                why: reconcile::explain(now, &self.policy, &self.world, &self.memory, id, &target).to_string(),
+            };
+            (target, status)
+        });
+        Some(Status { targets: targets.collect(), state, distribution })
+    }
+
+    async fn hear(&mut self, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Up(peer) => {
+                self.tell(NodeEvent::PeerUp(peer));
+                self.decide(Event::PeerUp(peer)).await;
+            }
+            NetworkEvent::Down(peer) => {
+                self.tell(NodeEvent::PeerDown(peer));
+                self.decide(Event::PeerDown(peer)).await;
+            }
+            NetworkEvent::DialEnded { peer, ok } => self.decide(Event::DialEnded { peer, ok }).await,
+            NetworkEvent::Reconciled(peer) => {
+                self.replica.mark_reconciled();
+                self.publish().await;
+                self.decide(Event::Reconciled(peer)).await;
+            }
+            NetworkEvent::Changes(changes) => self.changed(changes).await,
+            NetworkEvent::Addresses(addresses) => {
+                self.record.addresses = addresses.iter().map(ToString::to_string).collect();
+                if self.replica.ready_to_write() {
+                    self.publish().await;
+                }
+            }
+            NetworkEvent::Hint(hint) => self.hear_hint(*hint).await,
+            NetworkEvent::Progress { peer, distribution, bytes } => {
+                self.tell(NodeEvent::Progress { distribution, node: peer, bytes });
+            }
+        }
+    }
+
+    async fn hear_hint(&mut self, hint: Hint) {
+        match hint.news {
+            News::Holds(distribution) => self.decide(Event::Holding { peer: hint.author, distribution }).await,
+            News::Addresses(addresses) => self.learn_addresses(hint.author, &addresses).await,
+            // A neighbour will push it; if none does, its author is worth a connection.
+            News::New { id, .. } => {
+                if !self.replica.knows(&id) && self.network.peers().is_empty() {
+                    self.network.dial(hint.author).await;
+                }
+            }
+        }
+    }
+
+    /// Tells reconcile what reads differently now.
+    async fn changed(&mut self, changes: Vec<Change>) {
+        let registers = changes.iter().any(|change| !matches!(change, Change::Distribution(_)));
+        if registers {
+            self.world.refresh_nodes();
+        }
+        for change in changes {
+            match change {
+                Change::Distribution(id) => self.decide(Event::DistributionChanged(id)).await,
+                Change::Node(id) => {
+                    if let Some(record) = self.replica.node(&id) {
+                        self.learn_addresses(id, &record.addresses).await;
+                    }
+                    self.decide(Event::NodeChanged(id)).await;
+                }
+                Change::Retired(id) => {
+                    self.network.forget(id).await;
+                    self.decide(Event::NodeChanged(id)).await;
+                }
+                Change::Revoked(id) => {
+                    tracing::warn!(endpoint = %id, "a node was revoked and is cut off");
+                    self.network.expel(id);
+                    self.network.forget(id).await;
+                    self.decide(Event::NodeChanged(id)).await;
+                }
+            }
+        }
+    }
+
+    async fn learn_addresses(&self, id: EndpointId, addresses: &[String]) {
+        let gone = self.world.nodes().get(&id).is_some_and(|node| node.retired || node.revoked);
+        if id == self.identity.id() || gone {
+            return;
+        }
+        let addresses: Vec<SocketAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        self.network.know(id, addresses, false).await;
+    }
+
+    /// Writes this node's record if it says anything new.
+    async fn publish(&mut self) {
+        if self.record.addresses.is_empty() {
+            self.record.addresses = self.network.addresses().iter().map(ToString::to_string).collect();
+        }
+        if self.replica.node(&self.identity.id()).is_some_and(|published| *published == self.record) {
+            return;
+        }
+        match self.replica.publish_node(&self.record) {
+            Ok(accepted) => {
+                self.pass_on(&accepted).await;
+                self.world.refresh_nodes();
+                self.decide(Event::NodeChanged(self.identity.id())).await;
+            }
+            Err(error) => tracing::error!(%error, "cannot publish this node's record"),
+        }
+    }
+
+    async fn keep_house(&mut self) {
+        match self.replica.expire() {
+            Ok(accepted) => self.changed(accepted.changes).await,
+            Err(error) => tracing::error!(%error, "cannot drop what has expired"),
+        }
+        for id in std::mem::take(&mut self.unwritten) {
+            self.decide(Event::DistributionChanged(id)).await;
+        }
+        if let Err(error) = self.content.gc() {
+            tracing::error!(%error, "cannot collect garbage");
+        }
+    }
+
+    /// Sums up what is here of a distribution, once, before its first fetch.
+    fn begin_progress(&self, id: &DistributionId) {
+        if self.progress.get(id).is_some() {
+            return;
+        }
+        let Some(distribution) = self.world.distribution(id) else { return };
+        if let Some(Ok(files)) = self.world.files(&distribution) {
+            let here = files.iter().filter(|file| self.world.holds(&file.blob)).map(|file| file.size).sum();
+            self.progress.set(*id, here);
+        }
+    }
+
+    fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
+        for (index, outcome) in outcomes {
+            match outcome {
+                FileOutcome::Delivered | FileOutcome::AlreadyThere => {
+                    self.tell(NodeEvent::File { distribution, index: *index });
+                }
+                FileOutcome::Superseded => {}
+                FileOutcome::Failed { error, retry } => {
+                    tracing::warn!(%distribution, index, retry, error, "a file cannot be delivered");
+                }
+            }
+        }
+    }
+
+    fn tell_progress(&self) {
+        for (distribution, under_way) in self.fetches.bytes_under_way() {
+            let Some(whole) = self.progress.get(&distribution) else { continue };
+            let bytes = whole + under_way;
+            self.network.tell_all(&Message::Progress { distribution, bytes });
+            self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
+        }
+    }
+
+    fn tell(&self, event: NodeEvent) {
+        // Nobody may be watching.
+        let _ = self.watchers.send(event);
+    }
+}

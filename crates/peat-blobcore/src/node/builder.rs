@@ -1,0 +1,251 @@
+//! Describes a node and starts it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::{RwLock, broadcast, mpsc};
+
+use super::data::DataDirectory;
+use super::{Node, blocking};
+use crate::Error;
+use crate::clock::{Clock, SystemClock};
+use crate::content::{Content, Options};
+use crate::document::Distribution;
+use crate::driver::{Driver, Parts, Progress};
+use crate::exchange::{Inbox, InboxPolicy};
+use crate::identity::admission::VERSIONS;
+use crate::identity::{Formation, Identity, files};
+use crate::model::{BlobHash, EndpointId, Labels, NodeRecord};
+use crate::network::{Network, NetworkConfig};
+use crate::reconcile::{self, Policy};
+use crate::replica::{Limits, Replica, Signer};
+use crate::transfer::Entitlement;
+
+/// Events that wait for a slow listener before it misses some.
+const WAITING_EVENTS: usize = 1024;
+/// Requests and network events that wait for the driver.
+const WAITING_REQUESTS: usize = 256;
+
+/// Describes a node. Only the data directory and an identity are needed.
+#[must_use = "a node runs once it is started"]
+pub struct NodeBuilder {
+    data: PathBuf,
+    deterministic: Option<(Formation, String)>,
+    listen: Vec<SocketAddr>,
+    peers: Vec<(EndpointId, Vec<SocketAddr>)>,
+    inbox: Option<(PathBuf, InboxPolicy)>,
+    labels: Labels,
+    policy: Policy,
+    content: Options,
+    gossip: bool,
+    clock: Arc<dyn Clock>,
+}
+
+impl NodeBuilder {
+    pub(super) fn new(data: PathBuf) -> Self {
+        Self {
+            data,
+            deterministic: None,
+            listen: Vec::new(),
+            peers: Vec::new(),
+            inbox: None,
+            labels: Labels::new(),
+            policy: Policy::default(),
+            content: Options::default(),
+            gossip: true,
+            clock: Arc::new(SystemClock),
+        }
+    }
+
+    /// Uses the identity that derives from the formation key and this node id, unless the data directory has a certificate.
+    /// It authenticates the formation, not the node: each member can derive every key.
+    pub fn deterministic(mut self, formation: Formation, node_id: impl Into<String>) -> Self {
+        self.deterministic = Some((formation, node_id.into()));
+        self
+    }
+
+    /// Listens on this UDP address, and on no other but those given likewise. Without any: every interface, any port.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen.push(address);
+        self
+    }
+
+    /// Keeps a connection with this peer.
+    pub fn peer(mut self, id: EndpointId, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        self.peers.push((id, addresses.into_iter().collect()));
+        self
+    }
+
+    /// Delivers what is meant for this node into this directory. Without one the node sends and carries only.
+    pub fn inbox(mut self, directory: impl Into<PathBuf>, policy: InboxPolicy) -> Self {
+        self.inbox = Some((directory.into(), policy));
+        self
+    }
+
+    /// Labels that selectors match. A certificate's labels win over them.
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// What this node is willing to do.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Limits of the store.
+    pub fn content(mut self, options: Options) -> Self {
+        self.content = options;
+        self
+    }
+
+    /// Whether to spread hints beyond direct neighbours; on by default, and better off on thin links.
+    pub fn gossip(mut self, on: bool) -> Self {
+        self.gossip = on;
+        self
+    }
+
+    /// Takes the time from this clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the data directory, starts the node and returns once it can be dialled.
+    ///
+    /// # Errors
+    /// [`Error`] when the data directory is in use or of another version, the identity is missing or does not hold, the
+    /// store or the replica cannot be opened, or the address is in use.
+    pub async fn start(self) -> Result<Node, Error> {
+        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, clock } = self;
+        let opened_clock = Arc::clone(&clock);
+        let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
+        let Opened { data, identity, replica, content, inbox } = opened;
+        let identity = Arc::new(identity);
+        let seed = rand_u64();
+        let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
+        let (requests, requested) = mpsc::channel(WAITING_REQUESTS);
+        let (watchers, _) = broadcast::channel(WAITING_EVENTS);
+        let network = Network::start(NetworkConfig {
+            identity: Arc::clone(&identity),
+            clock: Arc::clone(&clock),
+            replica: replica.clone(),
+            content: content.clone(),
+            entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone() }),
+            listen,
+            gossip,
+            events: network_events,
+            instance: seed,
+        })
+        .await?;
+        let network = Arc::new(network);
+        for (id, addresses) in peers {
+            network.know(id, addresses, true).await;
+        }
+        let progress = Arc::new(Progress::default());
+        let record = NodeRecord {
+            name: identity.name().to_owned(),
+            labels,
+            addresses: Vec::new(),
+            protocol: (VERSIONS.oldest, VERSIONS.newest),
+            free_bytes: 0,
+            credential: identity.credential().clone(),
+        };
+        let parts = Parts {
+            identity: Arc::clone(&identity),
+            clock: Arc::clone(&clock),
+            replica: replica.clone(),
+            content: content.clone(),
+            inbox: inbox.clone(),
+            network: Arc::clone(&network),
+            policy,
+            record,
+            progress: Arc::clone(&progress),
+            watchers: watchers.clone(),
+            seed,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread that may block: looking at documents and writing records touch the disk.
+        let driver = tokio::task::spawn_blocking(move || runtime.block_on(Driver::new(parts).run(requested, heard)));
+        Ok(Node {
+            identity,
+            clock,
+            replica,
+            content,
+            inbox,
+            network,
+            requests,
+            watchers,
+            progress,
+            driver,
+            unpinned: Arc::new(RwLock::new(())),
+            bundles: AtomicU64::new(0),
+            _data: data,
+        })
+    }
+}
+
+struct Opened {
+    data: DataDirectory,
+    identity: Identity,
+    replica: Replica,
+    content: Content,
+    inbox: Option<Inbox>,
+}
+
+fn open(
+    path: &std::path::Path,
+    deterministic: Option<(Formation, String)>,
+    inbox: Option<(PathBuf, InboxPolicy)>,
+    options: Options,
+    clock: Arc<dyn Clock>,
+) -> Result<Opened, Error> {
+    let data = DataDirectory::open(path)?;
+    if !data.join("replica.redb").exists() {
+        // The documents of an earlier life are gone: what this node wrote in it must not be taken for what it writes now.
+        files::renew_incarnation(data.path())?;
+    }
+    let fallback = deterministic.as_ref().map(|(formation, node_id)| (formation.clone(), node_id.as_str()));
+    let (identity, warnings) = files::open(data.path(), fallback)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let signer = Signer {
+        key: identity.key().as_iroh().clone(),
+        incarnation: identity.incarnation(),
+        credential: identity.credential().clone(),
+    };
+    let membership = Arc::new(identity.formation().clone());
+    let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
+    let content = Content::open(&data.join("content"), options, clock)?;
+    let inbox =
+        inbox.map(|(directory, policy)| Inbox::open(&directory, &data.join("exchange.redb"), policy)).transpose()?;
+    Ok(Opened { data, identity, replica, content, inbox })
+}
+
+/// Who may have what, by the pins of the store and the documents that they are for.
+struct Entitled {
+    replica: Replica,
+    content: Content,
+}
+
+impl Entitlement for Entitled {
+    fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool {
+        let nodes = self.replica.members();
+        let entitles = |distribution: &Distribution| reconcile::is_entitled(&nodes, distribution, peer);
+        let pinned = self.content.distributions_of(blob).unwrap_or_else(|error| {
+            tracing::error!(%blob, %error, "cannot look up pins");
+            Vec::new()
+        });
+        pinned.iter().any(|id| self.replica.distribution(id).ok().flatten().is_some_and(|found| entitles(&found)))
+    }
+}
+
+fn rand_u64() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,299 @@
+//! A node: the handle that embedders hold. It opens the parts, wires them to the driver, and shuts them down in order.
+
+mod builder;
+mod data;
+mod event;
+mod send;
+mod status;
+
+pub use builder::NodeBuilder;
+pub use event::{NodeEvent, NodeEvents};
+pub use send::{SendRequest, Sent, Skipped};
+pub use status::{DistributionStatus, TargetStatus};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{RwLock, broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::Error;
+use crate::clock::Clock;
+use crate::content::{CheckReport, Content, GcReport};
+use crate::driver::{Progress, Request, Status};
+use crate::exchange::Inbox;
+use crate::identity::{AuthorityKey, Identity};
+use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
+use crate::network::Network;
+use crate::reconcile::Policy;
+use crate::replica::{Accepted, Replica, ReplicaError, Stats};
+use data::DataDirectory;
+
+/// A running node. Dropping it without [`Node::shutdown`] loses nothing that was reported as done, but peers only notice
+/// that it is gone when their connections time out.
+pub struct Node {
+    identity: Arc<Identity>,
+    clock: Arc<dyn Clock>,
+    replica: Replica,
+    content: Content,
+    inbox: Option<Inbox>,
+    network: Arc<Network>,
+    requests: mpsc::Sender<Request>,
+    watchers: broadcast::Sender<NodeEvent>,
+    progress: Arc<Progress>,
+    driver: JoinHandle<()>,
+    /// Held for reading while blobs are taken in that nothing pins yet, for writing while garbage is collected.
+    unpinned: Arc<RwLock<()>>,
+    bundles: AtomicU64,
+    /// Released last.
+    _data: DataDirectory,
+}
+
+impl Node {
+    /// Begins to describe a node whose data directory is `data`.
+    #[must_use]
+    pub fn builder(data: impl Into<std::path::PathBuf>) -> NodeBuilder {
+        NodeBuilder::new(data.into())
+    }
+
+    /// The node's endpoint id.
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        self.identity.id()
+    }
+
+    /// The node's identity.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Socket addresses at which other nodes may reach this one.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.network.addresses()
+    }
+
+    /// The UDP sockets that the node listens on.
+    #[must_use]
+    pub fn listening_on(&self) -> Vec<SocketAddr> {
+        self.network.listening_on()
+    }
+
+    /// Keeps a connection with a peer from now on, dialling it whenever there is none. Returns at once; see
+    /// [`NodeEvent::PeerUp`].
+    pub async fn add_peer(&self, peer: EndpointId, addresses: Vec<SocketAddr>) {
+        self.network.know(peer, addresses, true).await;
+    }
+
+    /// The peers with which an admitted connection exists.
+    #[must_use]
+    pub fn peers(&self) -> Vec<EndpointId> {
+        self.network.peers().iter().map(|peer| peer.id).collect()
+    }
+
+    /// Every member whose record is known, this node included.
+    #[must_use]
+    pub fn members(&self) -> Vec<(EndpointId, NodeRecord)> {
+        self.replica.nodes().into_iter().map(|(id, record)| (id, NodeRecord::clone(&record))).collect()
+    }
+
+    /// Looks at the machine's network interfaces again and dials at once whom it waits to dial.
+    pub async fn network_changed(&self) {
+        self.network.network_changed().await;
+    }
+
+    /// What happens from now on.
+    #[must_use]
+    pub fn events(&self) -> NodeEvents {
+        NodeEvents(self.watchers.subscribe())
+    }
+
+    /// Every distribution that is known here, in order of their ids.
+    #[must_use]
+    pub fn distributions(&self) -> Vec<DistributionId> {
+        self.replica.distributions()
+    }
+
+    /// How a distribution stands.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`] when it is not known here, or not any more.
+    pub async fn status(&self, id: DistributionId) -> Result<DistributionStatus, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::Status { id, answer }).await?;
+        let Status { distribution, state, targets } =
+            answered.await.map_err(|_| Error::Stopped)?.ok_or(Error::NoDistribution(id))?;
+        Ok(DistributionStatus { distribution, state, targets, bytes_here: self.progress.get(&id) })
+    }
+
+    /// Waits until a distribution has come to an end: until its state is none of no targets, pending and in progress.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`], or [`Error::TimedOut`] with the state that it had when `patience` ended.
+    pub async fn wait(&self, id: DistributionId, patience: Duration) -> Result<DistributionStatus, Error> {
+        use DistributionState as State;
+        // Subscribed first, so that no change between the look and the wait is missed.
+        let mut events = self.events();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let status = self.status(id).await?;
+            if !matches!(status.state, State::NoTargets | State::Pending | State::InProgress) {
+                return Ok(status);
+            }
+            let changed = async {
+                while let Some(event) = events.next().await {
+                    let concerns = match event {
+                        NodeEvent::Distribution { id: changed, .. } => changed == id,
+                        NodeEvent::Missed(_) => true,
+                        _ => false,
+                    };
+                    if concerns {
+                        return Ok(());
+                    }
+                }
+                Err(Error::Stopped)
+            };
+            match tokio::time::timeout_at(deadline, changed).await {
+                Ok(changed) => changed?,
+                Err(_) => return Err(Error::TimedOut(format!("distribution {} is {}", id.short(), status.state))),
+            }
+        }
+    }
+
+    /// Cancels a distribution that this node sent. Who has a receipt keeps its files.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`], or what the replica refuses: only the sender may cancel.
+    pub async fn cancel(&self, id: DistributionId) -> Result<(), Error> {
+        self.known(&id)?;
+        self.write(move |replica| replica.cancel(&id)).await
+    }
+
+    /// Delivers a distribution to this node's inbox again, what the user removed or edited included.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`], or what the inbox's ledger says.
+    pub async fn redeliver(&self, id: DistributionId) -> Result<(), Error> {
+        self.known(&id)?;
+        if let Some(inbox) = self.inbox.clone() {
+            blocking(move || inbox.forget(&id)).await??;
+        }
+        self.request(Request::Redeliver(id)).await
+    }
+
+    /// Declares a node gone for good: rosters leave it out. In an enrolled formation this wants the authority's key.
+    ///
+    /// # Errors
+    /// What the replica refuses.
+    pub async fn retire(&self, node: EndpointId, reason: &str, authority: Option<&AuthorityKey>) -> Result<(), Error> {
+        let (reason, key) = (reason.to_owned(), authority.map(|key| key.as_node_key().as_iroh().clone()));
+        self.write(move |replica| replica.retire(&node, &reason, key.as_ref())).await
+    }
+
+    /// Expels a node: nothing of it counts any more, and every member that hears of it cuts it off.
+    ///
+    /// # Errors
+    /// What the replica refuses: only the authority of an enrolled formation can revoke.
+    pub async fn revoke(&self, node: EndpointId, reason: &str, authority: &AuthorityKey) -> Result<(), Error> {
+        let (reason, key) = (reason.to_owned(), authority.as_node_key().as_iroh().clone());
+        self.write(move |replica| replica.revoke(&node, &reason, &key)).await
+    }
+
+    /// Puts other rules into force.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn set_policy(&self, policy: Policy) -> Result<(), Error> {
+        self.request(Request::Policy(Box::new(policy))).await
+    }
+
+    /// Reads everything in the store and holds it against its hashes. What is damaged is marked, and fetched again when it is
+    /// needed.
+    ///
+    /// # Errors
+    /// When the store cannot be read at all.
+    pub async fn check(&self) -> Result<CheckReport, Error> {
+        let content = self.content.clone();
+        Ok(blocking(move || content.check(&mut |_| std::ops::ControlFlow::Continue(()))).await??)
+    }
+
+    /// Drops every blob that nothing pins.
+    ///
+    /// # Errors
+    /// When the store's index cannot be read.
+    pub async fn gc(&self) -> Result<GcReport, Error> {
+        let (content, unpinned) = (self.content.clone(), Arc::clone(&self.unpinned));
+        let _nobody_ingests = unpinned.write().await;
+        Ok(blocking(move || content.gc_all()).await??)
+    }
+
+    /// Figures of the replica: what was accepted, what was refused and why.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.replica.stats()
+    }
+
+    /// The store, for reading blobs.
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Ends everything that is under way, says so to the peers, and closes the store. What had come of unfinished blobs is
+    /// kept for the next start.
+    pub async fn shutdown(self) {
+        // A driver that has ended already is what this asks for.
+        let _ = self.requests.send(Request::Stop).await;
+        if let Err(error) = self.driver.await {
+            tracing::error!(%error, "the driver ended badly");
+        }
+        match Arc::try_unwrap(self.network) {
+            Ok(network) => network.stop().await,
+            Err(_) => tracing::error!("the network is still in use at shutdown"),
+        }
+        let content = self.content;
+        match blocking(move || content.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the store was not closed cleanly"),
+            Err(error) => tracing::error!(%error, "the store was not closed"),
+        }
+    }
+
+    fn known(&self, id: &DistributionId) -> Result<(), Error> {
+        match self.replica.distribution(id)? {
+            Some(_) => Ok(()),
+            None => Err(Error::NoDistribution(*id)),
+        }
+    }
+
+    /// Changes the replica off the async threads and lets the driver know.
+    async fn write(&self, work: impl FnOnce(&Replica) -> Result<Accepted, ReplicaError> + Send + 'static) -> Result<(), Error> {
+        let replica = self.replica.clone();
+        let accepted = blocking(move || work(&replica)).await??;
+        self.request(Request::Wrote(accepted)).await
+    }
+
+    async fn request(&self, request: Request) -> Result<(), Error> {
+        self.requests.send(request).await.map_err(|_| Error::Stopped)
+    }
+
+    fn next_bundle(&self) -> String {
+        let count = self.bundles.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{}-{count}", self.id().short(), self.clock.now().as_millis())
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Runs what blocks off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    // Only a runtime that shuts down cancels blocking work.
+    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)
+}
