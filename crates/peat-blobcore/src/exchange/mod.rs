@@ -1,1 +1,23 @@
-//! (exchange)
+//! Where files come in and go out: [`Inbox`] turns verified blobs into names on disk, [`Outbox`] finds the files to send.
+//!
+//! Everything is blocking; run it on threads that may block. Names that come from other nodes are never handed to path
+//! functions of the standard library: they are resolved component by component beneath a directory's fd, and symbolic
+//! links are not followed.
+
+mod batch;
+mod beneath;
+mod blobs;
+mod error;
+mod inbox;
+mod ledger;
+mod look;
+mod name;
+mod outbox;
+mod recover;
+mod walk;
+
+pub use blobs::{Blobs, Export};
+pub use error::ExchangeError;
+pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
+pub use outbox::{Collected, Outbox, SkipReason};
+pub use walk::{Found, Walk};

@@ -1,0 +1,348 @@
+//! One batch of files: decide, write temporary files, one barrier, rename, make the names durable, remember. Nothing gets its
+//! name before it is whole, verified and durable; nothing that a user made is replaced or removed.
+//!
+//! The ledger knows the temporary files before they exist, and knows a batch with files that belong together as "placing"
+//! before the first of them is renamed; see [`recover`](super::recover) for what a crash leaves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::beneath::Dirs;
+use super::blobs::Blobs;
+use super::error::ExchangeError;
+use super::inbox::{Delivery, InboxPolicy, Outcome, Owner};
+use super::ledger::{Ledger, Pending, Record};
+use super::look::{Print, There, hash, look};
+use super::name;
+use crate::fault;
+use crate::model::{FileEntry, RelativePath, Timestamp};
+
+/// From this many files on, one `syncfs` is the barrier. Below, an fsync of each does not wait for what others write.
+const SYNCFS_FILES: usize = 16;
+
+/// One file that is to get a name.
+#[derive(Debug)]
+pub(super) struct Job<'a> {
+    /// Which delivery of the call, and which of its files.
+    pub(super) slot: (usize, usize),
+    pub(super) delivery: &'a Delivery,
+    pub(super) index: u32,
+    pub(super) entry: &'a FileEntry,
+    pub(super) path: RelativePath,
+}
+
+impl Job<'_> {
+    fn record(&self, print: Option<Print>) -> Record {
+        Record {
+            made_at: self.delivery.made_at,
+            distribution: self.delivery.id,
+            index: self.index,
+            blob: self.entry.blob,
+            size: self.entry.size,
+            sender: self.delivery.sender,
+            print,
+        }
+    }
+}
+
+/// How far one job is.
+enum Step {
+    /// Its outcome stands.
+    Done(Outcome),
+    /// An equal file is there; the ledger has to learn of it.
+    Equal(Record),
+    /// To be written, or written, to the temporary file of this number.
+    Temp(u64),
+}
+
+/// Runs the jobs, no two of which share a path. Jobs of a delivery that stays together are all here.
+pub(super) fn run(
+    dirs: &mut Dirs,
+    ledger: &Ledger,
+    policy: InboxPolicy,
+    jobs: &[Job<'_>],
+    blobs: &dyn Blobs,
+    now: Timestamp,
+) -> Result<Vec<Outcome>, ExchangeError> {
+    let last = ledger.records(jobs.iter().map(|job| job.path.as_str()))?;
+    let first = random()?;
+    let mut steps: Vec<Step> = (0..)
+        .zip(jobs.iter().zip(&last))
+        .map(|(n, (job, last))| {
+            let number = first.wrapping_add(n);
+            decide(dirs, policy, job, last.as_ref(), blobs, number).unwrap_or_else(|error| Step::Done(Outcome::failed(error)))
+        })
+        .collect();
+    hold_back(dirs, jobs, &mut steps);
+    let rows = jobs.iter().zip(&steps).filter_map(|(job, step)| match step {
+        Step::Temp(number) => Some((*number, Pending { path: job.path.to_string(), record: job.record(None) })),
+        _ => None,
+    });
+    let mut rows = rows.peekable();
+    if rows.peek().is_some() {
+        ledger.begin(now, rows)?;
+        fault::point("exchange.begin");
+        write_all(dirs, jobs, &mut steps, blobs);
+        let ready: BTreeSet<u64> = steps.iter().filter_map(Step::temp).collect();
+        if jobs.iter().zip(&steps).any(|(job, step)| is_group(job) && step.temp().is_some()) {
+            ledger.placing(now, &ready)?;
+            fault::point("exchange.placing");
+        }
+    } else if !steps.iter().any(|step| matches!(step, Step::Equal(_))) {
+        return Ok(steps.into_iter().map(Step::outcome).collect());
+    }
+    let mut records = Vec::new();
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for ((job, step), last) in jobs.iter().zip(steps).zip(&last) {
+        let placed = match step {
+            Step::Done(outcome) => {
+                outcomes.push(outcome);
+                continue;
+            }
+            Step::Equal(record) => Ok((record, Outcome::AlreadyThere)),
+            Step::Temp(number) => place(dirs, job.path.as_str(), number, job.record(None), last.as_ref(), now),
+        };
+        match placed {
+            Ok((record, outcome)) => {
+                records.push((job.path.to_string(), record));
+                outcomes.push(outcome);
+            }
+            Err(error) => outcomes.push(Outcome::failed(error)),
+        }
+    }
+    dirs.sync()?;
+    fault::point("exchange.named");
+    ledger.finish(&records)?;
+    fault::point("exchange.finish");
+    Ok(outcomes)
+}
+
+/// Whether the job shares its fate with others.
+fn is_group(job: &Job<'_>) -> bool {
+    job.delivery.together && job.delivery.files.len() > 1
+}
+
+impl Step {
+    fn temp(&self) -> Option<u64> {
+        match self {
+            Self::Temp(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Done(outcome) => outcome,
+            Self::Equal(_) | Self::Temp(_) => unreachable!("only finished steps are asked"),
+        }
+    }
+}
+
+fn random() -> Result<u64, ExchangeError> {
+    let mut bytes = [0; 8];
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| ExchangeError::io("", "get a random name", error))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What is to be done for a file, from what the ledger and the disk say. Changes nothing.
+fn decide(
+    dirs: &mut Dirs,
+    policy: InboxPolicy,
+    job: &Job<'_>,
+    last: Option<&Record>,
+    blobs: &dyn Blobs,
+    number: u64,
+) -> Result<Step, ExchangeError> {
+    let path = job.path.as_str();
+    let record = job.record(None);
+    if let Some(last) = last {
+        if policy.owner == Owner::Sender && last.sender != record.sender {
+            return Err(ExchangeError::NotOwner { path: path.to_owned(), owner: last.sender });
+        }
+        match last.order().cmp(&record.order()) {
+            std::cmp::Ordering::Greater => return Ok(Step::Done(Outcome::Superseded)),
+            // Delivered before: whether it is still there, edited or removed is the user's business.
+            std::cmp::Ordering::Equal => return Ok(Step::Done(Outcome::AlreadyThere)),
+            std::cmp::Ordering::Less => {}
+        }
+    }
+    let (_, name) = name::split(path);
+    if let Some(dir) = dirs.find(path)? {
+        match look(&dir, name, last, record.size, &record.blob)
+            .map_err(|error| ExchangeError::io(path, "look at what is there", error))?
+        {
+            There::Equal { print, durable } => {
+                if !durable {
+                    dirs.touch(path);
+                }
+                return Ok(Step::Equal(Record { print: Some(print), ..record }));
+            }
+            There::Directory => return Err(ExchangeError::DirectoryInTheWay { path: path.to_owned() }),
+            There::Nothing | There::Ours | There::Theirs => {}
+        }
+    }
+    match blobs.size(&record.blob).map_err(|error| ExchangeError::io(path, "ask the store for its blob", error))? {
+        None => Err(ExchangeError::Missing { path: path.to_owned(), blob: record.blob }),
+        Some(size) if size != record.size => Err(damaged(path, &record)),
+        Some(_) => Ok(Step::Temp(number)),
+    }
+}
+
+fn damaged(path: &str, record: &Record) -> ExchangeError {
+    ExchangeError::Damaged { path: path.to_owned(), blob: record.blob, size: record.size }
+}
+
+/// Where a file failed, the others of a delivery that stays together must not appear.
+fn hold_back(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step]) {
+    let mut failed: BTreeMap<usize, (usize, bool)> = BTreeMap::new();
+    for (job, step) in jobs.iter().zip(steps.iter()).filter(|(job, _)| is_group(job)) {
+        if let Step::Done(Outcome::Failed { retry, .. }) = step {
+            let (count, all_retry) = failed.entry(job.slot.0).or_insert((0, true));
+            *count += 1;
+            *all_retry &= retry;
+        }
+    }
+    for (job, step) in jobs.iter().zip(steps) {
+        if let (Some((failed, retry)), Step::Temp(number)) = (failed.get(&job.slot.0), &*step) {
+            remove_temp(dirs, job.path.as_str(), *number);
+            let error = ExchangeError::HeldBack { path: job.path.to_string(), failed: *failed };
+            *step = Step::Done(Outcome::Failed { error, retry: *retry });
+        }
+    }
+}
+
+/// Writes the temporary files and makes them durable. Afterwards each step is done or its temporary file is whole.
+fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn Blobs) {
+    let each = steps.iter().filter(|step| step.temp().is_some()).count() < SYNCFS_FILES;
+    let mut broken = BTreeSet::new();
+    for (job, step) in jobs.iter().zip(steps.iter_mut()) {
+        let Step::Temp(number) = *step else { continue };
+        // The rest of what stays together would be written in vain.
+        if broken.contains(&job.slot.0) {
+            continue;
+        }
+        let path = job.path.as_str();
+        if let Err(error) = write(dirs, path, number, job.entry, blobs, each) {
+            remove_temp(dirs, path, number);
+            *step = Step::Done(Outcome::failed(error));
+            if is_group(job) {
+                broken.insert(job.slot.0);
+            }
+        }
+        fault::point("exchange.write");
+    }
+    hold_back(dirs, jobs, steps);
+    if !each && let Err(error) = fs::syncfs(&dirs.root().fd) {
+        for (job, step) in jobs.iter().zip(steps) {
+            if let Step::Temp(number) = *step {
+                let path = job.path.as_str();
+                remove_temp(dirs, path, number);
+                *step = Step::Done(Outcome::failed(ExchangeError::io(path, "make it durable", error)));
+            }
+        }
+    }
+    fault::point("exchange.barrier");
+}
+
+/// Fills one temporary file beside its later name, and reads it back: whatever way the bytes came, also by reflink, what the
+/// name will show has the manifest's size and hash.
+fn write(
+    dirs: &mut Dirs,
+    path: &str,
+    number: u64,
+    entry: &FileEntry,
+    blobs: &dyn Blobs,
+    sync: bool,
+) -> Result<(), ExchangeError> {
+    let fail = |what: &'static str| move |error: io::Error| ExchangeError::io(path, what, error);
+    let dir = dirs.make(path)?;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = fs::openat(&dir.fd, name::temp(number), flags, Mode::from_raw_mode(0o600))
+        .map_err(|error| fail("make a temporary file")(error.into()))?;
+    let file = File::from(fd);
+    blobs.export(&entry.blob, &file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ExchangeError::Missing { path: path.to_owned(), blob: entry.blob },
+        _ => fail("write it")(error),
+    })?;
+    if hash(&file, entry.size).map_err(fail("read it back"))? != Some(entry.blob) {
+        return Err(ExchangeError::Damaged { path: path.to_owned(), blob: entry.blob, size: entry.size });
+    }
+    set_metadata(&file, entry).map_err(|error| fail("set its mode and time")(error.into()))?;
+    // A directory of the inbox may be a mount of its own, which the barrier of the inbox's file system does not cover.
+    if sync || dir.dev != dirs.root().dev {
+        file.sync_all().map_err(fail("make it durable"))?;
+    }
+    Ok(())
+}
+
+/// The sender's time and permission bits, without set-uid, set-gid and sticky. A file system that has no such thing keeps its own.
+fn set_metadata(file: &File, entry: &FileEntry) -> Result<(), Errno> {
+    let tolerate = |result: Result<(), Errno>| match result {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
+        other => other,
+    };
+    let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
+    let nanoseconds = entry.mtime.rem_euclid(1000) * 1_000_000;
+    let time = Timespec { tv_sec: entry.mtime.div_euclid(1000), tv_nsec: nanoseconds };
+    tolerate(fs::futimens(file, &Timestamps { last_access: omit, last_modification: time }))?;
+    tolerate(fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o777)))
+}
+
+/// Gives a whole and durable temporary file its name. The disk is looked at again, since writing may have taken long.
+pub(super) fn place(
+    dirs: &mut Dirs,
+    path: &str,
+    number: u64,
+    record: Record,
+    last: Option<&Record>,
+    now: Timestamp,
+) -> Result<(Record, Outcome), ExchangeError> {
+    let placed = try_place(dirs, path, number, &record, last, now);
+    if !matches!(placed, Ok((_, Outcome::Delivered))) {
+        remove_temp(dirs, path, number);
+    }
+    placed.map(|(print, outcome)| (Record { print: Some(print), ..record }, outcome))
+}
+
+fn try_place(
+    dirs: &mut Dirs,
+    path: &str,
+    number: u64,
+    record: &Record,
+    last: Option<&Record>,
+    now: Timestamp,
+) -> Result<(Print, Outcome), ExchangeError> {
+    let fail = |what: &'static str| move |error: Errno| ExchangeError::io(path, what, error);
+    let dir = dirs.find(path)?.ok_or_else(|| fail("find its directory")(Errno::NOENT))?;
+    let (_, name) = name::split(path);
+    dirs.touch(path);
+    match look(&dir, name, last, record.size, &record.blob)
+        .map_err(|error| ExchangeError::io(path, "look at what is there", error))?
+    {
+        There::Nothing | There::Ours => {}
+        There::Equal { print, .. } => return Ok((print, Outcome::AlreadyThere)),
+        There::Directory => return Err(ExchangeError::DirectoryInTheWay { path: path.to_owned() }),
+        There::Theirs => {
+            dir.move_aside(name, now).map_err(fail("move aside what is there"))?;
+            fault::point("exchange.aside");
+        }
+    }
+    fs::renameat(&dir.fd, name::temp(number), &dir.fd, name).map_err(fail("rename it into place"))?;
+    fault::point("exchange.rename");
+    let stat = fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail("look at what was written"))?;
+    Ok((Print::of(&stat), Outcome::Delivered))
+}
+
+/// Removes a temporary file of ours, if it exists. One that cannot be removed is logged and stays.
+fn remove_temp(dirs: &mut Dirs, path: &str, number: u64) {
+    if let Ok(Some(dir)) = dirs.find(path)
+        && let Err(error) = dir.remove(&name::temp(number))
+    {
+        tracing::warn!(path, %error, "cannot remove a temporary file");
+    }
+}

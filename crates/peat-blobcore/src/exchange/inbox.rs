@@ -1,0 +1,242 @@
+//! The inbox: deliveries in, outcomes out. Decides what goes into which batch; a batch does the writing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::batch::{self, Job};
+use super::beneath::Dirs;
+use super::blobs::Blobs;
+use super::error::ExchangeError;
+use super::ledger::Ledger;
+use super::{name, recover};
+use crate::model::{DistributionId, EndpointId, FileEntry, Timestamp};
+
+/// Files between two barriers. What is delivered together is never split, whatever its number.
+const BATCH_FILES: usize = 1024;
+
+/// Who may replace a file of the inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Owner {
+    /// Any accepted sender: the latest wins.
+    #[default]
+    Shared,
+    /// Only the sender whose delivery made the path; others are refused.
+    Sender,
+}
+
+/// The rules of an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InboxPolicy {
+    /// Who may replace a file.
+    pub owner: Owner,
+}
+
+/// Files of one distribution whose blobs are here.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The distribution.
+    pub id: DistributionId,
+    /// Who sent it.
+    pub sender: EndpointId,
+    /// Its time, which orders what comes under one path.
+    pub made_at: Timestamp,
+    /// How many files the whole distribution has, whatever their number here.
+    pub file_count: u64,
+    /// Whether these files appear all at once or not at all.
+    pub together: bool,
+    /// The files, each with its place in the manifest's list.
+    pub files: Vec<(u32, FileEntry)>,
+}
+
+/// What became of one file. All but [`Outcome::Failed`] are durable and stand for a receipt.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in the inbox now.
+    Delivered,
+    /// An equal file is there; or this very file was delivered before, and what the user has done with it since stands.
+    AlreadyThere,
+    /// The inbox has had something newer under that path.
+    Superseded,
+    /// It is not in the inbox, and nothing else was lost for it.
+    Failed {
+        /// Why.
+        error: ExchangeError,
+        /// Whether the same delivery can succeed later.
+        retry: bool,
+    },
+}
+
+impl Outcome {
+    pub(super) fn failed(error: ExchangeError) -> Self {
+        let retry = error.retry();
+        Self::Failed { error, retry }
+    }
+}
+
+/// A directory that verified files appear in. Clones share one inbox; deliveries take turns. All calls block.
+#[derive(Debug, Clone)]
+pub struct Inbox(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    policy: InboxPolicy,
+    ledger: Ledger,
+    turn: Mutex<()>,
+}
+
+impl Inbox {
+    /// Opens the inbox at `directory`, made if need be, with its ledger at `ledger`. What a crash left half-done is finished
+    /// or undone first: temporary files are known by name from the ledger, so no file of anybody else is ever removed.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] when the ledger cannot be opened. An inbox that cannot be written to is no error here: each delivery
+    /// reports it, and succeeds once it can.
+    pub fn open(directory: &Path, ledger: &Path, policy: InboxPolicy) -> Result<Self, ExchangeError> {
+        let shared = Shared { directory: directory.to_owned(), policy, ledger: Ledger::open(ledger)?, turn: Mutex::new(()) };
+        let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| recover::recover(&mut dirs, &shared.ledger));
+        if let Err(error) = recovered {
+            tracing::warn!(inbox = %directory.display(), %error, "the inbox cannot be written to yet");
+        }
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Delivers files, and returns what became of each, in the order of `deliveries` and of their files. Calling again with
+    /// the same is harmless and writes nothing. `now` names the files that are moved aside.
+    ///
+    /// # Errors
+    /// [`ExchangeError`] when the inbox's directory or ledger is out of order: nothing is acknowledged then, and what is
+    /// half-done is finished or undone by the next call.
+    pub fn deliver(
+        &self,
+        deliveries: &[Delivery],
+        blobs: &dyn Blobs,
+        now: Timestamp,
+    ) -> Result<Vec<Vec<(u32, Outcome)>>, ExchangeError> {
+        let _turn = self.turn();
+        let mut dirs = Dirs::open(&self.0.directory)?;
+        recover::recover(&mut dirs, &self.0.ledger)?;
+        let mut outcomes: Vec<Vec<Option<Outcome>>> =
+            deliveries.iter().map(|delivery| delivery.files.iter().map(|_| None).collect()).collect();
+        let mut batch = Batch::default();
+        let mut flush = |batch: &mut Batch<'_>, outcomes: &mut Vec<Vec<Option<Outcome>>>| {
+            batch.paths.clear();
+            let jobs = std::mem::take(&mut batch.jobs);
+            let done = batch::run(&mut dirs, &self.0.ledger, self.0.policy, &jobs, blobs, now)?;
+            for (job, outcome) in jobs.iter().zip(done) {
+                outcomes[job.slot.0][job.slot.1] = Some(outcome);
+            }
+            Ok::<_, ExchangeError>(())
+        };
+        // The newest first: what it supersedes is then not written at all.
+        let mut order: Vec<usize> = (0..deliveries.len()).collect();
+        order.sort_by_key(|&at| std::cmp::Reverse((deliveries[at].made_at, deliveries[at].id)));
+        for at in order {
+            let jobs = plan(at, &deliveries[at], &mut outcomes[at]);
+            let block = if deliveries[at].together { jobs.len().max(1) } else { 1 };
+            let mut jobs = jobs.into_iter().peekable();
+            while jobs.peek().is_some() {
+                let block: Vec<Job<'_>> = jobs.by_ref().take(block).collect();
+                if !batch.takes(&block) {
+                    flush(&mut batch, &mut outcomes)?;
+                }
+                batch.add(block);
+            }
+        }
+        flush(&mut batch, &mut outcomes)?;
+        let whole = outcomes.into_iter().zip(deliveries).map(|(outcomes, delivery)| {
+            let indices = delivery.files.iter().map(|(index, _)| *index);
+            indices
+                .zip(outcomes.into_iter().map(|outcome| outcome.expect("each file is planned, and each plan is run")))
+                .collect()
+        });
+        Ok(whole.collect())
+    }
+
+    /// Forgets that a distribution was delivered, so that delivering it again writes its files again (equal ones excepted).
+    /// Returns the number of paths.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn forget(&self, distribution: &DistributionId) -> Result<u64, ExchangeError> {
+        let _turn = self.turn();
+        self.0.ledger.forget(distribution)
+    }
+
+    /// The made-at of a new distribution with these paths, by a hybrid clock: `now`, or one more than the greatest accepted
+    /// here or given before for one of the paths. It is remembered before it is returned, so that a clock which was set back
+    /// cannot make this node's next version older than its last.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
+        self.0.ledger.stamp(paths, now)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // What a panic left half-done, the next delivery finishes like what a crash left.
+        self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The jobs until the next barrier, no two for one path.
+#[derive(Default)]
+struct Batch<'a> {
+    jobs: Vec<Job<'a>>,
+    paths: BTreeSet<String>,
+}
+
+impl<'a> Batch<'a> {
+    fn takes(&self, block: &[Job<'_>]) -> bool {
+        self.jobs.is_empty()
+            || self.jobs.len() + block.len() <= BATCH_FILES && block.iter().all(|job| !self.paths.contains(job.path.as_str()))
+    }
+
+    fn add(&mut self, block: Vec<Job<'a>>) {
+        self.paths.extend(block.iter().map(|job| job.path.as_str().to_owned()));
+        self.jobs.extend(block);
+    }
+}
+
+/// Gives each file its path, and settles what the delivery says twice: of two files under one path the later one counts; of
+/// a file and a directory of one name the file fails, and with it all when they are delivered together.
+fn plan<'a>(at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    let mut jobs: Vec<Option<Job<'a>>> = Vec::with_capacity(delivery.files.len());
+    for (slot, (index, entry)) in delivery.files.iter().enumerate() {
+        let path = name::inbox_path(&delivery.id, *index, delivery.file_count, entry);
+        let mut loser = None;
+        places
+            .entry(path.as_str().to_owned())
+            .and_modify(|there| {
+                loser = Some(if delivery.files[*there].0 <= *index { std::mem::replace(there, slot) } else { slot });
+            })
+            .or_insert(slot);
+        jobs.push(Some(Job { slot: (at, slot), delivery, index: *index, entry, path }));
+        if let Some(loser) = loser {
+            jobs[loser] = None;
+            outcomes[loser] = Some(Outcome::Superseded);
+        }
+    }
+    let mut clashes = 0;
+    for (path, slot) in &places {
+        let beneath = format!("{path}/");
+        let next = places.range::<str, _>((Bound::Included(beneath.as_str()), Bound::Unbounded)).next();
+        if next.is_some_and(|(next, _)| next.starts_with(&beneath)) {
+            jobs[*slot] = None;
+            outcomes[*slot] = Some(Outcome::failed(ExchangeError::Clash { path: path.clone() }));
+            clashes += 1;
+        }
+    }
+    let jobs = jobs.into_iter().flatten();
+    if clashes == 0 || !delivery.together {
+        return jobs.collect();
+    }
+    for job in jobs {
+        let error = ExchangeError::HeldBack { path: job.path.to_string(), failed: clashes };
+        outcomes[job.slot.1] = Some(Outcome::Failed { error, retry: false });
+    }
+    Vec::new()
+}

@@ -1,0 +1,198 @@
+//! What this node's inbox got, for good: it outlives documents and restarts, and is nobody else's. Losing it costs only that
+//! files are delivered again, equal ones skipped. One durable commit for each step of a batch.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::error::ExchangeError;
+use super::look::Print;
+use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
+
+/// Path beneath the inbox to [`Record`].
+const DELIVERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("delivered v1");
+/// Path as a sender names it to the greatest made-at that this node gave it.
+const STAMPED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("stamped v1");
+/// Number of a temporary file to [`Pending`]: what an unfinished batch has on disk.
+const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pending v1");
+/// The one [`BatchState`], while a batch is unfinished.
+const BATCH: TableDefinition<'_, (), &[u8]> = TableDefinition::new("batch v1");
+
+/// The last delivery under one path. A record without a file on disk says that the user removed it.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(super) struct Record {
+    #[n(0)]
+    pub(super) made_at: Timestamp,
+    #[n(1)]
+    pub(super) distribution: DistributionId,
+    /// Tells two files of one distribution apart that have the same path: the later one wins.
+    #[n(2)]
+    pub(super) index: u32,
+    #[n(3)]
+    pub(super) blob: BlobHash,
+    #[n(4)]
+    pub(super) size: u64,
+    #[n(5)]
+    pub(super) sender: EndpointId,
+    #[n(6)]
+    pub(super) print: Option<Print>,
+}
+
+impl Record {
+    /// What deliveries under one path are ordered by.
+    pub(super) fn order(&self) -> (Timestamp, DistributionId, u32) {
+        (self.made_at, self.distribution, self.index)
+    }
+}
+
+/// A temporary file and what it is to become.
+#[derive(Debug, Clone, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(super) struct Pending {
+    #[n(0)]
+    pub(super) path: String,
+    #[n(1)]
+    pub(super) record: Record,
+}
+
+/// How far the unfinished batch is.
+#[derive(Debug, Clone, Copy, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(super) struct BatchState {
+    /// When it began.
+    #[n(0)]
+    pub(super) began: Timestamp,
+    /// Whether all its temporary files are whole and durable, so that it must be finished rather than undone.
+    #[n(1)]
+    pub(super) placing: bool,
+}
+
+/// A handle of the database.
+#[derive(Debug)]
+pub(super) struct Ledger(Database);
+
+fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, ExchangeError> {
+    decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("a record is malformed: {error}")).into())
+}
+
+impl Ledger {
+    pub(super) fn open(path: &Path) -> Result<Self, ExchangeError> {
+        let database = Database::create(path)?;
+        let write = database.begin_write()?;
+        // Tables exist from here on, so that readers need not ask.
+        write.open_table(DELIVERED)?;
+        write.open_table(STAMPED)?;
+        write.open_table(PENDING)?;
+        write.open_table(BATCH)?;
+        write.commit()?;
+        Ok(Self(database))
+    }
+
+    /// What is known of each path.
+    pub(super) fn records<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<Vec<Option<Record>>, ExchangeError> {
+        let read = self.0.begin_read()?;
+        let delivered = read.open_table(DELIVERED)?;
+        paths
+            .map(|path| match delivered.get(path)? {
+                Some(bytes) => parse(bytes.value()).map(Some),
+                None => Ok(None),
+            })
+            .collect()
+    }
+
+    /// Notes the temporary files of a batch before the first of them is made.
+    pub(super) fn begin(&self, began: Timestamp, rows: impl Iterator<Item = (u64, Pending)>) -> Result<(), ExchangeError> {
+        let write = self.0.begin_write()?;
+        {
+            let mut pending = write.open_table(PENDING)?;
+            for (number, row) in rows {
+                pending.insert(number, &*encode(&row))?;
+            }
+            write.open_table(BATCH)?.insert((), &*encode(&BatchState { began, placing: false }))?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// From here on the batch, reduced to the temporary files in `ready`, is finished whatever happens.
+    pub(super) fn placing(&self, began: Timestamp, ready: &BTreeSet<u64>) -> Result<(), ExchangeError> {
+        let write = self.0.begin_write()?;
+        {
+            write.open_table(PENDING)?.retain(|number, _| ready.contains(&number))?;
+            write.open_table(BATCH)?.insert((), &*encode(&BatchState { began, placing: true }))?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// The unfinished batch, if there is one.
+    pub(super) fn unfinished(&self) -> Result<Option<(BatchState, Vec<(u64, Pending)>)>, ExchangeError> {
+        let read = self.0.begin_read()?;
+        let Some(state) = read.open_table(BATCH)?.get(())? else { return Ok(None) };
+        let mut rows = Vec::new();
+        for row in read.open_table(PENDING)?.iter()? {
+            let (number, bytes) = row?;
+            rows.push((number.value(), parse(bytes.value())?));
+        }
+        Ok(Some((parse(state.value())?, rows)))
+    }
+
+    /// Ends the batch and remembers what it delivered.
+    pub(super) fn finish(&self, records: &[(String, Record)]) -> Result<(), ExchangeError> {
+        let write = self.0.begin_write()?;
+        {
+            let mut delivered = write.open_table(DELIVERED)?;
+            for (path, record) in records {
+                delivered.insert(path.as_str(), &*encode(record))?;
+            }
+            write.open_table(PENDING)?.retain(|_, _| false)?;
+            write.open_table(BATCH)?.remove(())?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Forgets a distribution's deliveries; returns how many paths that were.
+    pub(super) fn forget(&self, distribution: &DistributionId) -> Result<u64, ExchangeError> {
+        let write = self.0.begin_write()?;
+        let mut forgotten = 0;
+        write.open_table(DELIVERED)?.retain(|_, bytes| {
+            // A malformed record is of no use to anybody either.
+            let theirs = parse::<Record>(bytes).is_ok_and(|record| record.distribution != *distribution);
+            forgotten += u64::from(!theirs);
+            theirs
+        })?;
+        write.commit()?;
+        Ok(forgotten)
+    }
+
+    /// A time for a new distribution of `paths`: at least `now`, and later than any accepted or given for one of them.
+    pub(super) fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
+        let write = self.0.begin_write()?;
+        let mut stamp = now;
+        for path in paths {
+            if let Some(known) = greatest(&write, path)? {
+                stamp = stamp.max(known.plus(std::time::Duration::from_millis(1)));
+            }
+        }
+        {
+            let mut stamped = write.open_table(STAMPED)?;
+            for path in paths {
+                stamped.insert(*path, stamp.as_millis())?;
+            }
+        }
+        write.commit()?;
+        Ok(stamp)
+    }
+}
+
+fn greatest(write: &WriteTransaction, path: &[u8]) -> Result<Option<Timestamp>, ExchangeError> {
+    let given = write.open_table(STAMPED)?.get(path)?.map(|millis| Timestamp::from_millis(millis.value()));
+    let accepted = match std::str::from_utf8(path) {
+        Ok(path) => match write.open_table(DELIVERED)?.get(path)? {
+            Some(bytes) => Some(parse::<Record>(bytes.value())?.made_at),
+            None => None,
+        },
+        Err(_) => None,
+    };
+    Ok(given.max(accepted))
+}
