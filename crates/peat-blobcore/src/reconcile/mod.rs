@@ -7,15 +7,24 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod action;
+mod carry;
+mod decide;
+mod deliver;
 mod event;
+mod fetch;
 mod memory;
+mod pass;
+mod peers;
 mod policy;
+mod targets;
 mod view;
 
 pub use action::{Action, FetchId, PinReason, Section};
+pub use decide::Refusal;
 pub use event::{Event, FetchOutcome, FileOutcome};
 pub use memory::Memory;
 pub use policy::{Budget, Patience, Policy};
+pub use targets::{is_entitled, is_target, status, targets};
 pub use view::{Node, View};
 
 use crate::model::Timestamp;
@@ -26,6 +35,6 @@ use crate::model::Timestamp;
 /// and every [`Action::Fetch`], [`Action::Deliver`] and [`Action::Dial`] must be answered by the event that ends it.
 #[must_use]
 pub fn reconcile(now: Timestamp, seed: u64, policy: &Policy, view: &dyn View, memory: &mut Memory, event: Event) -> Vec<Action> {
-    let _ = (now, seed, policy, view, memory, event);
-    Vec::new()
+    let me = view.me();
+    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new() }.run(event)
 }
