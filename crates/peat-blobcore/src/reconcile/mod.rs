@@ -1,2 +1,40 @@
-//! (reconcile)
+//! The one function that decides what this node does next. Time and randomness come in as values, effects go out as
+//! data: nothing here reads a clock, a file or a socket, waits, or draws a random number.
+//!
+//! The driver owns one [`Memory`] and calls [`reconcile()`] for each [`Event`], one after the other, and performs the
+//! [`Action`]s it returns. Work is proportional to what an event changed: it marks distributions dirty, timers wait in a
+//! heap, and distributions with nothing to do cost nothing.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod action;
+mod carry;
+mod decide;
+mod deliver;
+mod event;
+mod fetch;
+mod memory;
+mod pass;
+mod peers;
+mod policy;
+mod targets;
+mod view;
+
+pub use action::{Action, FetchId, PinReason, Section};
+pub use decide::Refusal;
+pub use event::{Event, FetchOutcome, FileOutcome};
+pub use memory::Memory;
+pub use policy::{Budget, Patience, Policy};
+pub use targets::{is_entitled, is_target, status, targets};
+pub use view::{Node, View};
+
+use crate::model::Timestamp;
+
+/// Decides what to do after `event`.
+///
+/// `seed` is any number that differs between nodes: waits are spread by it. The view must show what earlier actions wrote,
+/// and every [`Action::Fetch`], [`Action::Deliver`] and [`Action::Dial`] must be answered by the event that ends it.
+#[must_use]
+pub fn reconcile(now: Timestamp, seed: u64, policy: &Policy, view: &dyn View, memory: &mut Memory, event: Event) -> Vec<Action> {
+    let me = view.me();
+    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new() }.run(event)
+}

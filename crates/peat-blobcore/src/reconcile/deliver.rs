@@ -1,0 +1,200 @@
+//! From whole blobs to files in the inbox, and what is written into the document on the way. Writes a receipt only after
+//! the delivery of every file has ended well.
+
+use super::memory::{Fetching, Work};
+use super::pass::{Pass, cut};
+use super::targets::outstanding;
+use super::{Action, FileOutcome, PinReason, Section};
+use crate::model::{DistributionId, TargetRecord, TargetState, Timestamp};
+
+/// Changes of a document that are kept for records that end something.
+const RESERVED_CHANGES: u32 = 8;
+
+impl Pass<'_> {
+    pub(super) fn is_delivering(&self, id: DistributionId) -> bool {
+        self.memory
+            .jobs
+            .get(&id)
+            .is_some_and(|job| matches!(&job.work, Work::Fetching(fetching) if !fetching.delivery.under_way.is_empty()))
+    }
+
+    /// Begins a delivery of what is here: of all files or, where they come one by one, of those that can be written.
+    pub(super) fn deliver(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        let possible = fetching.reason == PinReason::Target
+            && self.policy.inbox
+            && fetching.admitted
+            && fetching.files.is_some()
+            && (fetching.is_whole() || !job.distribution.manifest.together);
+        let delivery = &mut fetching.delivery;
+        if possible && delivery.under_way.is_empty() && delivery.retry_at.is_none() && !delivery.ready.is_empty() {
+            delivery.under_way = std::mem::take(&mut delivery.ready);
+            let files = delivery.under_way.iter().copied().collect();
+            self.actions.push(Action::Deliver { distribution: id, files });
+        }
+    }
+
+    /// Tries again what an inbox could not take before, if its time has come.
+    pub(super) fn retry_delivery(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        if fetching.delivery.retry_at.is_some_and(|at| at <= self.now) {
+            fetching.delivery.retry_at = None;
+            self.look_for_blobs(id);
+        }
+    }
+
+    pub(super) fn delivery_ended(&mut self, id: DistributionId, outcomes: Vec<(u32, FileOutcome)>) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        let delivery = &mut fetching.delivery;
+        if delivery.under_way.is_empty() {
+            return;
+        }
+        let mut again = None;
+        for (index, outcome) in outcomes {
+            if !delivery.under_way.remove(&index) {
+                continue;
+            }
+            match outcome {
+                FileOutcome::Delivered | FileOutcome::AlreadyThere => _ = delivery.done.insert(index),
+                FileOutcome::Superseded => {
+                    delivery.superseded += 1;
+                    delivery.done.insert(index);
+                }
+                FileOutcome::Failed { error, retry: false } => _ = delivery.failed.insert(index, error),
+                FileOutcome::Failed { error, retry: true } => {
+                    delivery.ready.insert(index);
+                    again = again.or(Some(error));
+                }
+            }
+        }
+        if !delivery.under_way.is_empty() {
+            delivery.ready.append(&mut delivery.under_way);
+            again = again.or_else(|| Some("the delivery ended without a word about some files".into()));
+        }
+        delivery.retry_at = again.as_ref().map(|_| self.now.plus(self.policy.patience.retry));
+        delivery.error = again.map(cut);
+        let count = fetching.files.as_ref().map_or(0, |files| files.entries().len());
+        if delivery.done.len() + delivery.failed.len() < count {
+            self.memory.dirty.insert(id);
+            return;
+        }
+        let (state, error) = match delivery.failed.values().next() {
+            Some(error) => (TargetState::Failed, Some(cut(format!("{} of {count} files: {error}", delivery.failed.len())))),
+            None if delivery.superseded == count => (TargetState::Superseded, None),
+            None => (TargetState::Delivered, None),
+        };
+        self.record(id, state, error);
+        self.finish(id);
+    }
+
+    /// The record is written, and the next event finds it in the view: nothing is left to be done before that.
+    fn finish(&mut self, id: DistributionId) {
+        let expiry = self.memory.jobs.get(&id).and_then(|job| self.expiry(&job.distribution));
+        if let Some(known) = self.memory.known.get_mut(&id) {
+            known.again = false;
+        }
+        self.drop_job(id);
+        self.memory.dirty.remove(&id);
+        self.wake_at(id, expiry.filter(|at| *at > self.now));
+    }
+
+    /// What follows from the state of a fetching job: its record, whom it needs a connection to, when to look again.
+    pub(super) fn tend(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        let distribution = job.distribution.clone();
+        let whole = fetching.is_whole();
+        let flying = fetching.missing.len() > fetching.todo.len() + fetching.stuck.len();
+        let connected = !self.memory.peers.connected().is_disjoint(&job.interests);
+        let rests = !fetching.admitted && self.memory.over_quota.contains(&id) || fetching.no_space.is_some();
+        let starved = !whole && !flying && !rests && (!connected || (fetching.todo.is_empty() && !fetching.stuck.is_empty()));
+        fetching.starved = if starved { fetching.starved.or(Some(self.now)) } else { None };
+        let announce = whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);
+        let carried = whole && fetching.reason == PinReason::Carry;
+        let mut demands = match (starved, carried) {
+            (true, _) => job.interests.clone(),
+            (_, true) => self.to_reach(&distribution),
+            _ => Default::default(),
+        };
+        demands.retain(|peer| !self.memory.peers.is_up(peer));
+        self.demand(id, demands);
+        if announce && outstanding(self.view, &distribution).iter().any(|target| *target != self.me) {
+            self.actions.push(Action::Announce { distribution: id });
+        }
+        if let Some((state, error)) = self.progress(id) {
+            self.record(id, state, error);
+        }
+        let wake = self.next_look(id);
+        self.wake_at(id, wake);
+    }
+
+    /// The record that describes a fetching job. What is over soon is not recorded in between.
+    fn progress(&self, id: DistributionId) -> Option<(TargetState, Option<String>)> {
+        let Some(Work::Fetching(fetching)) = self.memory.jobs.get(&id).map(|job| &job.work) else { return None };
+        let patience = &self.policy.patience;
+        let late = self.now >= fetching.since.plus(patience.quiet);
+        let is_target = fetching.reason == PinReason::Target;
+        let pending = |error: &str| Some((TargetState::Pending, Some(error.to_owned())));
+        if fetching.is_whole() {
+            let shows = is_target && self.policy.inbox && fetching.delivery.error.is_none() && !late;
+            return if shows { None } else { Some((TargetState::Held, fetching.delivery.error.clone())) };
+        }
+        if is_target && fetching.full {
+            return pending("the file system of the store is full");
+        }
+        if is_target && self.memory.over_quota.contains(&id) {
+            return pending("the quota is used up");
+        }
+        let starved = fetching.starved.is_some_and(|since| self.now >= since.plus(patience.carry_after));
+        match (late, fetching.begun && !starved, is_target) {
+            (true, true, _) => Some((TargetState::Fetching, None)),
+            (true, false, true) => Some((TargetState::Pending, None)),
+            _ => None,
+        }
+    }
+
+    /// Writes this node's record if it says something new. A receipt is never taken back.
+    fn record(&mut self, id: DistributionId, state: TargetState, error: Option<String>) {
+        let room = self.view.changes_left(&id);
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        let before = fetching.recorded.as_ref().map(|(state, _)| *state);
+        let known = fetching.recorded.as_ref().is_some_and(|(before, text)| *before == state && *text == error);
+        let taken_back = before.is_some_and(TargetState::is_receipt) && !state.is_receipt();
+        let reserve = if state.is_terminal() { 0 } else { RESERVED_CHANGES };
+        if known || taken_back || room <= reserve {
+            return;
+        }
+        fetching.recorded = Some((state, error.clone()));
+        let section = if fetching.reason == PinReason::Carry { Section::Carriers } else { Section::Targets };
+        let record = TargetRecord { state, bytes: fetching.bytes, error, time: self.now };
+        self.actions.push(Action::Record { distribution: id, section, record });
+    }
+
+    /// When something changes for a fetching job by time alone.
+    fn next_look(&self, id: DistributionId) -> Option<Timestamp> {
+        let job = self.memory.jobs.get(&id)?;
+        let Work::Fetching(fetching) = &job.work else { return None };
+        let patience = &self.policy.patience;
+        let times = [
+            self.expiry(&job.distribution),
+            Some(fetching.since.plus(patience.quiet)),
+            fetching.starved.map(|since| since.plus(patience.carry_after)),
+            fetching.no_space,
+            fetching.delivery.retry_at,
+            fetching.stuck.first().map(|(until, ..)| *until),
+        ];
+        times.into_iter().flatten().filter(|at| *at > self.now).min()
+    }
+}
+
+impl Fetching {
+    /// The store was full: rest until then.
+    pub(super) fn rest(&mut self, until: Timestamp) {
+        self.full = true;
+        self.no_space = Some(until);
+    }
+}

@@ -1,0 +1,101 @@
+//! What happened, as the driver tells it to reconcile.
+
+use super::FetchId;
+use crate::model::{BlobHash, DistributionId, EndpointId};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The node runs; the replica knows these distributions. The first event of a life.
+    Started {
+        /// All of them.
+        distributions: Vec<DistributionId>,
+    },
+    /// The document of a distribution is new, has changed or was purged.
+    DistributionChanged(DistributionId),
+    /// The registers of a node have changed.
+    NodeChanged(EndpointId),
+    /// An admitted connection to the peer exists, whoever dialled.
+    PeerUp(EndpointId),
+    /// No admitted connection to the peer exists any more.
+    PeerDown(EndpointId),
+    /// The set reconciliation with the peer has finished.
+    Reconciled(EndpointId),
+    /// A hint: the peer says that it has every blob of the distribution.
+    Holding {
+        /// Who says so.
+        peer: EndpointId,
+        /// Of what.
+        distribution: DistributionId,
+    },
+    /// A blob came to be here, whole and durable, other than by a fetch.
+    BlobHeld(BlobHash),
+    /// A fetch ended. Comes once for each [`Action::Fetch`](super::Action::Fetch); after a cancellation it may stay out.
+    FetchEnded {
+        /// Which.
+        fetch: FetchId,
+        /// How.
+        outcome: FetchOutcome,
+    },
+    /// A delivery ended. Comes once for each [`Action::Deliver`](super::Action::Deliver).
+    DeliveryEnded {
+        /// Of which distribution.
+        distribution: DistributionId,
+        /// What became of each file that was to be delivered, by its index.
+        outcomes: Vec<(u32, FileOutcome)>,
+    },
+    /// A dial ended. Comes once for each [`Action::Dial`](super::Action::Dial).
+    DialEnded {
+        /// Whom it was to.
+        peer: EndpointId,
+        /// Whether an admitted connection came of it.
+        ok: bool,
+    },
+    /// The policy has changed, or the clock has become trusted.
+    PolicyChanged,
+    /// The user, or a lost ledger, wants a distribution delivered again.
+    Redeliver(DistributionId),
+    /// The time of the last [`Action::ArmTimer`](super::Action::ArmTimer) has come.
+    Timer,
+    /// The node is shutting down. Nothing is begun after it.
+    Stop,
+}
+
+/// How a fetch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchOutcome {
+    /// The blob is here, whole and durable.
+    Done,
+    /// The source could not be reached, or the connection to it was lost.
+    Unreachable,
+    /// The source does not let us have it, or not yet: the document may still be on its way there.
+    Refused,
+    /// The source does not have it.
+    Missing,
+    /// The source served bytes that do not verify.
+    Corrupt,
+    /// The file system of the store is full.
+    NoSpace,
+    /// It was cancelled.
+    Cancelled,
+    /// Anything else.
+    Failed,
+}
+
+/// What became of one file of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileOutcome {
+    /// It is in the inbox, verified and durable.
+    Delivered,
+    /// An equal file was there already, or the user has removed what was delivered.
+    AlreadyThere,
+    /// The inbox has something newer under that name.
+    Superseded,
+    /// It could not be written.
+    Failed {
+        /// Why.
+        error: String,
+        /// Whether trying again later may help. Otherwise a person has to mend it.
+        retry: bool,
+    },
+}

@@ -1,0 +1,408 @@
+//! Which blobs to fetch next, and from whom. Never fetches for anything but a job of this node, and never over budget.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::decide::FileSource;
+use super::memory::{Avoid, Delivery, Fetching, Flight, Missing, Work};
+use super::pass::Pass;
+use super::peers::{mix, number};
+use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
+use crate::document::Distribution;
+use crate::model::{BlobHash, DistributionId, EndpointId, Files, TargetState, Timestamp};
+
+/// How it went when a job was offered a share of the budget.
+#[derive(PartialEq, Eq)]
+enum Offer {
+    /// It takes no more for now.
+    Taken,
+    /// It would take more than there is.
+    Exhausted,
+}
+
+impl Fetching {
+    fn new(now: Timestamp, reason: PinReason, recorded: Option<(TargetState, Option<String>)>) -> Self {
+        Self {
+            reason,
+            files: None,
+            missing: Default::default(),
+            todo: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            bytes: 0,
+            since: now,
+            admitted: false,
+            begun: false,
+            starved: None,
+            no_space: None,
+            full: false,
+            refused: Default::default(),
+            delivery: Delivery::default(),
+            recorded,
+            announced: false,
+        }
+    }
+
+    /// Whether every blob is here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.files.is_some() && self.missing.is_empty()
+    }
+
+    pub(super) fn clock_went_back(&mut self, now: Timestamp, patience: &Patience) {
+        self.since = self.since.min(now);
+        self.starved = self.starved.map(|since| since.min(now));
+        let latest = now.plus(patience.retry);
+        self.no_space = self.no_space.map(|until| until.min(latest));
+        self.delivery.retry_at = self.delivery.retry_at.map(|at| at.min(latest));
+        self.refused.values_mut().for_each(|backoff| backoff.clamp(now, patience.backoff_max));
+        self.unstick(Timestamp::from_millis(u64::MAX));
+    }
+
+    /// Takes up again what was put off until `now`.
+    pub(super) fn unstick(&mut self, now: Timestamp) {
+        while let Some((_, index, blob)) = self.stuck.first().filter(|(until, ..)| *until <= now).copied() {
+            self.stuck.pop_first();
+            self.todo.insert((index, blob));
+        }
+    }
+}
+
+impl Pass<'_> {
+    /// Keeps the job of a distribution whose blobs are to be here, and moves it on.
+    pub(super) fn fetch(&mut self, id: DistributionId, distribution: Arc<Distribution>, reason: PinReason) {
+        let records = if reason == PinReason::Carry { &distribution.carriers } else { &distribution.targets };
+        let recorded = records.get(&self.me).map(|record| (record.state, record.error.clone()));
+        let (now, fits) = (self.now, |work: &Work| matches!(work, Work::Fetching(fetching) if fetching.reason == reason));
+        self.keep_job(id, &distribution, || Work::Fetching(Box::new(Fetching::new(now, reason, recorded))), fits);
+        let sources = self.sources(id, &distribution);
+        self.interest(id, sources);
+        self.find_missing(id);
+        self.retry_delivery(id);
+        if let Some(job) = self.memory.jobs.get_mut(&id)
+            && let Work::Fetching(fetching) = &mut job.work
+        {
+            fetching.unstick(self.now);
+            fetching.no_space = fetching.no_space.filter(|until| *until > self.now);
+            self.memory.ready.insert(job.rank);
+        }
+        self.deliver(id);
+        self.tend(id);
+    }
+
+    /// Who can be asked: the sender, those who say in the document that they have it, and those of whom it was hinted.
+    pub(super) fn sources(&self, id: DistributionId, distribution: &Distribution) -> BTreeSet<EndpointId> {
+        let records = distribution.targets.iter().chain(&distribution.carriers);
+        let holders = records.filter(|(_, record)| record.state.is_holder()).map(|(id, _)| *id);
+        let mut sources: BTreeSet<_> = holders.chain([distribution.manifest.sender]).collect();
+        if let Some(job) = self.memory.jobs.get(&id) {
+            sources.extend(&job.hints);
+        }
+        sources.remove(&self.me);
+        sources.retain(|source| !self.view.nodes().get(source).is_some_and(|node| node.revoked));
+        sources
+    }
+
+    /// Finds out which blobs are not here, once the files are known; before that it is their list.
+    fn find_missing(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        if fetching.files.is_some() {
+            return;
+        }
+        match (FileSource::open(self.view, &job.distribution), &job.distribution.manifest.files) {
+            (Some(Ok(files)), _) => {
+                fetching.files = Some(files);
+                self.look_for_blobs(id);
+            }
+            (None, Files::List { blob, size, .. }) if !fetching.missing.contains_key(blob) => {
+                fetching.missing.insert(*blob, Missing { size: *size, files: Vec::new() });
+                fetching.todo.insert((0, *blob));
+                self.memory.wanted.entry(*blob).or_default().insert(id);
+            }
+            // A list that is no list ends a target's job as refused, and a carrier has nothing more to fetch by it.
+            _ => {}
+        }
+    }
+
+    /// Looks which blobs of the files not yet delivered are here. Also before a delivery is tried again: one may be damaged.
+    pub(super) fn look_for_blobs(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        let Some(files) = &fetching.files else { return };
+        fetching.bytes = 0;
+        for (index, file) in (0_u32..).zip(files.entries()) {
+            let over = fetching.delivery.done.contains(&index) || fetching.delivery.failed.contains_key(&index);
+            if over || self.view.holds(&file.blob) {
+                fetching.bytes += file.size;
+                if !over && !fetching.delivery.under_way.contains(&index) {
+                    fetching.delivery.ready.insert(index);
+                }
+                continue;
+            }
+            fetching.delivery.ready.remove(&index);
+            let missing = fetching.missing.entry(file.blob).or_insert_with(|| {
+                fetching.todo.insert((index, file.blob));
+                Missing { size: file.size, files: Vec::new() }
+            });
+            if !missing.files.contains(&index) {
+                missing.files.push(index);
+            }
+            self.memory.wanted.entry(file.blob).or_default().insert(id);
+        }
+    }
+
+    /// A blob is here: whoever missed it goes on.
+    pub(super) fn blob_held(&mut self, blob: BlobHash) {
+        if let Some(fetch) = self.memory.flights.of_blob(&blob) {
+            self.memory.flights.end(fetch);
+            self.actions.push(Action::CancelFetch { fetch });
+        }
+        for id in self.memory.wanted.remove(&blob).unwrap_or_default() {
+            let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
+            let Work::Fetching(fetching) = &mut job.work else { continue };
+            let Some(missing) = fetching.missing.remove(&blob) else { continue };
+            fetching.full = false;
+            let first = missing.files.first().copied().unwrap_or_default();
+            fetching.todo.remove(&(first, blob));
+            fetching.stuck.retain(|(_, _, stuck)| *stuck != blob);
+            fetching.bytes = fetching.bytes.saturating_add(missing.size.saturating_mul(missing.files.len() as u64));
+            fetching.delivery.ready.extend(missing.files);
+            if fetching.missing.is_empty() {
+                // Whole, or the list of files is here.
+                self.memory.dirty.insert(id);
+            } else {
+                self.memory.ready.insert(job.rank);
+                self.deliver(id);
+            }
+        }
+        self.forget_avoided(&blob);
+    }
+
+    pub(super) fn fetch_ended(&mut self, id: FetchId, outcome: FetchOutcome) {
+        let Some(flight) = self.memory.flights.end(id) else { return };
+        let (now, seed, patience) = (self.now, self.seed ^ number(flight.source.as_bytes()), &self.policy.patience);
+        let job = self.memory.jobs.get_mut(&flight.distribution);
+        let fetching = job.and_then(|job| match &mut job.work {
+            Work::Fetching(fetching) => Some(fetching),
+            _ => None,
+        });
+        match outcome {
+            FetchOutcome::Done => {
+                if let Some(fetching) = fetching {
+                    fetching.refused.remove(&flight.source);
+                }
+                self.memory.peers.succeeded(flight.source);
+                return self.blob_held(flight.blob);
+            }
+            FetchOutcome::Unreachable => self.memory.peers.failed(flight.source, now, self.seed, patience),
+            FetchOutcome::Missing => {
+                let avoid: &mut Avoid = self.memory.avoid.entry((flight.blob, flight.source)).or_default();
+                avoid.backoff.fail(now, seed, patience);
+            }
+            FetchOutcome::Corrupt => {
+                let avoid = self.memory.avoid.entry((flight.blob, flight.source)).or_default();
+                avoid.backoff.until = now.plus(patience.corrupt);
+                avoid.corrupt = true;
+            }
+            FetchOutcome::NoSpace => {
+                if let Some(fetching) = fetching {
+                    fetching.rest(now.plus(patience.retry));
+                }
+            }
+            FetchOutcome::Refused | FetchOutcome::Cancelled | FetchOutcome::Failed => {
+                if let Some(fetching) = fetching {
+                    fetching.refused.entry(flight.source).or_default().fail(now, seed, patience);
+                }
+            }
+        }
+        self.to_do_again(&flight.blob);
+    }
+
+    /// A blob is no longer being fetched: whoever misses it may begin again.
+    fn to_do_again(&mut self, blob: &BlobHash) {
+        for id in self.memory.wanted.get(blob).cloned().unwrap_or_default() {
+            let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
+            let Work::Fetching(fetching) = &mut job.work else { continue };
+            if let Some(missing) = fetching.missing.get(blob) {
+                fetching.todo.insert((missing.files.first().copied().unwrap_or_default(), *blob));
+                self.memory.ready.insert(job.rank);
+            }
+        }
+    }
+
+    /// A job has ended that missed the blob. A fetch of it goes on only if another job misses it too.
+    pub(super) fn no_longer_wanted(&mut self, id: DistributionId, blob: &BlobHash) {
+        let Some(wanted) = self.memory.wanted.get_mut(blob) else { return };
+        wanted.remove(&id);
+        let heir = wanted.first().copied();
+        if heir.is_none() {
+            self.memory.wanted.remove(blob);
+            self.forget_avoided(blob);
+        }
+        let Some(fetch) = self.memory.flights.of_blob(blob) else { return };
+        if self.memory.flights.get(fetch).is_none_or(|flight| flight.distribution != id) {
+            return;
+        }
+        // The source was asked on behalf of the job that ended, and may entitle us to nothing for another.
+        self.memory.flights.end(fetch);
+        self.actions.push(Action::CancelFetch { fetch });
+        self.to_do_again(blob);
+    }
+
+    fn forget_avoided(&mut self, blob: &BlobHash) {
+        let all = (*blob, EndpointId::from_bytes([0; 32]))..=(*blob, EndpointId::from_bytes([0xff; 32]));
+        let sources: Vec<_> = self.memory.avoid.range(all).map(|(key, _)| *key).collect();
+        for key in sources {
+            self.memory.avoid.remove(&key);
+        }
+    }
+
+    /// A source is back: what it did not have or let us have before is asked again, but not what it served damaged.
+    pub(super) fn forgive(&mut self, id: DistributionId, source: &EndpointId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        fetching.refused.remove(source);
+        for (_, _, blob) in &fetching.stuck {
+            if self.memory.avoid.get(&(*blob, *source)).is_some_and(|avoid| !avoid.corrupt) {
+                self.memory.avoid.remove(&(*blob, *source));
+            }
+        }
+        fetching.unstick(Timestamp::from_millis(u64::MAX));
+    }
+
+    /// Spends the budget, the most urgent job first.
+    pub(super) fn begin_fetches(&mut self) {
+        while let Some(rank) = self.memory.ready.first().copied() {
+            let (_, _, id) = rank;
+            if self.offer(id) == Offer::Exhausted {
+                break;
+            }
+            self.memory.ready.remove(&rank);
+            self.deliver(id);
+            self.tend(id);
+        }
+    }
+
+    fn offer(&mut self, id: DistributionId) -> Offer {
+        if !self.admit(id) {
+            return Offer::Taken;
+        }
+        loop {
+            let Some(job) = self.memory.jobs.get_mut(&id) else { return Offer::Taken };
+            let Work::Fetching(fetching) = &mut job.work else { return Offer::Taken };
+            if fetching.no_space.is_some() {
+                return Offer::Taken;
+            }
+            let Some((index, blob)) = fetching.todo.first().copied() else { return Offer::Taken };
+            let Some(size) = fetching.missing.get(&blob).map(|missing| missing.size) else {
+                fetching.todo.pop_first();
+                continue;
+            };
+            let (priority, distribution) = (job.distribution.manifest.priority, id);
+            if self.view.holds(&blob) {
+                self.blob_held(blob);
+                continue;
+            }
+            if let Some(fetch) = self.memory.flights.of_blob(&blob) {
+                fetching.todo.pop_first();
+                self.memory.flights.raise(fetch, priority);
+                continue;
+            }
+            match self.choose(id, &blob) {
+                Choice::From(source) => {
+                    let Some(cancel) = self.memory.flights.room(size, priority, self.policy.budget) else {
+                        return Offer::Exhausted;
+                    };
+                    cancel.into_iter().for_each(|fetch| self.put_off(fetch));
+                    let fetch = self.memory.flights.begin(Flight { blob, size, source, priority, distribution });
+                    self.actions.push(Action::Fetch { fetch, blob, size, source, priority, distribution });
+                    self.with_fetching(id, |fetching| {
+                        fetching.begun = true;
+                        fetching.todo.remove(&(index, blob));
+                    });
+                }
+                Choice::NotBefore(until) => self.with_fetching(id, |fetching| {
+                    fetching.todo.remove(&(index, blob));
+                    fetching.stuck.insert((until, index, blob));
+                }),
+                Choice::NoneConnected => return Offer::Taken,
+            }
+        }
+    }
+
+    /// Cancels a fetch in favour of a more urgent one. It goes on where it was when there is room again.
+    fn put_off(&mut self, fetch: FetchId) {
+        if let Some(flight) = self.memory.flights.end(fetch) {
+            self.actions.push(Action::CancelFetch { fetch });
+            self.to_do_again(&flight.blob);
+        }
+    }
+
+    pub(super) fn with_fetching(&mut self, id: DistributionId, change: impl FnOnce(&mut Fetching)) {
+        if let Some(job) = self.memory.jobs.get_mut(&id)
+            && let Work::Fetching(fetching) = &mut job.work
+        {
+            change(fetching);
+        }
+    }
+
+    /// Whether the quota has room for a job; once it had, it stays so.
+    fn admit(&mut self, id: DistributionId) -> bool {
+        let Some(job) = self.memory.jobs.get(&id) else { return false };
+        let Work::Fetching(fetching) = &job.work else { return false };
+        let (reason, bytes) = (fetching.reason, job.distribution.manifest.total_bytes());
+        if !fetching.admitted {
+            let quota = match reason {
+                PinReason::Carry => Some(self.policy.carry_quota_bytes),
+                PinReason::Target | PinReason::Sent => self.policy.quota_bytes,
+            };
+            let own = self.memory.known.get(&id).and_then(|known| known.account).map_or(0, |(_, bytes)| bytes);
+            let taken = self.memory.accounts.get(&reason).copied().unwrap_or_default().saturating_sub(own);
+            if quota.is_some_and(|quota| taken.saturating_add(bytes) > quota) {
+                self.memory.over_quota.insert(id);
+                return false;
+            }
+            self.memory.over_quota.remove(&id);
+            self.with_fetching(id, |fetching| fetching.admitted = true);
+            self.pin(id, Some(reason), bytes);
+        }
+        true
+    }
+
+    /// The best source for a blob.
+    pub(super) fn choose(&self, id: DistributionId, blob: &BlobHash) -> Choice {
+        let Some(job) = self.memory.jobs.get(&id) else { return Choice::NoneConnected };
+        let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
+        let (mut best, mut soonest) = (None, None);
+        for source in self.memory.peers.connected().intersection(&job.interests) {
+            let refused = fetching.refused.get(source).map(|backoff| backoff.until);
+            let avoided = self.memory.avoid.get(&(*blob, *source)).map(|avoid| avoid.backoff.until);
+            let until = refused.into_iter().chain(avoided).fold(self.memory.peers.until(source), Ord::max);
+            if until > self.now {
+                soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
+                continue;
+            }
+            // The least busy; among equals, different nodes and blobs prefer different sources.
+            let spread = mix(number(self.me.as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
+            let score = (self.memory.flights.from(source), spread, *source);
+            if best.is_none_or(|other| score < other) {
+                best = Some(score);
+            }
+        }
+        match (best, soonest) {
+            (Some((.., source)), _) => Choice::From(source),
+            (None, Some(until)) => Choice::NotBefore(until),
+            (None, None) => Choice::NoneConnected,
+        }
+    }
+}
+
+/// Whom to fetch a blob from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// From this source, now.
+    From(EndpointId),
+    /// Each connected source is left alone for a while, the first of them until this time.
+    NotBefore(Timestamp),
+    /// No source is connected.
+    NoneConnected,
+}

@@ -1,0 +1,246 @@
+//! What reconcile remembers between two events. Nothing in it is durable: an empty memory and
+//! [`Event::Started`](super::Event::Started) are enough to go on.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::decide::FileSource;
+use super::peers::{Backoff, Peers};
+use super::{FetchId, PinReason};
+use crate::document::Distribution;
+use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Priority, TargetState, Timestamp};
+
+/// What reconcile remembers. Belongs to one life of one node.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    pub(super) stopped: bool,
+    /// The latest event's time: a clock that went back is noticed by it.
+    pub(super) latest: Timestamp,
+    /// Whether this node has reconciled with another in this life.
+    pub(super) reconciled: bool,
+    pub(super) known: BTreeMap<DistributionId, Known>,
+    pub(super) jobs: BTreeMap<DistributionId, Job>,
+    /// To be looked at before anything else is begun.
+    pub(super) dirty: BTreeSet<DistributionId>,
+    pub(super) timers: BTreeSet<(Timestamp, DistributionId)>,
+    pub(super) armed: Option<Timestamp>,
+    /// Jobs that may be able to begin a fetch, the most urgent first.
+    pub(super) ready: BTreeSet<Rank>,
+    /// Jobs that wait for others to give space of a quota back.
+    pub(super) over_quota: BTreeSet<DistributionId>,
+    /// Which jobs miss a blob.
+    pub(super) wanted: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
+    pub(super) flights: Flights,
+    /// Which sources to leave out for a blob.
+    pub(super) avoid: BTreeMap<(BlobHash, EndpointId), Avoid>,
+    pub(super) peers: Peers,
+    /// Bytes held by reason, against the quotas.
+    pub(super) accounts: BTreeMap<PinReason, u64>,
+}
+
+/// What is remembered of each distribution, idle ones included.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known {
+    pub(super) wake: Option<Timestamp>,
+    pub(super) state: Option<DistributionState>,
+    pub(super) again: bool,
+    pub(super) account: Option<(PinReason, u64)>,
+}
+
+/// The order in which jobs get what the budget allows: urgency, then age.
+pub(super) type Rank = (Reverse<Priority>, Timestamp, DistributionId);
+
+/// A source to leave out for a blob.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Avoid {
+    pub(super) backoff: Backoff,
+    /// It served damaged bytes: a new connection does not make it better.
+    pub(super) corrupt: bool,
+}
+
+/// A distribution that something is to be done about here.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) rank: Rank,
+    pub(super) distribution: Arc<Distribution>,
+    pub(super) work: Work,
+    /// Who said that it has everything, if not in the document.
+    pub(super) hints: BTreeSet<EndpointId>,
+    /// Whom to look at this job for when they come or go.
+    pub(super) interests: BTreeSet<EndpointId>,
+    /// Whom it needs a connection to.
+    pub(super) demands: BTreeSet<EndpointId>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    /// Sent from here: a roster is to be written, targets are to be reached.
+    Sending,
+    /// Not meant for this node; others may need it carried.
+    Watching(BTreeMap<EndpointId, Seen>),
+    /// To be fetched: as a target, or to carry it.
+    Fetching(Box<Fetching>),
+}
+
+/// What was seen of a target, and since when it says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) state: Option<TargetState>,
+    pub(super) since: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Fetching {
+    pub(super) reason: PinReason,
+    pub(super) files: Option<FileSource>,
+    /// The blobs that are not here.
+    pub(super) missing: BTreeMap<BlobHash, Missing>,
+    /// Those of them to be begun, in the order of the files.
+    pub(super) todo: BTreeSet<(u32, BlobHash)>,
+    /// Those of them that no connected source can give before a time.
+    pub(super) stuck: BTreeSet<(Timestamp, u32, BlobHash)>,
+    /// Verified bytes that are here.
+    pub(super) bytes: u64,
+    pub(super) since: Timestamp,
+    /// Whether the quota has room for it.
+    pub(super) admitted: bool,
+    /// Whether a byte may have come in this life.
+    pub(super) begun: bool,
+    /// Since when no source is connected.
+    pub(super) starved: Option<Timestamp>,
+    /// Until when it rests because the store was full.
+    pub(super) no_space: Option<Timestamp>,
+    /// Whether the store was full, and no blob has come since.
+    pub(super) full: bool,
+    /// Sources that did not serve this distribution.
+    pub(super) refused: BTreeMap<EndpointId, Backoff>,
+    pub(super) delivery: Delivery,
+    /// This node's record, as it was written last.
+    pub(super) recorded: Option<(TargetState, Option<String>)>,
+    pub(super) announced: bool,
+}
+
+/// A blob that is not here.
+#[derive(Debug, Clone)]
+pub(super) struct Missing {
+    pub(super) size: u64,
+    /// The files that consist of it; none for the list of files.
+    pub(super) files: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Delivery {
+    /// Files whose blobs are here.
+    pub(super) ready: BTreeSet<u32>,
+    pub(super) under_way: BTreeSet<u32>,
+    pub(super) done: BTreeSet<u32>,
+    pub(super) superseded: usize,
+    /// Files that only a person can help.
+    pub(super) failed: BTreeMap<u32, String>,
+    pub(super) retry_at: Option<Timestamp>,
+    pub(super) error: Option<String>,
+}
+
+/// The fetches under way.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Flights {
+    next: u64,
+    all: BTreeMap<FetchId, Flight>,
+    by_blob: BTreeMap<BlobHash, FetchId>,
+    by_urgency: BTreeSet<(Priority, Reverse<FetchId>)>,
+    by_source: BTreeMap<EndpointId, usize>,
+    bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Flight {
+    pub(super) blob: BlobHash,
+    pub(super) size: u64,
+    pub(super) source: EndpointId,
+    pub(super) priority: Priority,
+    pub(super) distribution: DistributionId,
+}
+
+impl Flights {
+    pub(super) fn begin(&mut self, flight: Flight) -> FetchId {
+        let id = FetchId(self.next);
+        self.next += 1;
+        self.by_blob.insert(flight.blob, id);
+        self.by_urgency.insert((flight.priority, Reverse(id)));
+        *self.by_source.entry(flight.source).or_default() += 1;
+        self.bytes = self.bytes.saturating_add(flight.size);
+        self.all.insert(id, flight);
+        id
+    }
+
+    pub(super) fn end(&mut self, id: FetchId) -> Option<Flight> {
+        let flight = self.all.remove(&id)?;
+        self.by_blob.remove(&flight.blob);
+        self.by_urgency.remove(&(flight.priority, Reverse(id)));
+        if let Some(count) = self.by_source.get_mut(&flight.source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&flight.source);
+            }
+        }
+        self.bytes = self.all.values().fold(0, |sum: u64, flight| sum.saturating_add(flight.size));
+        Some(flight)
+    }
+
+    /// Another distribution wants the same blob, more urgently perhaps.
+    pub(super) fn raise(&mut self, id: FetchId, priority: Priority) {
+        let Some(flight) = self.all.get_mut(&id).filter(|flight| flight.priority < priority) else { return };
+        self.by_urgency.remove(&(flight.priority, Reverse(id)));
+        flight.priority = priority;
+        self.by_urgency.insert((priority, Reverse(id)));
+    }
+
+    pub(super) fn of_blob(&self, blob: &BlobHash) -> Option<FetchId> {
+        self.by_blob.get(blob).copied()
+    }
+
+    pub(super) fn get(&self, id: FetchId) -> Option<&Flight> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: FetchId) -> Option<&mut Flight> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn ids(&self) -> Vec<FetchId> {
+        self.all.keys().copied().collect()
+    }
+
+    pub(super) fn from(&self, source: &EndpointId) -> usize {
+        self.by_source.get(source).copied().unwrap_or_default()
+    }
+
+    /// Which less urgent fetches to cancel so that `size` more bytes fit: none when there is room, `None` when it cannot be.
+    pub(super) fn room(&self, size: u64, priority: Priority, budget: super::Budget) -> Option<Vec<FetchId>> {
+        let (mut count, mut bytes) = (self.all.len(), self.bytes);
+        let mut cancel = Vec::new();
+        let mut lesser = self.by_urgency.iter().take_while(|(other, _)| *other < priority);
+        while count >= budget.fetches.max(1) || (count > 0 && bytes.saturating_add(size) > budget.bytes) {
+            let (_, Reverse(id)) = lesser.next()?;
+            count -= 1;
+            bytes = bytes.saturating_sub(self.all.get(id).map_or(0, |flight| flight.size));
+            cancel.push(*id);
+        }
+        Some(cancel)
+    }
+}
+
+impl Memory {
+    /// The fetches under way.
+    #[must_use]
+    pub fn fetches_in_flight(&self) -> usize {
+        self.flights.all.len()
+    }
+
+    /// The sum of the sizes of the blobs being fetched, in bytes.
+    #[must_use]
+    pub fn bytes_in_flight(&self) -> u64 {
+        self.flights.bytes
+    }
+}

@@ -1,0 +1,50 @@
+//! What reconcile may look at: the replicated documents and registers and what is stored here, read-only.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::PinReason;
+use crate::document::Distribution;
+use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Labels};
+
+/// A member as its registers describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Node {
+    /// The name that counts: the certificate's, when there is one.
+    pub name: String,
+    /// The labels that count: the certificate's, when there is one.
+    pub labels: Labels,
+    /// It is gone for good: rosters leave it out and nobody dials it.
+    pub retired: bool,
+    /// It was expelled: nothing is fetched from it or meant for it.
+    pub revoked: bool,
+}
+
+/// The state of the world as this node knows it. A view is asked only while [`reconcile`](super::reconcile()) runs, and
+/// shows everything that earlier actions wrote: records, rosters and pins are in it before the next event comes.
+pub trait View {
+    /// This node.
+    fn me(&self) -> EndpointId;
+
+    /// Every member that a register is known of, this node included.
+    fn nodes(&self) -> &BTreeMap<EndpointId, Node>;
+
+    /// A distribution, unless it was never known or has been purged.
+    fn distribution(&self, id: &DistributionId) -> Option<Arc<Distribution>>;
+
+    /// The files of a distribution whose manifest names a list: `None` while the list's blob is not here, an error when it
+    /// is here and is no list that agrees with the manifest. Not asked where the manifest has its files inline.
+    fn listed_files(&self, id: &DistributionId) -> Option<Result<Arc<[FileEntry]>, String>>;
+
+    /// Whether a blob is here, whole and durable.
+    fn holds(&self, blob: &BlobHash) -> bool;
+
+    /// For which reason the blobs of a distribution are pinned here, if they are.
+    fn pinned(&self, id: &DistributionId) -> Option<PinReason>;
+
+    /// How many more changes this node may write to a distribution's document (it is bounded, and a receipt must fit).
+    fn changes_left(&self, id: &DistributionId) -> u32;
+
+    /// Whether the clock is plausible. Nothing expires by a clock that is not.
+    fn clock_trusted(&self) -> bool;
+}
