@@ -20,3 +20,26 @@ pub struct Distribution {
     /// When the sender cancelled it, if so.
     pub cancelled: Option<Timestamp>,
 }
+
+/// The two maps of a distribution document in which each endpoint has a key of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Section {
+    /// `targets`: those that it is for.
+    Targets,
+    /// `carriers`: those that hold it for others.
+    Carriers,
+}
+
+impl Section {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Targets, Self::Carriers];
+
+    /// The key in the document.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Targets => "targets",
+            Self::Carriers => "carriers",
+        }
+    }
+}
