@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, BindError, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt,
+    AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt,
     WeakConnectionHandle, presets,
 };
 use iroh::{Endpoint, RelayMode};
 
+use super::NetworkError;
 use super::wire::ALPN;
 use crate::clock::Clock;
 use crate::identity::{Admitted, Identity};
@@ -46,13 +47,13 @@ const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// Binds the endpoint.
 ///
 /// # Errors
-/// [`BindError`] when the address is in use or not of this machine.
+/// [`NetworkError::Listen`] when an address is in use or not of this machine.
 pub(crate) async fn bind(
     identity: &Identity,
     addresses: &[SocketAddr],
     lookup: MemoryLookup,
     gate: Gate,
-) -> Result<Endpoint, BindError> {
+) -> Result<Endpoint, NetworkError> {
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_BLOCK_STREAMS))
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
@@ -69,9 +70,9 @@ pub(crate) async fn bind(
         builder = builder.clear_ip_transports();
     }
     for address in addresses {
-        builder = builder.bind_addr(*address).map_err(|error| BindError::from(std::io::Error::other(error)))?;
+        builder = builder.bind_addr(*address).map_err(|error| NetworkError::Listen(error.to_string()))?;
     }
-    builder.bind().await
+    builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
 }
 
 /// Lets connections of every protocol but ours through only for peers that were admitted on ours, in both directions.

@@ -61,7 +61,7 @@ pub(crate) enum NetworkEvent {
 pub enum NetworkError {
     /// The UDP sockets cannot be bound.
     #[error("cannot listen on UDP: {0}")]
-    Bind(#[from] iroh::endpoint::BindError),
+    Listen(String),
     /// The gossip actor is gone.
     #[error("gossip does not start: {0}")]
     Gossip(String),
@@ -78,7 +78,7 @@ impl NetworkError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Bind(_) => Some("choose another address or port, or stop what holds it".to_owned()),
+            Self::Listen(_) => Some("choose another address or port, or stop what holds it".to_owned()),
             Self::Gossip(_) => None,
         }
     }
