@@ -7,6 +7,7 @@ pub mod content;
 pub mod document;
 mod error;
 pub mod exchange;
+mod fault;
 pub mod identity;
 pub mod model;
 pub mod reconcile;
