@@ -1,111 +1,272 @@
-//! (interface sketch: bodies follow)
-#![allow(missing_docs, clippy::unimplemented, unused_variables, dead_code)]
-use std::fs::File;
-use std::ops::{ControlFlow, Range};
+//! Bytes at rest: what comes in is hashed, kept under its hash, and verified again whenever it is read.
+//!
+//! Bulk blobs are files with an outboard each, blobs up to 16 KiB live in the index ([`Content`] says how it is used).
+//! Everything here may block on the disk: call it on blocking threads. What is called whole has been fsynced, and no byte
+//! leaves the store that was not held against its hash. Nothing here knows of peers, documents or inboxes.
+//!
+//! - in: `ingest` hashes a file once; `assembly` takes verified blocks in any order until a blob is whole; both end in
+//!   `commit`, the one place where bytes become a blob
+//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
+//! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
+mod assemble;
+mod assembly;
+mod check;
+mod commit;
+mod error;
+mod export;
+mod groups;
+mod index;
+mod ingest;
+mod keep;
+mod layout;
+mod reader;
+mod recover;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use assembly::{Assembly, Taken};
+pub use check::CheckReport;
+pub use error::ContentError;
+pub use export::Exported;
+pub use ingest::Batch;
+pub use keep::{GcReport, Pin, PinRole};
+pub use reader::BlobReader;
 
 use crate::clock::Clock;
-use crate::model::{BlobHash, DistributionId, Sha256Digest, Timestamp};
+use crate::fault;
+use crate::model::{BlobHash, Sha256Digest};
 
-/// A chunk group: what is verified as one.
+/// Bytes of a chunk group: what is verified as one.
 pub const GROUP_BYTES: u64 = 16 * 1024;
-/// The longest range that one block covers (data, without the hashes that come along).
+/// Most bytes of a blob that one block covers; the hashes that come along are not counted.
 pub const MAX_BLOCK_BYTES: u64 = 1024 * 1024;
-/// Blobs up to this size live in the index.
+/// Blobs up to this size live in the index: a file each would cost more than its bytes.
 pub const MAX_INLINE_BYTES: u64 = GROUP_BYTES;
 
-pub struct Options { pub quota: Option<u64>, pub reserve: u64 }
-/// Called with the bytes done so far; `Break` ends the call with `ContentError::Stopped`.
+/// What is called with the bytes done so far, now and then; `Break` ends the call with [`ContentError::Stopped`].
 pub type Progress<'a> = dyn FnMut(u64) -> ControlFlow<()> + 'a;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ingested { pub hash: BlobHash, pub sha256: Sha256Digest, pub size: u64 }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BlobStatus { Absent, Partial { size: u64, held: u64 }, Held { size: u64 }, Damaged }
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pin {
-    Distribution(DistributionId, PinRole),
-    User(String),
-    /// Same name again moves `until`; `unpin` looks at the name only.
-    Lease { name: String, until: Timestamp },
+/// How much the store may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Bytes above which [`Content::gc`] drops what is not pinned; `None` is without limit.
+    pub quota: Option<u64>,
+    /// Bytes of the file system that are left to others: what would go below is refused with [`ContentError::NoSpace`].
+    pub reserve: u64,
 }
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PinRole { Sender, Target, Carrier }
-pub enum Exported { Reflinked, Copied }
 
-/// Clone + Send + Sync; every call may block on the disk.
+impl Default for Options {
+    fn default() -> Self {
+        Self { quota: None, reserve: 64 * 1024 * 1024 }
+    }
+}
+
+/// A blob that was hashed here, from its first byte to its last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ingested {
+    /// What names it.
+    pub hash: BlobHash,
+    /// Its SHA-256.
+    pub sha256: Sha256Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// How much of a blob is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlobStatus {
+    /// Nothing.
+    Absent,
+    /// Some of it, in an assembly.
+    Partial {
+        /// Its size in bytes, as somebody claimed it.
+        size: u64,
+        /// Bytes that were verified. (After a restart: that are claimed to be, until the assembly is opened.)
+        held: u64,
+    },
+    /// All of it, durably.
+    Held {
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// All of it was here, and some of it is wrong now. [`Content::assemble`] heals it.
+    Damaged,
+}
+
+/// What the store takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Blobs that are held or damaged.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of disk that assemblies take.
+    pub assembly_bytes: u64,
+    /// Bytes of the file system that are free, the reserve included.
+    pub free: u64,
+}
+
+/// The store of one node: a cheap handle, to be cloned. One process at a time can have a directory open.
+///
+/// [`Content::close`] it in the end: without that nothing is lost, and the next start verifies what became whole last.
 #[derive(Clone)]
-pub struct Content;
+pub struct Content(Arc<Inner>);
+
+struct Inner {
+    layout: layout::Layout,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    index: index::Index,
+    /// Held while files get or lose their final names together with the index, so that nobody sees one without the other.
+    names: Mutex<()>,
+    commits: commit::Queue,
+    assemblies: registry::Registry,
+    /// How many readers each blob has.
+    readers: Mutex<BTreeMap<BlobHash, usize>>,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Content").field(&self.0.layout.dir()).finish()
+    }
+}
+
 impl Content {
-    pub fn open(dir: &Path, options: Options, clock: Arc<dyn Clock>) -> Result<Self, ContentError> { unimplemented!() }
-    pub fn close(&self) -> Result<(), ContentError> { unimplemented!() }
-    // ingest
-    pub fn ingest_path(&self, path: &Path, progress: &mut Progress<'_>) -> Result<Ingested, ContentError> { unimplemented!() }
-    /// `path` is only for messages.
-    pub fn ingest_file(&self, file: &File, path: &Path, progress: &mut Progress<'_>) -> Result<Ingested, ContentError> { unimplemented!() }
-    pub fn ingest_bytes(&self, bytes: &[u8]) -> Result<Ingested, ContentError> { unimplemented!() }
-    /// Many blobs, few commits: nothing added is held before `Batch::commit`.
-    pub fn batch(&self) -> Batch { unimplemented!() }
-    // look up
-    pub fn status(&self, hash: &BlobHash) -> Result<BlobStatus, ContentError> { unimplemented!() }
-    pub fn holds(&self, hash: &BlobHash) -> Result<bool, ContentError> { unimplemented!() }
-    pub fn size(&self, hash: &BlobHash) -> Result<Option<u64>, ContentError> { unimplemented!() }
-    pub fn digest(&self, sha256: &Sha256Digest) -> Result<Option<BlobHash>, ContentError> { unimplemented!() }
-    pub fn sha256_of(&self, hash: &BlobHash) -> Result<Option<Sha256Digest>, ContentError> { unimplemented!() }
-    pub fn open_blob(&self, hash: &BlobHash) -> Result<BlobReader, ContentError> { unimplemented!() }
-    pub fn usage(&self) -> Result<Usage, ContentError> { unimplemented!() }
-    // serve; also what a live assembly has verified
-    pub fn encode_block(&self, hash: &BlobHash, range: Range<u64>) -> Result<Vec<u8>, ContentError> { unimplemented!() }
-    pub fn export(&self, hash: &BlobHash, dest: &File) -> Result<Exported, ContentError> { unimplemented!() }
-    // assemble: the same (hash, size) gives the same assembly; drops keep the files
-    pub fn assemble(&self, hash: &BlobHash, size: u64) -> Result<Assembly, ContentError> { unimplemented!() }
-    // keep
-    pub fn pin(&self, reason: &Pin, hashes: &[BlobHash]) -> Result<(), ContentError> { unimplemented!() }
-    pub fn unpin(&self, reason: &Pin) -> Result<(), ContentError> { unimplemented!() }
-    pub fn gc(&self) -> Result<GcReport, ContentError> { unimplemented!() }
-    pub fn gc_all(&self) -> Result<GcReport, ContentError> { unimplemented!() }
-    pub fn check(&self, progress: &mut Progress<'_>) -> Result<CheckReport, ContentError> { unimplemented!() }
+    /// Opens the store in `dir`, which is made if it is missing. After an unclean end this takes as long as it takes to read
+    /// what became whole in the minute before it.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, another process has it open, or its format is unknown.
+    pub fn open(dir: &Path, options: Options, clock: Arc<dyn Clock>) -> Result<Self, ContentError> {
+        let layout = layout::Layout::create(dir)?;
+        let (index, unclean) = index::Index::open(&layout.index(), dir)?;
+        fault::point("content.open.marked");
+        let inner = Inner {
+            layout,
+            options,
+            clock,
+            index,
+            names: Mutex::default(),
+            commits: commit::Queue::default(),
+            assemblies: registry::Registry::default(),
+            readers: Mutex::default(),
+        };
+        inner.recover(unclean)?;
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Closes the store. Everything that is asked of it or its handles from then on fails with [`ContentError::Closed`], and
+    /// the directory can be opened again. Assemblies stay, to be continued.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn close(&self) -> Result<(), ContentError> {
+        let live = self.0.assemblies.live();
+        live.iter().try_for_each(|assembly| assembly.sync())?;
+        let _names = lock(&self.0.names);
+        self.0.index.close()?;
+        fault::point("content.close.marked");
+        Ok(())
+    }
+
+    /// How much of a blob is here.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn status(&self, hash: &BlobHash) -> Result<BlobStatus, ContentError> {
+        let row = self.0.index.row(hash)?;
+        if let Some(row) = row.as_ref().filter(|row| !row.damaged) {
+            return Ok(BlobStatus::Held { size: row.size });
+        }
+        Ok(match (self.0.assemblies.greatest(hash), row) {
+            (Some((size, held)), _) => BlobStatus::Partial { size, held },
+            (None, Some(_)) => BlobStatus::Damaged,
+            (None, None) => BlobStatus::Absent,
+        })
+    }
+
+    /// Whether all of a blob is here.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn holds(&self, hash: &BlobHash) -> Result<bool, ContentError> {
+        Ok(self.size(hash)?.is_some())
+    }
+
+    /// The size in bytes of a blob that is held.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn size(&self, hash: &BlobHash) -> Result<Option<u64>, ContentError> {
+        Ok(self.0.index.row(hash)?.filter(|row| !row.damaged).map(|row| row.size))
+    }
+
+    /// The blob with this SHA-256, if it was hashed here and is still known.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn digest(&self, sha256: &Sha256Digest) -> Result<Option<BlobHash>, ContentError> {
+        self.0.index.digest(sha256)
+    }
+
+    /// The SHA-256 of a blob that was hashed here and is still known.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn sha256_of(&self, hash: &BlobHash) -> Result<Option<Sha256Digest>, ContentError> {
+        Ok(self.0.index.row(hash)?.map(|row| row.sha256))
+    }
+
+    /// What the store takes. Reads the whole index.
+    ///
+    /// # Errors
+    /// When the index or the file system cannot be read.
+    pub fn usage(&self) -> Result<Usage, ContentError> {
+        let mut usage = Usage { free: self.0.layout.free()?, ..Usage::default() };
+        self.0.each_blob(&mut |_, row| {
+            usage.blobs += 1;
+            usage.bytes += row.size;
+            Ok(())
+        })?;
+        usage.assembly_bytes = self.0.assemblies.names().iter().map(|(hash, size)| self.0.assembly_bytes(hash, *size)).sum();
+        Ok(usage)
+    }
 }
-pub struct Batch;
-impl Batch {
-    pub fn add_path(&mut self, path: &Path, progress: &mut Progress<'_>) -> Result<Ingested, ContentError> { unimplemented!() }
-    pub fn add_file(&mut self, file: &File, path: &Path, progress: &mut Progress<'_>) -> Result<Ingested, ContentError> { unimplemented!() }
-    pub fn add_bytes(&mut self, bytes: &[u8]) -> Result<Ingested, ContentError> { unimplemented!() }
-    /// Adds a whole assembly, so that many small ones share a commit.
-    pub fn add_assembly(&mut self, assembly: &Assembly) -> Result<Ingested, ContentError> { unimplemented!() }
-    pub fn commit(self) -> Result<(), ContentError> { unimplemented!() }
+
+impl Inner {
+    /// Calls `f` with each blob in the order of the hashes, without keeping the index from others meanwhile.
+    fn each_blob(&self, f: &mut dyn FnMut(BlobHash, index::Row) -> Result<(), ContentError>) -> Result<(), ContentError> {
+        const PAGE: usize = 1024;
+        let mut after = None;
+        loop {
+            let page = self.index.page(after, PAGE)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (hash, row) in page {
+                f(hash, row)?;
+            }
+        }
+    }
+
+    /// Whether `wanted` more bytes fit beside what is promised to assemblies and `reserve`.
+    fn ensure_free(&self, wanted: u64, reserve: u64) -> Result<(), ContentError> {
+        let free = self.layout.free()?.saturating_sub(self.assemblies.promised());
+        if wanted.saturating_add(reserve) <= free {
+            return Ok(());
+        }
+        Err(ContentError::NoSpace { dir: self.layout.dir().to_owned(), wanted, free, reserve })
+    }
 }
-/// Every read is verified; damage is an error, and marks the blob.
-pub struct BlobReader;
-impl BlobReader {
-    pub fn size(&self) -> u64 { unimplemented!() }
-    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, ContentError> { unimplemented!() }
+
+/// Takes a lock. Nothing that is kept in one here is left half-changed by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-#[derive(Clone)]
-pub struct Assembly;
-impl Assembly {
-    pub fn hash(&self) -> BlobHash { unimplemented!() }
-    pub fn size(&self) -> u64 { unimplemented!() }
-    /// Verified bytes.
-    pub fn held(&self) -> u64 { unimplemented!() }
-    pub fn is_whole(&self) -> bool { unimplemented!() }
-    /// The verified ranges, in order.
-    pub fn held_ranges(&self) -> Vec<Range<u64>> { unimplemented!() }
-    /// The first range that is neither held nor taken, at most `max_bytes`, at aligned boundaries. Dropping `Taken` gives it back.
-    pub fn take(&self, max_bytes: u64) -> Option<Taken> { unimplemented!() }
-    /// Nothing is written when the bytes are wrong (`ContentError::Corrupt`).
-    pub fn write_block(&self, range: Range<u64>, encoded: &[u8]) -> Result<(), ContentError> { unimplemented!() }
-    pub fn sync(&self) -> Result<(), ContentError> { unimplemented!() }
-    pub fn finish(&self) -> Result<Ingested, ContentError> { unimplemented!() }
-    pub fn abandon(&self) -> Result<(), ContentError> { unimplemented!() }
-}
-pub struct Taken;
-impl Taken { pub fn range(&self) -> Range<u64> { unimplemented!() } }
-pub struct Usage { pub blobs: u64, pub bytes: u64, pub assembly_bytes: u64, pub free: u64 }
-pub struct GcReport { pub freed: u64, pub dropped: u64, pub failures: Vec<(BlobHash, ContentError)> }
-pub struct CheckReport { pub checked: u64, pub damaged: Vec<BlobHash>, pub missing: Vec<BlobHash>, pub repaired: u64, pub orphans: u64 }
-/// kinds: Changed, Vanished, Unreadable, Absent, Corrupt (what was received), Damaged (what is stored), BadRange, SizeDiffers,
-/// Incomplete, NoSpace, Stopped, Abandoned, Closed, Io, Index
-#[derive(Debug, Clone)]
-pub enum ContentError {}

@@ -1,0 +1,198 @@
+//! Opening assemblies: new ones, those that an earlier run left, and those that heal a damaged blob.
+//!
+//! Whatever an assembly's files say is verified before it counts. Room is asked for before a file is made, so that a size
+//! that nobody can have leaves nothing behind.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex};
+
+use super::assembly::{Assembly, Storage};
+use super::groups::Groups;
+use super::index::Row;
+use super::layout::{self, BITMAP, DATA, OUTBOARD, sync_dir};
+use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, lock, tree};
+use crate::fault;
+use crate::model::BlobHash;
+
+impl Content {
+    /// The assembly of a blob of which somebody claims this size: the open one, the one that an earlier run left, or a new
+    /// one. For a damaged blob it begins with what is still right. For one that is held it is finished already.
+    ///
+    /// # Errors
+    /// `SizeDiffers` when the blob is held with another size, `NoSpace` when it would not fit (nothing is left behind), or
+    /// what the files failed with.
+    pub fn assemble(&self, hash: &BlobHash, size: u64) -> Result<Assembly, ContentError> {
+        let inner = &self.0;
+        loop {
+            let slot = inner.assemblies.slot(hash, size);
+            let mut open = lock(&slot.open);
+            if !inner.assemblies.is_current(hash, size, &slot) {
+                continue;
+            }
+            if let Some(assembly) = Assembly::upgrade(&open) {
+                return Ok(assembly);
+            }
+            let (storage, held) = match inner.open_assembly(hash, size) {
+                Ok(Opened::Unfinished(storage, held)) => (storage, held),
+                Ok(Opened::Whole(blob)) => {
+                    inner.remove_assembly(hash, size)?;
+                    return Ok(Assembly::of_whole(self.clone(), blob));
+                }
+                Err(error) => {
+                    if !inner.layout.assembly(hash, size, DATA).exists() {
+                        inner.assemblies.forget(hash, size);
+                    }
+                    return Err(error);
+                }
+            };
+            let assembly = Assembly::new(self.clone(), *hash, size, Arc::clone(&slot), storage, held);
+            *open = assembly.downgrade();
+            return Ok(assembly);
+        }
+    }
+}
+
+/// What there is to assemble with.
+enum Opened {
+    Unfinished(Storage, Groups),
+    Whole(Ingested),
+}
+
+impl Inner {
+    fn open_assembly(&self, hash: &BlobHash, size: u64) -> Result<Opened, ContentError> {
+        let row = self.index.row(hash)?;
+        if let Some(row) = &row {
+            let whole = Opened::Whole(Ingested { hash: *hash, sha256: row.sha256, size });
+            if row.size != size {
+                return Err(ContentError::SizeDiffers { hash: *hash, claimed: size, actual: row.size });
+            }
+            if !row.damaged || (!row.inline && self.repair(hash, row)?) {
+                return Ok(whole);
+            }
+        }
+        if size <= MAX_INLINE_BYTES {
+            return Ok(Opened::Unfinished(Storage::Memory(Mutex::default()), Groups::none(tree::groups(size))));
+        }
+        let data = self.layout.assembly(hash, size, DATA);
+        if row.is_some_and(|row| !row.inline) && !data.exists() {
+            self.salvage(hash, size)?;
+        }
+        self.ensure_free(size.saturating_sub(layout::allocated(&data)), self.options.reserve)?;
+        let is_new = !data.exists();
+        self.open_files(hash, size).inspect_err(|_| {
+            if is_new {
+                // The error is reported; what cannot be removed now is continued or collected later.
+                let _ = self.remove_files(hash, size);
+            }
+        })
+    }
+
+    fn open_files(&self, hash: &BlobHash, size: u64) -> Result<Opened, ContentError> {
+        let count = tree::groups(size);
+        let open = |part, length: u64| -> Result<File, ContentError> {
+            let path = self.layout.assembly(hash, size, part);
+            let fail = |error| self.layout.write_error("create", &path, length, error);
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(fail)?;
+            if file.metadata().map_err(fail)?.len() != length {
+                file.set_len(length).map_err(fail)?;
+            }
+            Ok(file)
+        };
+        let data = open(DATA, size)?;
+        fault::point("content.assembly.made");
+        let outboard = open(OUTBOARD, tree::outboard_bytes(size))?;
+        let bitmap = open(BITMAP, Groups::bytes_for(count) as u64)?;
+        sync_dir(&self.layout.assembly_dir())?;
+
+        let mut claims = vec![0; Groups::bytes_for(count)];
+        let bitmap_path = self.layout.assembly(hash, size, BITMAP);
+        bitmap.read_exact_at(&mut claims, 0).map_err(ContentError::io("read", &bitmap_path))?;
+        let mut verified = Verified(Groups::from_bytes(&claims, count));
+        let stored = tree::Stored { hash: hash.as_bytes(), size, data: &data, outboard: &outboard };
+        stored.walk(&mut verified).expect("this visitor never ends a walk");
+        let held = verified.0;
+        if count > 0 {
+            self.write_at(&bitmap, &bitmap_path, held.bytes(&(0..count)).1, 0)?;
+        }
+        Ok(Opened::Unfinished(Storage::Files { data, outboard, bitmap }, held))
+    }
+
+    /// Makes a new outboard for a damaged blob if its data is right, and says whether it is.
+    pub(super) fn repair(&self, hash: &BlobHash, row: &Row) -> Result<bool, ContentError> {
+        let path = self.layout.blob(hash);
+        let Ok(data) = File::open(&path) else { return Ok(false) };
+        let mut fill = |at, buffer: &mut [u8]| data.read_exact_at(buffer, at).map_err(|_| ContentError::Damaged(*hash));
+        let outboard = match self.hash_large(row.size, &mut fill) {
+            Ok((blob, outboard)) if blob.hash == *hash => outboard,
+            Ok(_) | Err(ContentError::Damaged(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        File::open(&outboard.path).and_then(|file| file.sync_data()).map_err(ContentError::io("sync", &outboard.path))?;
+        let _names = lock(&self.names);
+        let to = self.layout.outboard(hash);
+        fs::rename(&outboard.path, &to).map_err(ContentError::io("rename", &outboard.path))?;
+        to.parent().map_or(Ok(()), sync_dir)?;
+        self.index.mark(hash, row.added, false)
+    }
+
+    /// Gives a damaged blob's files to an assembly that claims all of it. The data file goes last: it makes the assembly exist.
+    fn salvage(&self, hash: &BlobHash, size: u64) -> Result<(), ContentError> {
+        let _names = lock(&self.names);
+        let bitmap = self.layout.assembly(hash, size, BITMAP);
+        let count = tree::groups(size);
+        fs::write(&bitmap, Groups::all(count).bytes(&(0..count)).1)
+            .map_err(|error| self.layout.write_error("write", &bitmap, 0, error))?;
+        for (from, part) in [(self.layout.outboard(hash), OUTBOARD), (self.layout.blob(hash), DATA)] {
+            match fs::rename(&from, self.layout.assembly(hash, size, part)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ContentError::io("rename", &from)(error)),
+                _ => {}
+            }
+            fault::point("content.assembly.salvaged");
+        }
+        Ok(())
+    }
+
+    fn remove_files(&self, hash: &BlobHash, size: u64) -> Result<(), ContentError> {
+        [DATA, OUTBOARD, BITMAP].iter().try_for_each(|part| layout::remove(&self.layout.assembly(hash, size, part)))
+    }
+
+    /// Removes an assembly that nobody uses, or that has ended; done with its slot's lock held.
+    pub(super) fn remove_assembly(&self, hash: &BlobHash, size: u64) -> Result<(), ContentError> {
+        self.remove_files(hash, size)?;
+        self.assemblies.forget(hash, size);
+        Ok(())
+    }
+
+    /// Removes an assembly if nobody has it open, and says whether it did.
+    pub(super) fn drop_idle_assembly(&self, hash: &BlobHash, size: u64) -> Result<bool, ContentError> {
+        let slot = self.assemblies.slot(hash, size);
+        let open = lock(&slot.open);
+        let idle = open.strong_count() == 0 && self.assemblies.is_current(hash, size, &slot);
+        if idle {
+            self.remove_assembly(hash, size)?;
+        }
+        Ok(idle)
+    }
+
+    /// Bytes of disk that an assembly takes.
+    pub(super) fn assembly_bytes(&self, hash: &BlobHash, size: u64) -> u64 {
+        [DATA, OUTBOARD, BITMAP].iter().map(|part| layout::allocated(&self.layout.assembly(hash, size, part))).sum()
+    }
+}
+
+/// Leaves of the claimed groups those that are what the hash says.
+struct Verified(Groups);
+
+impl tree::Visitor for Verified {
+    fn wants(&self, groups: &Range<u64>) -> bool {
+        self.0.contains_any(groups)
+    }
+
+    fn bad(&mut self, groups: &Range<u64>) -> Result<(), tree::Mismatch> {
+        self.0.remove(groups);
+        Ok(())
+    }
+}

@@ -1,0 +1,172 @@
+//! What can go wrong with bytes at rest, of which kind it is, and what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::ErrorKind;
+use crate::model::BlobHash;
+
+/// Why the store could not do what it was asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ContentError {
+    /// A file was written to while it was read: what was read may be half old and half new.
+    #[error("{} changed while it was read", .0.display())]
+    Changed(PathBuf),
+    /// A file was there, and is not any more.
+    #[error("{} vanished while it was read", .0.display())]
+    Vanished(PathBuf),
+    /// A file to take in cannot be opened or read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+    /// Only regular files can be taken in.
+    #[error("{} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// No such blob here, or not all of it.
+    #[error("blob {0} is not here")]
+    Absent(BlobHash),
+    /// Bytes that were received are not what the blob's hash and size say. Nothing of them was written.
+    #[error("the bytes that came for blob {0} are not those that its hash names")]
+    Corrupt(BlobHash),
+    /// Bytes on this node's disk are not what they were. The blob is marked, and is not served.
+    #[error("blob {0} is damaged on this disk")]
+    Damaged(BlobHash),
+    /// A range is empty, beyond the blob, not at group boundaries, or longer than a block may be.
+    #[error("{start}..{end} is not a range of blocks of a blob of {size} bytes")]
+    BadRange {
+        /// First byte.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+        /// The blob's size in bytes.
+        size: u64,
+    },
+    /// Somebody claims another size for a blob whose size is known.
+    #[error("blob {hash} has {actual} bytes, not {claimed}")]
+    SizeDiffers {
+        /// The blob.
+        hash: BlobHash,
+        /// What was claimed.
+        claimed: u64,
+        /// What is true.
+        actual: u64,
+    },
+    /// An assembly is not whole.
+    #[error("{missing} bytes of blob {hash} are still missing")]
+    Incomplete {
+        /// The blob.
+        hash: BlobHash,
+        /// Bytes that are not held.
+        missing: u64,
+    },
+    /// The store's file system has no room for it.
+    #[error("no space in {} for {wanted} bytes: {free} are free, of which {reserve} are kept free", dir.display())]
+    NoSpace {
+        /// The store's directory.
+        dir: PathBuf,
+        /// Bytes that were asked for.
+        wanted: u64,
+        /// Bytes that are free and not promised to assemblies.
+        free: u64,
+        /// Bytes that the store leaves to others.
+        reserve: u64,
+    },
+    /// The caller stopped it.
+    #[error("stopped")]
+    Stopped,
+    /// The assembly was given up.
+    #[error("the assembly of blob {0} was given up")]
+    Abandoned(BlobHash),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The directory is of a version that this program does not know.
+    #[error("{} holds a store of format {format}, which this program does not know", dir.display())]
+    UnknownFormat {
+        /// The store's directory.
+        dir: PathBuf,
+        /// The format that was found.
+        format: u64,
+    },
+    /// The file system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system says.
+        source: Arc<io::Error>,
+    },
+    /// The index refused something.
+    #[error("the index of the store failed: {0}")]
+    Index(Arc<redb::Error>),
+}
+
+impl ContentError {
+    /// What it means for the caller.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Vanished(_) | Self::Absent(_) => ErrorKind::NotFound,
+            Self::Unreadable { source, .. } | Self::Io { source, .. } => ErrorKind::of_io(source),
+            Self::NotAFile(_) | Self::BadRange { .. } => ErrorKind::Usage,
+            Self::Corrupt(_) | Self::Damaged(_) | Self::SizeDiffers { .. } => ErrorKind::Integrity,
+            Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Index(error) => match &**error {
+                redb::Error::Io(error) => ErrorKind::of_io(error),
+                redb::Error::Corrupted(_) => ErrorKind::Integrity,
+                _ => ErrorKind::Failed,
+            },
+            Self::Changed(_)
+            | Self::Incomplete { .. }
+            | Self::Stopped
+            | Self::Abandoned(_)
+            | Self::Closed
+            | Self::UnknownFormat { .. } => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Changed(_) => "send it again when nothing writes to it any more",
+            Self::Unreadable { .. } => "let the user that this node runs as read it",
+            Self::NotAFile(_) => "send regular files, or a directory of them",
+            Self::Damaged(_) => "it is fetched again from another holder; look at the disk's health",
+            Self::NoSpace { .. } => "free some space, drop what is not needed (gc), or move the store to a larger file system",
+            Self::UnknownFormat { .. } => "use the version of the program that wrote it, or a newer one",
+            Self::Index(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen) => {
+                "another process has the store open: ask the daemon instead, or stop it first"
+            }
+            Self::Index(_) => "restart; if it stays, look at the disk's health",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { action, path: path.to_owned(), source: Arc::new(source) }
+    }
+
+    pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self::Unreadable { path: path.to_owned(), source: Arc::new(source) }
+    }
+}
+
+macro_rules! index_errors {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for ContentError {
+            fn from(error: redb::$error) -> Self {
+                Self::Index(Arc::new(error.into()))
+            }
+        })*
+    };
+}
+index_errors!(CommitError, DatabaseError, StorageError, TableError, TransactionError);

@@ -1,0 +1,74 @@
+//! A whole blob into a file of somebody else's: shared with it where the file system can, else copied.
+//!
+//! Either way every byte that the file shows afterwards was verified. Its name and its durability are the caller's.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::tree::{GroupRange, Mismatch, Visitor};
+use super::{Content, ContentError, GROUP_BYTES};
+use crate::model::BlobHash;
+
+/// How a blob got into a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exported {
+    /// The file shares the blob's extents, and takes no space until it is written to.
+    Reflinked,
+    /// The file has bytes of its own.
+    Copied,
+}
+
+impl Content {
+    /// Makes `file`, which is empty, the blob's bytes. `path` is what messages call it. When it fails the file is to be thrown
+    /// away. It is neither synced nor renamed here.
+    ///
+    /// # Errors
+    /// `Absent` or `Damaged` when the blob is not held (any more), or what writing failed with.
+    pub fn export(&self, hash: &BlobHash, file: &File, path: &Path) -> Result<Exported, ContentError> {
+        let reader = self.open_blob(hash)?;
+        if reader.file().is_some_and(|data| rustix::fs::ioctl_ficlone(file, data).is_ok()) {
+            // The extents are the same, so that this says of both files that they are right.
+            reader.visit(&mut Whole)?;
+            return Ok(Exported::Reflinked);
+        }
+        let mut writer = Writer { file, error: None };
+        let read = reader.visit(&mut writer);
+        match writer.error {
+            Some(error) => Err(self.0.layout.write_error("write", path, reader.size(), error)),
+            None => read.map(|()| Exported::Copied),
+        }
+    }
+}
+
+/// Wants all of a blob, for nothing but to know that it is right.
+pub(super) struct Whole;
+
+impl Visitor for Whole {
+    fn wants(&self, _groups: &GroupRange) -> bool {
+        true
+    }
+
+    fn bad(&mut self, _groups: &GroupRange) -> Result<(), Mismatch> {
+        Err(Mismatch)
+    }
+}
+
+struct Writer<'a> {
+    file: &'a File,
+    error: Option<std::io::Error>,
+}
+
+impl Visitor for Writer<'_> {
+    fn wants(&self, _groups: &GroupRange) -> bool {
+        self.error.is_none()
+    }
+
+    fn group(&mut self, group: u64, bytes: &[u8]) {
+        self.error = self.file.write_all_at(bytes, group * GROUP_BYTES).err();
+    }
+
+    fn bad(&mut self, _groups: &GroupRange) -> Result<(), Mismatch> {
+        Err(Mismatch)
+    }
+}

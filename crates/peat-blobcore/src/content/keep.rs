@@ -1,0 +1,262 @@
+//! What stays and what goes: pins with their reasons, and the collection of what has none.
+//!
+//! The index forgets a blob before its files go, so that a crash in between leaves an orphan and never a row without bytes.
+//! What is pinned, open, or being assembled never goes.
+
+use std::collections::BTreeSet;
+
+use redb::ReadableTable;
+
+use super::index::{self, BLOBS, PINS, Row};
+use super::{Content, ContentError, Inner, layout, lock};
+use crate::fault;
+use crate::model::{BlobHash, DistributionId, Timestamp, decode_whole, encode};
+
+/// Why blobs are kept.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Pin {
+    /// A distribution needs them.
+    #[n(0)]
+    Distribution(#[n(0)] DistributionId, #[n(1)] PinRole),
+    /// A user said so, under this name.
+    #[n(1)]
+    User(#[n(0)] String),
+    /// Somebody needs them for a while: it ends by itself. The name alone tells one lease from another.
+    #[n(2)]
+    Lease {
+        /// Whose lease it is.
+        #[n(0)]
+        name: String,
+        /// When it ends. Pinning again moves it.
+        #[n(1)]
+        until: Timestamp,
+    },
+}
+
+/// What this node is to the distribution that it keeps blobs for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum PinRole {
+    /// It sends them.
+    #[n(0)]
+    Sender,
+    /// It is meant to have them.
+    #[n(1)]
+    Target,
+    /// It holds them for others.
+    #[n(2)]
+    Carrier,
+}
+
+impl Pin {
+    /// What the index calls the reason, and when it ends.
+    fn key(&self) -> (Vec<u8>, u64) {
+        match self {
+            Self::Lease { name, until } => {
+                (encode(&Self::Lease { name: name.clone(), until: Timestamp::default() }), until.as_millis())
+            }
+            _ => (encode(self), u64::MAX),
+        }
+    }
+
+    fn from_key(key: &[u8], until: u64) -> Result<Self, ContentError> {
+        let pin = decode_whole(key).map_err(|error| redb::StorageError::Corrupted(format!("reason of a pin: {error}")))?;
+        Ok(match pin {
+            Self::Lease { name, .. } => Self::Lease { name, until: Timestamp::from_millis(until) },
+            pin => pin,
+        })
+    }
+}
+
+/// What a collection did.
+#[derive(Debug, Default)]
+pub struct GcReport {
+    /// Blobs and assemblies that were dropped.
+    pub dropped: u64,
+    /// Their bytes.
+    pub freed: u64,
+    /// What could not be removed, and why; it did not keep the rest from going.
+    pub failures: Vec<(BlobHash, ContentError)>,
+}
+
+const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
+
+impl Content {
+    /// Keeps blobs for a reason, durably. They need not be here yet. Hashes are added to those that the reason has.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn pin(&self, reason: &Pin, hashes: &[BlobHash]) -> Result<(), ContentError> {
+        let (key, until) = reason.key();
+        self.0.index.write(|txn| {
+            let mut pins = txn.open_table(PINS)?;
+            if until != u64::MAX {
+                let held: Vec<_> = pins
+                    .range((key.as_slice(), ALL_HASHES.0)..=(key.as_slice(), ALL_HASHES.1))?
+                    .map(|entry| Ok(*entry?.0.value().1))
+                    .collect::<Result<_, ContentError>>()?;
+                for hash in held {
+                    pins.insert((key.as_slice(), &hash), until)?;
+                }
+            }
+            for hash in hashes {
+                pins.insert((key.as_slice(), hash.as_bytes()), until)?;
+            }
+            Ok(())
+        })?;
+        fault::point("content.pin");
+        Ok(())
+    }
+
+    /// Ends a reason. What has no other one goes with the next collection that needs the space.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn unpin(&self, reason: &Pin) -> Result<(), ContentError> {
+        let (key, _) = reason.key();
+        self.0.index.write(|txn| {
+            let range = (key.as_slice(), ALL_HASHES.0)..=(key.as_slice(), ALL_HASHES.1);
+            Ok(txn.open_table(PINS)?.retain_in(range, |_, _| false)?)
+        })
+    }
+
+    /// All reasons for which something is kept.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn pins(&self) -> Result<Vec<Pin>, ContentError> {
+        self.0.index.read(|txn| {
+            let table = txn.open_table(PINS)?;
+            let mut pins: Vec<Pin> = Vec::new();
+            let mut last = Vec::new();
+            for entry in table.iter()? {
+                let (key, until) = entry?;
+                if pins.is_empty() || key.value().0 != last {
+                    last = key.value().0.to_vec();
+                    pins.push(Pin::from_key(&last, until.value())?);
+                }
+            }
+            Ok(pins)
+        })
+    }
+
+    /// Drops what is not pinned, oldest first, until the store is within its quota. Leases that have ended are forgotten.
+    ///
+    /// # Errors
+    /// When the index cannot be read or written. A file that cannot be removed is in the report instead.
+    pub fn gc(&self) -> Result<GcReport, ContentError> {
+        let Some(quota) = self.0.options.quota else { return Ok(GcReport::default()) };
+        let usage = self.usage()?;
+        self.0.collect((usage.bytes + usage.assembly_bytes).saturating_sub(quota))
+    }
+
+    /// Drops all that is not pinned.
+    ///
+    /// # Errors
+    /// As [`Content::gc`].
+    pub fn gc_all(&self) -> Result<GcReport, ContentError> {
+        self.0.collect(u64::MAX)
+    }
+}
+
+/// Something that may go.
+enum Candidate {
+    Blob(Row),
+    Assembly { size: u64 },
+}
+
+impl Inner {
+    fn collect(&self, wanted: u64) -> Result<GcReport, ContentError> {
+        let mut report = GcReport::default();
+        if wanted == 0 {
+            return Ok(report);
+        }
+        let names = lock(&self.names);
+        let (blobs, assemblies) = self.index.write(|txn| {
+            let pinned = self.pinned(txn)?;
+            let mut bytes = 0;
+            let (mut blobs, mut assemblies) = (Vec::new(), Vec::new());
+            for (hash, candidate) in self.candidates(txn, &pinned)? {
+                if bytes >= wanted {
+                    break;
+                }
+                match candidate {
+                    Candidate::Blob(row) => {
+                        bytes += row.size;
+                        index::forget(txn, &hash, &row)?;
+                        blobs.push((hash, row));
+                    }
+                    Candidate::Assembly { size } => {
+                        let taken = self.assembly_bytes(&hash, size);
+                        bytes += taken;
+                        assemblies.push((hash, size, taken));
+                    }
+                }
+            }
+            Ok((blobs, assemblies))
+        })?;
+        fault::point("content.delete.indexed");
+        for (hash, row) in blobs {
+            let removed = if row.inline { Ok(()) } else { self.remove_blob(&hash) };
+            report.count(hash, row.size, removed.map(|()| true));
+        }
+        // An assembly is locked before names are, never after.
+        drop(names);
+        for (hash, size, bytes) in assemblies {
+            report.count(hash, bytes, self.drop_idle_assembly(&hash, size));
+        }
+        Ok(report)
+    }
+
+    fn remove_blob(&self, hash: &BlobHash) -> Result<(), ContentError> {
+        let data = layout::remove(&self.layout.blob(hash));
+        fault::point("content.delete.half");
+        layout::remove(&self.layout.outboard(hash)).and(data)
+    }
+
+    /// Forgets the leases that have ended, and reads what is pinned.
+    fn pinned(&self, txn: &redb::WriteTransaction) -> Result<BTreeSet<BlobHash>, ContentError> {
+        let now = self.clock.now().as_millis();
+        let mut pins = txn.open_table(PINS)?;
+        pins.retain(|_, until| until > now)?;
+        pins.iter()?.map(|entry| Ok(BlobHash::from_bytes(*entry?.0.value().1))).collect()
+    }
+
+    /// What may go, oldest first.
+    fn candidates(
+        &self,
+        txn: &redb::WriteTransaction,
+        pinned: &BTreeSet<BlobHash>,
+    ) -> Result<Vec<(BlobHash, Candidate)>, ContentError> {
+        let readers = lock(&self.readers);
+        let mut candidates = Vec::new();
+        for entry in txn.open_table(BLOBS)?.iter()? {
+            let (hash, row) = index::read_entry(entry?)?;
+            if !pinned.contains(&hash) && !readers.contains_key(&hash) {
+                candidates.push((row.added, hash, Candidate::Blob(row)));
+            }
+        }
+        for (hash, size) in self.assemblies.names() {
+            if !pinned.contains(&hash) && !self.assemblies.is_open(&hash, size) {
+                let changed = layout::modified(&self.layout.assembly(&hash, size, layout::DATA));
+                candidates.push((changed, hash, Candidate::Assembly { size }));
+            }
+        }
+        candidates.sort_by_key(|(added, hash, _)| (*added, *hash));
+        Ok(candidates.into_iter().map(|(_, hash, candidate)| (hash, candidate)).collect())
+    }
+}
+
+impl GcReport {
+    /// Counts what was removed, what failed, and not what somebody has begun to use again.
+    fn count(&mut self, hash: BlobHash, bytes: u64, removed: Result<bool, ContentError>) {
+        match removed {
+            Ok(true) => {
+                self.dropped += 1;
+                self.freed += bytes;
+            }
+            Ok(false) => {}
+            Err(error) => self.failures.push((hash, error)),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Bytes going out: every group is held against the blob's hash before a byte of it leaves.
+//!
+//! What does not match marks the blob as damaged. Nothing here ever returns bytes that were not verified in the same call.
+
+use std::collections::btree_map::Entry;
+use std::fs::File;
+use std::ops::Range;
+
+use super::assembly::check_range;
+use super::index::Row;
+use super::tree::{self, GroupRange, Mismatch, Pair, Visitor};
+use super::{Content, ContentError, GROUP_BYTES, Inner, MAX_BLOCK_BYTES, lock};
+use crate::fault;
+use crate::model::BlobHash;
+
+impl Content {
+    /// Opens a blob for reading. It is not collected while a reader is open.
+    ///
+    /// # Errors
+    /// `Absent` or `Damaged` when it is not held, or what the store's files failed with.
+    pub fn open_blob(&self, hash: &BlobHash) -> Result<BlobReader, ContentError> {
+        let open = OpenMark::new(self, hash);
+        let row = self.0.index.row(hash)?.ok_or(ContentError::Absent(*hash))?;
+        if row.damaged {
+            return Err(ContentError::Damaged(*hash));
+        }
+        let source = match self.0.open_source(hash, &row) {
+            Ok(source) => source,
+            Err(ContentError::Damaged(_)) => return Err(self.0.damaged(hash, &row)),
+            Err(error) => return Err(error),
+        };
+        Ok(BlobReader { row, source, open })
+    }
+
+    /// Encodes a range of a blob, of at most [`MAX_BLOCK_BYTES`] at group boundaries (or the blob's end), for
+    /// [`Assembly::write_block`](super::Assembly::write_block) on another node: the hashes from the root on and the bytes, in
+    /// pre-order, as the `bao-tree` crate has it. Serves what an open assembly has verified, too.
+    ///
+    /// # Errors
+    /// `Absent` or `Damaged` when not all of the range is held, `BadRange`, or what the store's files failed with.
+    pub fn encode_block(&self, hash: &BlobHash, range: Range<u64>) -> Result<Vec<u8>, ContentError> {
+        let groups = tree::covering(&range);
+        let length = usize::try_from(range.end.saturating_sub(range.start).min(MAX_BLOCK_BYTES)).expect("a block fits");
+        let mut encoder = Encoder { range: groups, encoded: Vec::with_capacity(length + length / 128) };
+        match self.open_blob(hash) {
+            Ok(reader) => {
+                check_range(&range, reader.size())?;
+                reader.visit(&mut encoder)?;
+            }
+            Err(error @ (ContentError::Absent(_) | ContentError::Damaged(_))) => {
+                self.0.assemblies.open(hash).ok_or(error)?.visit(&range, &mut encoder)?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(encoder.encoded)
+    }
+}
+
+/// A blob that is held, open for reading.
+#[derive(Debug)]
+pub struct BlobReader {
+    row: Row,
+    source: Source,
+    open: OpenMark,
+}
+
+/// Where a blob's bytes are read from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Inline(Vec<u8>),
+    Files { data: File, outboard: File },
+}
+
+impl BlobReader {
+    /// The blob's size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.row.size
+    }
+
+    /// Reads verified bytes from `offset` on, and says how many: less than `buffer` holds at the end of the blob or after
+    /// [`MAX_BLOCK_BYTES`], none behind the end. Each call reads whole groups, so large aligned reads cost least.
+    ///
+    /// # Errors
+    /// `Damaged` when the bytes are not what they were; the blob is marked then.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, ContentError> {
+        let end = self.size().min(offset.saturating_add((buffer.len() as u64).min(MAX_BLOCK_BYTES)));
+        if offset >= end {
+            return Ok(0);
+        }
+        let length = usize::try_from(end - offset).expect("at most a block");
+        let mut copier = Copier { range: tree::covering(&(offset..end)), offset, buffer: &mut buffer[..length] };
+        self.visit(&mut copier)?;
+        Ok(length)
+    }
+
+    pub(super) fn visit(&self, visitor: &mut dyn Visitor) -> Result<(), ContentError> {
+        let hash = &self.open.hash;
+        self.source.walk(hash, self.size(), visitor).map_err(|Mismatch| self.open.content.0.damaged(hash, &self.row))
+    }
+
+    /// The data file, unless the blob is in the index.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.source {
+            Source::Inline(_) => None,
+            Source::Files { data, .. } => Some(data),
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn walk(&self, hash: &BlobHash, size: u64, visitor: &mut dyn Visitor) -> Result<(), Mismatch> {
+        match self {
+            Self::Inline(bytes) => {
+                if blake3::hash(bytes).as_bytes() != hash.as_bytes() {
+                    return visitor.bad(&(0..tree::groups(size)));
+                }
+                if !bytes.is_empty() && visitor.wants(&(0..1)) {
+                    visitor.group(0, bytes);
+                }
+                Ok(())
+            }
+            Self::Files { data, outboard } => tree::Stored { hash: hash.as_bytes(), size, data, outboard }.walk(visitor),
+        }
+    }
+}
+
+impl Inner {
+    /// Opens a blob's bytes; `Damaged` when they are not there.
+    pub(super) fn open_source(&self, hash: &BlobHash, row: &Row) -> Result<Source, ContentError> {
+        if row.inline {
+            return Ok(Source::Inline(self.index.inline(hash)?.ok_or(ContentError::Damaged(*hash))?));
+        }
+        let open = |path: &std::path::Path| {
+            File::open(path).map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => ContentError::Damaged(*hash),
+                _ => ContentError::io("open", path)(error),
+            })
+        };
+        Ok(Source::Files { data: open(&self.layout.blob(hash))?, outboard: open(&self.layout.outboard(hash))? })
+    }
+
+    /// Marks a blob as damaged, and returns the error that says so; one that was collected meanwhile is absent.
+    fn damaged(&self, hash: &BlobHash, row: &Row) -> ContentError {
+        tracing::warn!(blob = %hash, "a blob is damaged on this disk");
+        match self.index.mark(hash, row.added, true) {
+            Ok(true) => {
+                fault::point("content.damage.marked");
+                ContentError::Damaged(*hash)
+            }
+            Ok(false) => ContentError::Absent(*hash),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Says, while it lives, that a blob is being read.
+#[derive(Debug)]
+struct OpenMark {
+    content: Content,
+    hash: BlobHash,
+}
+
+impl OpenMark {
+    fn new(content: &Content, hash: &BlobHash) -> Self {
+        *lock(&content.0.readers).entry(*hash).or_default() += 1;
+        Self { content: content.clone(), hash: *hash }
+    }
+}
+
+impl Drop for OpenMark {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut readers) = lock(&self.content.0.readers).entry(self.hash) {
+            *readers.get_mut() -= 1;
+            if *readers.get() == 0 {
+                readers.remove();
+            }
+        }
+    }
+}
+
+struct Encoder {
+    range: GroupRange,
+    encoded: Vec<u8>,
+}
+
+impl Visitor for Encoder {
+    fn wants(&self, groups: &GroupRange) -> bool {
+        overlap(&self.range, groups)
+    }
+
+    fn pair(&mut self, pair: &Pair) {
+        self.encoded.extend_from_slice(pair);
+    }
+
+    fn group(&mut self, _group: u64, bytes: &[u8]) {
+        self.encoded.extend_from_slice(bytes);
+    }
+
+    fn bad(&mut self, _groups: &GroupRange) -> Result<(), Mismatch> {
+        Err(Mismatch)
+    }
+}
+
+struct Copier<'a> {
+    range: GroupRange,
+    offset: u64,
+    buffer: &'a mut [u8],
+}
+
+impl Visitor for Copier<'_> {
+    fn wants(&self, groups: &GroupRange) -> bool {
+        overlap(&self.range, groups)
+    }
+
+    fn group(&mut self, group: u64, bytes: &[u8]) {
+        let start = group * GROUP_BYTES;
+        let from = start.max(self.offset);
+        let to = (start + bytes.len() as u64).min(self.offset + self.buffer.len() as u64);
+        let within = |base: u64| (from - base) as usize..(to - base) as usize;
+        self.buffer[within(self.offset)].copy_from_slice(&bytes[within(start)]);
+    }
+
+    fn bad(&mut self, _groups: &GroupRange) -> Result<(), Mismatch> {
+        Err(Mismatch)
+    }
+}
+
+fn overlap(a: &GroupRange, b: &GroupRange) -> bool {
+    a.start < b.end && b.start < a.end
+}
