@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::decide::FileSource;
-use super::memory::{Avoid, Delivery, Fetching, Flight, Missing, Work};
+use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
 use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
@@ -307,7 +307,7 @@ impl Pass<'_> {
                 self.memory.flights.raise(fetch, priority);
                 continue;
             }
-            match self.choose(id, &blob) {
+            match choose(self.now, self.me, self.memory, &id, &blob) {
                 Choice::From(source) => {
                     let Some(cancel) = self.memory.flights.room(size, priority, self.policy.budget) else {
                         return Offer::Exhausted;
@@ -367,32 +367,32 @@ impl Pass<'_> {
         }
         true
     }
+}
 
-    /// The best source for a blob.
-    pub(super) fn choose(&self, id: DistributionId, blob: &BlobHash) -> Choice {
-        let Some(job) = self.memory.jobs.get(&id) else { return Choice::NoneConnected };
-        let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
-        let (mut best, mut soonest) = (None, None);
-        for source in self.memory.peers.connected().intersection(&job.interests) {
-            let refused = fetching.refused.get(source).map(|backoff| backoff.until);
-            let avoided = self.memory.avoid.get(&(*blob, *source)).map(|avoid| avoid.backoff.until);
-            let until = refused.into_iter().chain(avoided).fold(self.memory.peers.until(source), Ord::max);
-            if until > self.now {
-                soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
-                continue;
-            }
-            // The least busy; among equals, different nodes and blobs prefer different sources.
-            let spread = mix(number(self.me.as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
-            let score = (self.memory.flights.from(source), spread, *source);
-            if best.is_none_or(|other| score < other) {
-                best = Some(score);
-            }
+/// The best source for a blob.
+pub(super) fn choose(now: Timestamp, me: EndpointId, memory: &Memory, id: &DistributionId, blob: &BlobHash) -> Choice {
+    let Some(job) = memory.jobs.get(id) else { return Choice::NoneConnected };
+    let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
+    let (mut best, mut soonest) = (None, None);
+    for source in memory.peers.connected().intersection(&job.interests) {
+        let refused = fetching.refused.get(source).map(|backoff| backoff.until);
+        let avoided = memory.avoid.get(&(*blob, *source)).map(|avoid| avoid.backoff.until);
+        let until = refused.into_iter().chain(avoided).fold(memory.peers.until(source), Ord::max);
+        if until > now {
+            soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
+            continue;
         }
-        match (best, soonest) {
-            (Some((.., source)), _) => Choice::From(source),
-            (None, Some(until)) => Choice::NotBefore(until),
-            (None, None) => Choice::NoneConnected,
+        // The least busy; among equals, different nodes and blobs prefer different sources.
+        let spread = mix(number(me.as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
+        let score = (memory.flights.from(source), spread, *source);
+        if best.is_none_or(|other| score < other) {
+            best = Some(score);
         }
+    }
+    match (best, soonest) {
+        (Some((.., source)), _) => Choice::From(source),
+        (None, Some(until)) => Choice::NotBefore(until),
+        (None, None) => Choice::NoneConnected,
     }
 }
 

@@ -204,10 +204,6 @@ impl Flights {
         self.all.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: FetchId) -> Option<&mut Flight> {
-        self.all.get_mut(&id)
-    }
-
     pub(super) fn ids(&self) -> Vec<FetchId> {
         self.all.keys().copied().collect()
     }
