@@ -23,7 +23,8 @@ use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, File
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, Section, View as _};
+use crate::document::Section;
+use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -190,10 +191,6 @@ impl Driver {
                 if section == Section::Targets && record.state.is_terminal() {
                     self.progress.forget(&distribution);
                 }
-                let section = match section {
-                    Section::Targets => crate::replica::Section::Targets,
-                    Section::Carriers => crate::replica::Section::Carriers,
-                };
                 let written = self.replica.record(&distribution, section, &record);
                 self.wrote(distribution, written).await;
             }
@@ -234,7 +231,7 @@ impl Driver {
         {
             self.lists.insert(*blob, id);
         }
-        if let Err(error) = self.content.pin(&world::pin(id, reason), &self.world.blobs(&distribution)) {
+        if let Err(error) = self.content.pin_distribution(&id, world::role(reason), &self.world.blobs(&distribution)) {
             tracing::error!(distribution = %id, %error, "cannot pin");
         }
     }

@@ -378,7 +378,7 @@ impl Service {
 
     async fn hear(&self, bytes: &[u8]) {
         let replica = &self.shared.replica;
-        match Hint::decode(bytes) {
+        match Hint::open(bytes) {
             Ok(hint) if replica.is_member(&hint.author) && !replica.is_revoked(&hint.author) => {
                 self.tell(NetworkEvent::Hint(Box::new(hint))).await;
             }
