@@ -1,7 +1,5 @@
 //! The pins that distributions have: which role they give this node, and which blobs they are for.
 
-use redb::ReadableTable as _;
-
 use super::index::{PINS, REASONS};
 use super::keep::ALL_HASHES;
 use super::{Content, ContentError, Pin, PinRole};

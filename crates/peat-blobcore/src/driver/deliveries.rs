@@ -69,7 +69,7 @@ impl Deliveries {
         self.under_way.spawn_blocking(move || {
             let outcomes = match &inbox {
                 Some(inbox) => inbox.deliver(&batch, &Store(content), now).map_err(|error| (error.to_string(), error.retry())),
-                None => Err(("this node has no inbox".to_owned(), false)),
+                None => Err((String::from("this node has no inbox"), false)),
             };
             match outcomes {
                 Ok(outcomes) => {

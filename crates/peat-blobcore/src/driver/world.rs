@@ -1,7 +1,8 @@
 //! What reconcile may look at, backed by the replica and the store.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use crate::content::{Content, ContentError, PinRole};
 use crate::document::Distribution;
@@ -12,19 +13,24 @@ use crate::replica::Replica;
 /// Lists of files that stay decoded. Each may have some 100 MiB in the worst case, so only a few do.
 const KEPT_LISTS: usize = 4;
 
+/// The members as their registers describe them, kept up to date by the driver.
+pub(crate) type SharedNodes = Arc<RwLock<BTreeMap<EndpointId, Node>>>;
+
 /// The state of the world as this node knows it.
 pub(super) struct World {
     me: EndpointId,
     replica: Replica,
     content: Content,
     nodes: BTreeMap<EndpointId, Node>,
+    /// The same, for those who serve blocks.
+    shared: SharedNodes,
     /// The most recently used last.
-    lists: std::cell::RefCell<Vec<(DistributionId, Arc<[FileEntry]>)>>,
+    lists: RefCell<Vec<(DistributionId, Arc<[FileEntry]>)>>,
 }
 
 impl World {
-    pub(super) fn new(me: EndpointId, replica: Replica, content: Content) -> Self {
-        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), lists: std::cell::RefCell::default() };
+    pub(super) fn new(me: EndpointId, replica: Replica, content: Content, shared: SharedNodes) -> Self {
+        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), shared, lists: RefCell::default() };
         world.refresh_nodes();
         world
     }
@@ -46,6 +52,7 @@ impl World {
         for id in revoked.keys() {
             nodes.entry(*id).or_default().revoked = true;
         }
+        *self.shared.write().expect("nothing panics while it holds the nodes") = nodes.clone();
         self.nodes = nodes;
     }
 
@@ -154,7 +161,10 @@ impl View for World {
     }
 
     fn changes_left(&self, id: &DistributionId) -> u32 {
-        self.replica.changes_left(id)
+        self.replica.changes_left(id).unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot read a document");
+            0
+        })
     }
 
     fn clock_trusted(&self) -> bool {
