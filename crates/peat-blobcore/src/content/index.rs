@@ -21,6 +21,8 @@ pub(super) const INLINE: TableDefinition<'_, Id<'_>, &[u8]> = TableDefinition::n
 pub(super) const DIGESTS: TableDefinition<'_, Id<'_>, Id<'_>> = TableDefinition::new("digests");
 /// (reason, blob hash) to the time at which the pin ends, in milliseconds since the Unix epoch.
 pub(super) const PINS: TableDefinition<'_, (&[u8], Id<'_>), u64> = TableDefinition::new("pins");
+/// (blob hash, reason): the pins the other way round, to tell for what a blob is kept.
+pub(super) const REASONS: TableDefinition<'_, (Id<'_>, &[u8]), ()> = TableDefinition::new("reasons");
 /// (time, blob hash) of what became whole within the last minute.
 pub(super) const RECENT: TableDefinition<'_, (u64, Id<'_>), ()> = TableDefinition::new("recent");
 /// `format` and `in-use`.
@@ -69,6 +71,7 @@ impl Index {
             txn.open_table(INLINE)?;
             txn.open_table(DIGESTS)?;
             txn.open_table(PINS)?;
+            txn.open_table(REASONS)?;
             txn.open_table(RECENT)?;
             let mut meta = txn.open_table(META)?;
             let format = meta.insert("format", FORMAT)?.map(|value| value.value());

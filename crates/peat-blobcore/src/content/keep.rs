@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use redb::ReadableTable;
 
-use super::index::{self, BLOBS, PINS, Row};
+use super::index::{self, BLOBS, PINS, REASONS, Row};
 use super::{Content, ContentError, Inner, layout, lock};
 use crate::fault;
 use crate::model::{BlobHash, DistributionId, Timestamp, decode_whole, encode};
@@ -50,7 +50,7 @@ pub enum PinRole {
 
 impl Pin {
     /// What the index calls the reason, and when it ends.
-    fn key(&self) -> (Vec<u8>, u64) {
+    pub(super) fn key(&self) -> (Vec<u8>, u64) {
         match self {
             Self::Lease { name, until } => {
                 (encode(&Self::Lease { name: name.clone(), until: Timestamp::default() }), until.as_millis())
@@ -79,7 +79,7 @@ pub struct GcReport {
     pub failures: Vec<(BlobHash, ContentError)>,
 }
 
-const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
+pub(super) const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
 
 impl Content {
     /// Keeps blobs for a reason, durably. They need not be here yet. Hashes are added to those that the reason has.
@@ -99,8 +99,10 @@ impl Content {
                     pins.insert((key.as_slice(), &hash), until)?;
                 }
             }
+            let mut reasons = txn.open_table(REASONS)?;
             for hash in hashes {
                 pins.insert((key.as_slice(), hash.as_bytes()), until)?;
+                reasons.insert((hash.as_bytes(), key.as_slice()), ())?;
             }
             Ok(())
         })?;
@@ -115,8 +117,14 @@ impl Content {
     pub fn unpin(&self, reason: &Pin) -> Result<(), ContentError> {
         let (key, _) = reason.key();
         self.0.index.write(|txn| {
+            let mut reasons = txn.open_table(REASONS)?;
             let range = (key.as_slice(), ALL_HASHES.0)..=(key.as_slice(), ALL_HASHES.1);
-            Ok(txn.open_table(PINS)?.retain_in(range, |_, _| false)?)
+            for entry in txn.open_table(PINS)?.extract_from_if(range, |_, _| true)? {
+                let (pin, _) = entry?;
+                let (key, hash) = pin.value();
+                reasons.remove((hash, key))?;
+            }
+            Ok(())
         })
     }
 
@@ -218,7 +226,12 @@ impl Inner {
     fn pinned(&self, txn: &redb::WriteTransaction) -> Result<BTreeSet<BlobHash>, ContentError> {
         let now = self.clock.now().as_millis();
         let mut pins = txn.open_table(PINS)?;
-        pins.retain(|_, until| until > now)?;
+        let mut reasons = txn.open_table(REASONS)?;
+        for entry in pins.extract_if(|_, until| until <= now)? {
+            let (pin, _) = entry?;
+            let (key, hash) = pin.value();
+            reasons.remove((hash, key))?;
+        }
         pins.iter()?.map(|entry| Ok(BlobHash::from_bytes(*entry?.0.value().1))).collect()
     }
 

@@ -12,6 +12,7 @@ mod assemble;
 mod assembly;
 mod check;
 mod commit;
+mod distributions;
 mod error;
 mod export;
 mod groups;

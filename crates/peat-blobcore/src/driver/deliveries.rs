@@ -3,12 +3,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
 use tokio::task::JoinSet;
 
+use crate::ErrorKind;
 use crate::clock::Clock;
-use crate::content::Content;
-use crate::exchange::{Delivery, Inbox, Outcome};
-use crate::model::DistributionId;
+use crate::content::{Content, ContentError, Exported};
+use crate::exchange::{Blobs, Delivery, Export, Inbox, Outcome};
+use crate::model::{BlobHash, DistributionId};
 use crate::reconcile::FileOutcome;
 
 /// Deliveries that share a call, and with it a barrier.
@@ -63,8 +68,8 @@ impl Deliveries {
         let (inbox, content, now) = (self.inbox.clone(), self.content.clone(), self.clock.now());
         self.under_way.spawn_blocking(move || {
             let outcomes = match &inbox {
-                Some(inbox) => inbox.deliver(&batch, &content, now).map_err(|error| (error.to_string(), error.retry())),
-                None => Err(("this node has no inbox".to_owned(), false)),
+                Some(inbox) => inbox.deliver(&batch, &Store(content), now).map_err(|error| (error.to_string(), error.retry())),
+                None => Err((String::from("this node has no inbox"), false)),
             };
             match outcomes {
                 Ok(outcomes) => {
@@ -75,6 +80,33 @@ impl Deliveries {
             }
         });
     }
+}
+
+/// The store as the inbox sees it.
+struct Store(Content);
+
+impl Blobs for Store {
+    fn size(&self, blob: &BlobHash) -> io::Result<Option<u64>> {
+        self.0.size(blob).map_err(io_error)
+    }
+
+    fn export(&self, blob: &BlobHash, dest: &File) -> io::Result<Export> {
+        match self.0.export(blob, dest, Path::new("a temporary file of the inbox")).map_err(io_error)? {
+            Exported::Reflinked => Ok(Export::Reflinked),
+            Exported::Copied => Ok(Export::Copied),
+        }
+    }
+}
+
+fn io_error(error: ContentError) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::NotFound => io::ErrorKind::NotFound,
+        // Damage was marked when it was noticed: the blob is absent until it is fetched again.
+        ErrorKind::Integrity => io::ErrorKind::NotFound,
+        ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
 }
 
 fn file_outcome((index, outcome): (u32, Outcome)) -> (u32, FileOutcome) {

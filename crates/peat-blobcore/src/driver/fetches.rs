@@ -146,7 +146,7 @@ impl Progress {
     }
 
     /// What is known of a distribution while it is being fetched.
-    pub(super) fn get(&self, distribution: &DistributionId) -> Option<u64> {
+    pub(crate) fn get(&self, distribution: &DistributionId) -> Option<u64> {
         self.lock().get(distribution).copied()
     }
 

@@ -16,19 +16,20 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::content::Content;
-use crate::document::{Distribution, Hint, News};
+use crate::document::{Distribution, Hint, Kind, News, Section};
 use crate::exchange::{Delivery, Inbox};
 use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, Section, View as _};
+use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
-use fetches::{Fetches, Order};
 pub(crate) use fetches::Progress;
+use fetches::{Fetches, Order};
+pub(crate) use world::SharedNodes;
 use world::World;
 
 /// How often those who watch hear of bytes.
@@ -69,6 +70,7 @@ pub(crate) struct Parts {
     /// What this node says of itself; addresses are filled in as they become known.
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) nodes: SharedNodes,
     pub(crate) watchers: broadcast::Sender<NodeEvent>,
     /// Spreads waits; differs between nodes.
     pub(crate) seed: u64,
@@ -98,10 +100,10 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, watchers, seed } = parts;
+        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, nodes, watchers, seed } = parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
-            world: World::new(identity.id(), replica.clone(), content.clone()),
+            world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
             fetches: Fetches::new(content.clone(), Arc::clone(&network)),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
@@ -190,10 +192,6 @@ impl Driver {
                 if section == Section::Targets && record.state.is_terminal() {
                     self.progress.forget(&distribution);
                 }
-                let section = match section {
-                    Section::Targets => crate::replica::Section::Targets,
-                    Section::Carriers => crate::replica::Section::Carriers,
-                };
                 let written = self.replica.record(&distribution, section, &record);
                 self.wrote(distribution, written).await;
             }
@@ -234,7 +232,7 @@ impl Driver {
         {
             self.lists.insert(*blob, id);
         }
-        if let Err(error) = self.content.pin(&world::pin(id, reason), &self.world.blobs(&distribution)) {
+        if let Err(error) = self.content.pin_distribution(&id, world::role(reason), &self.world.blobs(&distribution)) {
             tracing::error!(distribution = %id, %error, "cannot pin");
         }
     }
@@ -267,12 +265,19 @@ impl Driver {
     /// Sends what this node wrote to its peers, and word of it beyond them.
     async fn pass_on(&self, accepted: &Accepted) {
         self.network.push(&accepted.push);
+        self.report_clones(accepted);
+        if let Some(id) = accepted.push.first() {
+            self.spread(News::New { kind: Kind::Distribution.number(), id: *id }).await;
+        }
+    }
+
+    fn report_clones(&self, accepted: &Accepted) {
         for id in &accepted.clones {
             tracing::warn!(endpoint = %id, "two lives of one node speak at once: was its data directory copied?");
             self.tell(NodeEvent::Clone(*id));
         }
-        if let Some(id) = accepted.push.first() {
-            self.spread(News::New { kind: 0, id: *id }).await;
+        if !accepted.held.is_empty() {
+            tracing::warn!(count = accepted.held.len(), "documents from the future are held back: check the clocks");
         }
     }
 
@@ -331,11 +336,16 @@ impl Driver {
             }
             NetworkEvent::DialEnded { peer, ok } => self.decide(Event::DialEnded { peer, ok }).await,
             NetworkEvent::Reconciled(peer) => {
-                self.replica.mark_reconciled();
+                if let Err(error) = self.replica.mark_reconciled() {
+                    tracing::error!(%error, "cannot note that this node has reconciled");
+                }
                 self.publish().await;
                 self.decide(Event::Reconciled(peer)).await;
             }
-            NetworkEvent::Changes(changes) => self.changed(changes).await,
+            NetworkEvent::Accepted(accepted) => {
+                self.report_clones(&accepted);
+                self.changed(accepted.changes).await;
+            }
             NetworkEvent::Addresses(addresses) => {
                 self.record.addresses = addresses.iter().map(ToString::to_string).collect();
                 if self.replica.ready_to_write() {
@@ -355,7 +365,8 @@ impl Driver {
             News::Addresses(addresses) => self.learn_addresses(hint.author, &addresses).await,
             // A neighbour will push it; if none does, its author is worth a connection.
             News::New { id, .. } => {
-                if !self.replica.knows(&id) && self.network.peers().is_empty() {
+                let wanted = self.replica.wanted(vec![id]).is_ok_and(|wanted| !wanted.is_empty());
+                if wanted && self.network.peers().is_empty() {
                     self.network.dial(hint.author).await;
                 }
             }

@@ -1,9 +1,10 @@
 //! What reconcile may look at, backed by the replica and the store.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
-use crate::content::{Content, ContentError, Pin, PinRole};
+use crate::content::{Content, ContentError, PinRole};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, FileList, Files};
 use crate::reconcile::{Node, PinReason, View};
@@ -12,19 +13,24 @@ use crate::replica::Replica;
 /// Lists of files that stay decoded. Each may have some 100 MiB in the worst case, so only a few do.
 const KEPT_LISTS: usize = 4;
 
+/// The members as their registers describe them, kept up to date by the driver.
+pub(crate) type SharedNodes = Arc<RwLock<BTreeMap<EndpointId, Node>>>;
+
 /// The state of the world as this node knows it.
 pub(super) struct World {
     me: EndpointId,
     replica: Replica,
     content: Content,
     nodes: BTreeMap<EndpointId, Node>,
+    /// The same, for those who serve blocks.
+    shared: SharedNodes,
     /// The most recently used last.
-    lists: std::cell::RefCell<Vec<(DistributionId, Arc<[FileEntry]>)>>,
+    lists: RefCell<Vec<(DistributionId, Arc<[FileEntry]>)>>,
 }
 
 impl World {
-    pub(super) fn new(me: EndpointId, replica: Replica, content: Content) -> Self {
-        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), lists: std::cell::RefCell::default() };
+    pub(super) fn new(me: EndpointId, replica: Replica, content: Content, shared: SharedNodes) -> Self {
+        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), shared, lists: RefCell::default() };
         world.refresh_nodes();
         world
     }
@@ -46,6 +52,7 @@ impl World {
         for id in revoked.keys() {
             nodes.entry(*id).or_default().revoked = true;
         }
+        *self.shared.write().expect("nothing panics while it holds the nodes") = nodes.clone();
         self.nodes = nodes;
     }
 
@@ -75,11 +82,28 @@ impl World {
             return None;
         }
         let read = || -> Result<Arc<[FileEntry]>, String> {
-            let encoded = self.content.read_whole(blob, *size).map_err(|error: ContentError| error.to_string())?;
+            let encoded = self.read_blob(blob, *size).map_err(|error| error.to_string())?;
             let list = FileList::decode(&encoded, *count, *bytes).map_err(|error| error.to_string())?;
             Ok(list.0.into())
         };
         Some(read())
+    }
+}
+
+impl World {
+    /// Reads a blob of a size that was checked to be reasonable.
+    fn read_blob(&self, blob: &BlobHash, size: u64) -> Result<Vec<u8>, ContentError> {
+        let reader = self.content.open_blob(blob)?;
+        let mut bytes = vec![0; usize::try_from(reader.size().min(size)).unwrap_or_default()];
+        let mut read = 0;
+        while read < bytes.len() {
+            match reader.read_at(read as u64, &mut bytes[read..])? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
+        Ok(bytes)
     }
 }
 
@@ -137,7 +161,10 @@ impl View for World {
     }
 
     fn changes_left(&self, id: &DistributionId) -> u32 {
-        self.replica.changes_left(id)
+        self.replica.changes_left(id).unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot read a document");
+            0
+        })
     }
 
     fn clock_trusted(&self) -> bool {
@@ -146,11 +173,10 @@ impl View for World {
 }
 
 /// The store's word for a reason to keep a distribution.
-pub(super) fn pin(distribution: DistributionId, reason: PinReason) -> Pin {
-    let role = match reason {
+pub(super) fn role(reason: PinReason) -> PinRole {
+    match reason {
         PinReason::Sent => PinRole::Sender,
         PinReason::Target => PinRole::Target,
         PinReason::Carry => PinRole::Carrier,
-    };
-    Pin::Distribution(distribution, role)
+    }
 }

@@ -146,7 +146,7 @@ impl ExchangeError {
     }
 
     /// Whether trying again can help without another distribution.
-    pub(super) fn retry(&self) -> bool {
+    pub(crate) fn retry(&self) -> bool {
         !matches!(self, Self::Clash { .. } | Self::NotOwner { .. })
     }
 }

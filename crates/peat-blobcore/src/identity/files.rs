@@ -194,8 +194,7 @@ pub fn create_member(
 ) -> Result<Identity, IdentityError> {
     let endpoint = create_enrolled(data, formation, authority.id())?;
     let expiry = SystemClock.now().plus(DEFAULT_MEMBERSHIP);
-    let body =
-        CertificateBody { formation: formation.id(), endpoint, name: name.to_owned(), labels, role: Role::Member, expiry };
+    let body = CertificateBody { formation: formation.id(), endpoint, name: name.to_owned(), labels, role: Role::Member, expiry };
     enroll(data, authority.certify(body)?)
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt,
-    WeakConnectionHandle, presets,
+    AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt, WeakConnectionHandle,
+    presets,
 };
 use iroh::{Endpoint, RelayMode};
 

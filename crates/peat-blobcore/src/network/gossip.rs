@@ -40,14 +40,7 @@ impl Hints {
         let gossip =
             Gossip::builder().max_message_size(MAX_HINT_BYTES + 256).membership_config(membership).spawn(endpoint.clone());
         let (incoming, received) = mpsc::channel(WAITING_HINTS);
-        Self {
-            gossip,
-            topic: TopicId::from_bytes(topic),
-            sender: None,
-            received,
-            incoming,
-            reader: tokio::task::JoinSet::new(),
-        }
+        Self { gossip, topic: TopicId::from_bytes(topic), sender: None, received, incoming, reader: tokio::task::JoinSet::new() }
     }
 
     /// The actor that connections of gossip's own protocol are handed to.

@@ -21,7 +21,7 @@ pub(crate) use service::{Network, NetworkConfig};
 
 use crate::document::Hint;
 use crate::model::{DistributionId, EndpointId};
-use crate::replica::Change;
+use crate::replica::Accepted;
 
 /// What happened on the network, for the driver.
 #[derive(Debug)]
@@ -39,8 +39,8 @@ pub(crate) enum NetworkEvent {
     },
     /// The replicas of both had the same envelopes for a moment.
     Reconciled(EndpointId),
-    /// Envelopes from a peer have changed the replica.
-    Changes(Vec<Change>),
+    /// Envelopes came from a peer, and have been passed on.
+    Accepted(Accepted),
     /// This node can be dialled at these addresses now.
     Addresses(Vec<std::net::SocketAddr>),
     /// A hint that its author signed.

@@ -13,8 +13,6 @@ use crate::model::{EndpointId, EnvelopeId};
 pub(crate) struct Peer {
     /// Who is at the other end.
     pub(crate) id: EndpointId,
-    /// The version of our protocol that both speak.
-    pub(crate) version: u16,
     /// The connection itself, for streams of blocks.
     pub(crate) connection: Connection,
     /// What is to be written on its control stream.

@@ -378,8 +378,8 @@ impl Service {
 
     async fn hear(&self, bytes: &[u8]) {
         let replica = &self.shared.replica;
-        match Hint::decode(bytes) {
-            Ok(hint) if replica.is_member(&hint.author) && !replica.is_revoked(&hint.author) => {
+        match Hint::open(bytes) {
+            Ok(hint) if replica.credential(&hint.author).is_some() && !replica.is_revoked(&hint.author) => {
                 self.tell(NetworkEvent::Hint(Box::new(hint))).await;
             }
             Ok(hint) => tracing::debug!(author = %hint.author.short(), "a hint of an unknown author"),

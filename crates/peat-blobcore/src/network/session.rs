@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -11,14 +12,16 @@ use tokio::task::JoinSet;
 use super::endpoint::CloseCode;
 use super::peers::{Entered, Origin, Peer, Peers};
 use super::queue::Next;
-use super::wire::{ENVELOPE_BATCH_BYTES, EnvelopeBytes, MAX_FRAME_BYTES, MAX_WANTED, Message, WireError, read_frame, write_frame};
+use super::wire::{
+    ENVELOPE_BATCH_BYTES, EnvelopeBytes, MAX_FRAME_BYTES, MAX_WANTED, Message, WireError, read_frame, write_frame,
+};
 use super::{NetworkEvent, queue::SendQueue};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VERSIONS};
 use crate::identity::{Admitted, Identity, Rejection};
 use crate::model::EndpointId;
-use crate::replica::{Replica, ReplicaError, Session};
+use crate::replica::{self, Clocks, Replica, ReplicaError, Role, Session, Step};
 use crate::transfer::{Entitlement, serve};
 
 /// How long admission may take, over the slowest link that is of use.
@@ -68,6 +71,8 @@ pub(crate) enum SessionError {
     Protocol(&'static str),
     #[error(transparent)]
     Replica(#[from] ReplicaError),
+    #[error(transparent)]
+    Session(#[from] replica::SessionError),
     #[error("stopped")]
     Stopped,
 }
@@ -78,7 +83,7 @@ impl SessionError {
             Self::Rejected(_) | Self::Slow | Self::Exporter | Self::Expelled => CloseCode::NotAdmitted,
             Self::NoEndpoint | Self::Dial(_) => CloseCode::Stopped,
             Self::Duplicate => CloseCode::Duplicate,
-            Self::Wire(_) | Self::Protocol(_) => CloseCode::Protocol,
+            Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
             Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
         }
     }
@@ -87,7 +92,7 @@ impl SessionError {
     fn for_peer(&self) -> String {
         match self {
             Self::Rejected(rejection) => rejection.for_peer(),
-            Self::Replica(_) => "internal error".to_owned(),
+            Self::Replica(_) | Self::Session(_) => "internal error".to_owned(),
             other => other.to_string(),
         }
     }
@@ -164,6 +169,7 @@ impl Shared {
         if !self.admitted.admit(peer.id, peer.lease_end(now, LEASE)) {
             return Err(SessionError::Expelled);
         }
+        self.replica.note_clock(peer.id, peer.clock);
         // A stream's priority can only be refused once the stream has ended, which the next write says better.
         let _ = send.set_priority(CONTROL_PRIORITY);
         write_frame(&mut send, &Message::Start(self.instance).encode()).await?;
@@ -173,7 +179,6 @@ impl Shared {
         let me = self.identity.id();
         let entry = Arc::new(Peer {
             id: peer.id,
-            version: peer.version,
             connection: connection.clone(),
             queue: SendQueue::default(),
             origin: Origin { smaller_dialled: (me < peer.id) == dialled, instance },
@@ -250,7 +255,7 @@ impl Shared {
 }
 
 /// Cuts envelopes into frames.
-fn batches(envelopes: Vec<Vec<u8>>) -> Vec<Vec<EnvelopeBytes>> {
+fn batches(envelopes: impl IntoIterator<Item = Bytes>) -> Vec<Vec<EnvelopeBytes>> {
     let mut batches = vec![Vec::new()];
     let mut bytes = 0;
     for envelope in envelopes {
@@ -259,15 +264,18 @@ fn batches(envelopes: Vec<Vec<u8>>) -> Vec<Vec<EnvelopeBytes>> {
             bytes = 0;
         }
         bytes += envelope.len();
-        batches.last_mut().expect("there is one from the start").push(EnvelopeBytes(envelope));
+        batches.last_mut().expect("there is one from the start").push(EnvelopeBytes(envelope.into()));
     }
     batches.retain(|batch| !batch.is_empty());
     batches
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ReplicaError> + Send + 'static,
-) -> Result<T, SessionError> {
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, SessionError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    SessionError: From<E>,
+{
     // Only a runtime that shuts down cancels blocking work.
     Ok(tokio::task::spawn_blocking(work).await.map_err(|_| SessionError::Stopped)??)
 }
@@ -328,61 +336,62 @@ impl Reader {
 
     /// Begins a reconciliation, as the side that dialled.
     async fn ask(&mut self) -> Result<(), SessionError> {
-        let (replica, clock) = (self.shared.replica.clone(), self.clock);
-        let (session, question) = blocking(move || Session::initiate(&replica, clock)).await?;
-        self.session = Some(session);
-        self.say(Message::Question(question))
+        let question = self.begin(Role::Initiator).await?;
+        self.say(Message::Question(question.unwrap_or_default()))
     }
 
     /// Answers a question, as the side that was dialled.
     async fn answer(&mut self, question: Vec<u8>) -> Result<(), SessionError> {
-        let (replica, clock) = (self.shared.replica.clone(), self.clock);
-        let session = self.session.take();
-        let (session, answer) = blocking(move || {
-            let mut session = match session {
-                Some(session) => session,
-                None => Session::respond(&replica, clock)?,
-            };
-            let answer = session.answer(&question)?;
-            Ok((session, answer))
-        })
-        .await?;
-        self.session = Some(session);
-        self.say(Message::Answer(answer))
+        if self.session.is_none() {
+            self.begin(Role::Responder).await?;
+        }
+        match self.step(question).await?.reply {
+            Some(answer) => self.say(Message::Answer(answer)),
+            None => Ok(()),
+        }
     }
 
     /// Goes on with a reconciliation, as the side that dialled.
     async fn go_on(&mut self, answer: Vec<u8>) -> Result<(), SessionError> {
-        let Some(mut session) = self.session.take() else {
-            return Err(SessionError::Protocol("an answer to no question"));
-        };
-        let (session, step) = blocking(move || {
-            let step = session.step(&answer)?;
-            Ok((session, step))
-        })
-        .await?;
-        self.peer.queue.envelopes(step.have);
+        let step = self.step(answer).await?;
+        self.peer.queue.envelopes(step.send);
         for wanted in step.need.chunks(MAX_WANTED) {
             self.say(Message::Want(wanted.to_vec()))?;
         }
-        match step.question {
-            Some(question) => {
-                self.session = Some(session);
-                self.say(Message::Question(question))
-            }
+        match step.reply {
+            Some(question) => self.say(Message::Question(question)),
             None => {
+                self.session = None;
                 self.peer.queue.reconciled();
                 Ok(())
             }
         }
     }
 
+    /// Takes a sealed look at the replica for a session.
+    async fn begin(&mut self, role: Role) -> Result<Option<Vec<u8>>, SessionError> {
+        let (replica, peer) = (self.shared.replica.clone(), self.peer.id);
+        let clocks = Clocks { ours: self.shared.clock.now(), theirs: self.clock };
+        let (session, first) = blocking(move || Session::start(&replica, &peer, clocks, role)).await?;
+        self.session = Some(session);
+        Ok(first)
+    }
+
+    async fn step(&mut self, message: Vec<u8>) -> Result<Step, SessionError> {
+        let Some(mut session) = self.session.take() else {
+            return Err(SessionError::Protocol("an answer to no question"));
+        };
+        let (session, step) = blocking(move || session.answer(&message).map(|step| (session, step))).await?;
+        self.session = Some(session);
+        Ok(step)
+    }
+
     async fn accept(&mut self, envelopes: Vec<EnvelopeBytes>) -> Result<(), SessionError> {
         let (replica, from) = (self.shared.replica.clone(), self.peer.id);
-        let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| envelope.0).collect();
-        let accepted = blocking(move || replica.accept(Some(from), &envelopes)).await?;
-        self.shared.peers.push(&accepted.fresh, Some(&from));
-        if accepted.changes.is_empty() { Ok(()) } else { self.shared.tell(NetworkEvent::Changes(accepted.changes)).await }
+        let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| Bytes::from(envelope.0)).collect();
+        let accepted = blocking(move || replica.accept(from, &envelopes)).await?;
+        self.shared.peers.push(&accepted.push, Some(&from));
+        self.shared.tell(NetworkEvent::Accepted(accepted)).await
     }
 }
 
@@ -392,10 +401,10 @@ mod tests {
 
     #[test]
     fn envelopes_are_cut_into_frames_that_fit() {
-        assert!(batches(Vec::new()).is_empty());
-        let cut = batches(vec![vec![0; ENVELOPE_BATCH_BYTES]; 3]);
+        assert!(batches([]).is_empty());
+        let cut = batches(vec![Bytes::from(vec![0; ENVELOPE_BATCH_BYTES]); 3]);
         assert_eq!(cut.len(), 3);
-        let large = batches(vec![vec![0; 300_000], vec![0; 10], vec![0; 10]]);
+        let large = batches([300_000, 10, 10].map(|length| Bytes::from(vec![0; length])));
         assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2]);
         assert!(large.into_iter().all(|batch| Message::Envelopes(batch).encode().len() <= MAX_FRAME_BYTES));
     }

@@ -263,7 +263,9 @@ mod tests {
     #[test]
     fn requests_out_of_step_with_groups_are_refused() {
         let blob = BlobHash::from_bytes([1; 32]);
-        for (start, end, block) in [(1, 2, GROUP_BYTES), (0, 1, 0), (0, 1, 2 * MAX_BLOCK_BYTES), (GROUP_BYTES, GROUP_BYTES, GROUP_BYTES)] {
+        for (start, end, block) in
+            [(1, 2, GROUP_BYTES), (0, 1, 0), (0, 1, 2 * MAX_BLOCK_BYTES), (GROUP_BYTES, GROUP_BYTES, GROUP_BYTES)]
+        {
             let bytes = BlockRequest { blob, start, end, block }.encode();
             assert!(BlockRequest::decode(&bytes).is_err(), "{start}..{end} by {block}");
             assert!(bytes.len() <= BlockRequest::MAX_BYTES);

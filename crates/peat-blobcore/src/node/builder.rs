@@ -13,14 +13,14 @@ use crate::Error;
 use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
 use crate::document::Distribution;
-use crate::driver::{Driver, Parts, Progress};
+use crate::driver::{Driver, Parts, Progress, SharedNodes};
 use crate::exchange::{Inbox, InboxPolicy};
 use crate::identity::admission::VERSIONS;
 use crate::identity::{Formation, Identity, files};
-use crate::model::{BlobHash, EndpointId, Labels, NodeRecord};
+use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
 use crate::network::{Network, NetworkConfig};
 use crate::reconcile::{self, Policy};
-use crate::replica::{Limits, Replica, Signer};
+use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::Entitlement;
 
 /// Events that wait for a slow listener before it misses some.
@@ -129,12 +129,13 @@ impl NodeBuilder {
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
         let (requests, requested) = mpsc::channel(WAITING_REQUESTS);
         let (watchers, _) = broadcast::channel(WAITING_EVENTS);
+        let nodes = SharedNodes::default();
         let network = Network::start(NetworkConfig {
             identity: Arc::clone(&identity),
             clock: Arc::clone(&clock),
             replica: replica.clone(),
             content: content.clone(),
-            entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone() }),
+            entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
             listen,
             gossip,
             events: network_events,
@@ -164,6 +165,7 @@ impl NodeBuilder {
             policy,
             record,
             progress: Arc::clone(&progress),
+            nodes,
             watchers: watchers.clone(),
             seed,
         };
@@ -214,27 +216,37 @@ fn open(
         tracing::warn!("{warning}");
     }
     let signer = Signer {
-        key: identity.key().as_iroh().clone(),
+        secret: identity.key().as_iroh().clone(),
         incarnation: identity.incarnation(),
         credential: identity.credential().clone(),
     };
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
     let content = Content::open(&data.join("content"), options, clock)?;
-    let inbox =
-        inbox.map(|(directory, policy)| Inbox::open(&directory, &data.join("exchange.redb"), policy)).transpose()?;
+    let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, &data.join("exchange.redb"), policy)).transpose()?;
     Ok(Opened { data, identity, replica, content, inbox })
+}
+
+impl Membership for Formation {
+    fn verify(&self, author: &EndpointId, credential: &Credential, now: Timestamp) -> Result<(), String> {
+        Formation::verify(self, author, credential, now).map_err(|rejection| rejection.to_string())
+    }
+
+    fn authority(&self) -> Option<EndpointId> {
+        self.authority
+    }
 }
 
 /// Who may have what, by the pins of the store and the documents that they are for.
 struct Entitled {
     replica: Replica,
     content: Content,
+    nodes: SharedNodes,
 }
 
 impl Entitlement for Entitled {
     fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool {
-        let nodes = self.replica.members();
+        let nodes = self.nodes.read().expect("nothing panics while it holds the nodes");
         let entitles = |distribution: &Distribution| reconcile::is_entitled(&nodes, distribution, peer);
         let pinned = self.content.distributions_of(blob).unwrap_or_else(|error| {
             tracing::error!(%blob, %error, "cannot look up pins");

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::{Node, blocking};
 use crate::Error;
-use crate::clock::Clock;
 use crate::content::{Batch, Content, Pin, PinRole};
 use crate::driver::Request;
 use crate::exchange::{Collected, Found, Inbox, Outbox, Walk};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::document::Section;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Priority, TargetRecord, Timestamp};
 
 /// One fetch, in the order in which this life of the node began them.
@@ -17,15 +18,6 @@ pub enum PinReason {
     Target,
     /// It is carried for others.
     Carry,
-}
-
-/// The map of the document in which this node writes its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
-    /// `targets`.
-    Targets,
-    /// `carriers`.
-    Carriers,
 }
 
 /// What is to be done. Actions are performed in their order.

@@ -106,7 +106,9 @@ fn holds_or_will(state: TargetState) -> bool {
 }
 
 fn may_carry(view: &dyn View, distribution: &Distribution, peer: &EndpointId) -> bool {
-    *peer != distribution.manifest.sender && distribution.manifest.carry.permits(peer) && !is_target(view, distribution, peer)
+    *peer != distribution.manifest.sender
+        && distribution.manifest.carry.permits(peer)
+        && !is_target(view.nodes(), distribution, peer)
 }
 
 /// Rendezvous hashing (Thaler and Ravishankar, 1998): each distribution has an order of its own among the members.

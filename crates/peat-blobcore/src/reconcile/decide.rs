@@ -108,7 +108,7 @@ impl FileSource {
 pub(super) fn decide(now: Timestamp, policy: &Policy, view: &dyn View, distribution: &Arc<Distribution>, again: bool) -> Verdict {
     let me = view.me();
     let manifest = &distribution.manifest;
-    let meant = is_target(view, distribution, &me);
+    let meant = is_target(view.nodes(), distribution, &me);
     let recorded = distribution.targets.get(&me).map(|record| record.state);
     if let Some(state) = recorded.filter(|state| meant && (state.is_receipt() || *state == TargetState::Failed) && !again) {
         return Verdict::Settled(Settled::Recorded(state));

@@ -4,7 +4,8 @@
 use super::memory::{Fetching, Work};
 use super::pass::{Pass, cut};
 use super::targets::outstanding;
-use super::{Action, FileOutcome, PinReason, Section};
+use super::{Action, FileOutcome, PinReason};
+use crate::document::Section;
 use crate::model::{DistributionId, TargetRecord, TargetState, Timestamp};
 
 /// Changes of a document that are kept for records that end something.

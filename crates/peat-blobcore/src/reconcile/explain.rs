@@ -134,7 +134,7 @@ pub fn explain(
     if view.clock_trusted() && now >= distribution.manifest.expiry {
         return Reason::Expired(distribution.manifest.expiry);
     }
-    if !is_target(view, &distribution, target) {
+    if !is_target(view.nodes(), &distribution, target) {
         let unknown = unknown_names(view, &distribution.manifest.scope);
         return if unknown.is_empty() { Reason::NotMeant } else { Reason::UnknownNames(unknown) };
     }

@@ -20,7 +20,7 @@ mod policy;
 mod targets;
 mod view;
 
-pub use action::{Action, FetchId, PinReason, Section};
+pub use action::{Action, FetchId, PinReason};
 pub use decide::Refusal;
 pub use event::{Event, FetchOutcome, FileOutcome};
 pub use explain::{Reason, explain};

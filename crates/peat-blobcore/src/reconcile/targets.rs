@@ -1,18 +1,18 @@
 //! Whom a distribution is for, who may have its blobs, and how it stands as a whole. Decides nothing for this node alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::View;
+use super::{Node, View};
 use crate::document::Distribution;
 use crate::model::{DistributionState, EndpointId, NodeRef, Scope, TargetState, Timestamp};
 
 /// Whether this member is meant: the scope matches it, and it is neither the sender nor revoked.
 #[must_use]
-pub fn is_target(view: &dyn View, distribution: &Distribution, id: &EndpointId) -> bool {
+pub fn is_target(nodes: &BTreeMap<EndpointId, Node>, distribution: &Distribution, id: &EndpointId) -> bool {
     if *id == distribution.manifest.sender {
         return false;
     }
-    match (view.nodes().get(id), &distribution.manifest.scope) {
+    match (nodes.get(id), &distribution.manifest.scope) {
         (Some(node), scope) => !node.revoked && scope.matches(id, &node.name, &node.labels),
         // Nothing but an id can match a node that no register is known of.
         (None, Scope::Nodes(nodes)) => nodes.contains(&NodeRef::Id(*id)),
@@ -23,13 +23,13 @@ pub fn is_target(view: &dyn View, distribution: &Distribution, id: &EndpointId) 
 /// Whether a peer may have the blobs of a distribution: its sender, those whom it is meant for, and the carriers that the
 /// manifest permits. What a peer says of itself in the document entitles it to nothing.
 #[must_use]
-pub fn is_entitled(view: &dyn View, distribution: &Distribution, peer: &EndpointId) -> bool {
-    if view.nodes().get(peer).is_some_and(|node| node.revoked) {
+pub fn is_entitled(nodes: &BTreeMap<EndpointId, Node>, distribution: &Distribution, peer: &EndpointId) -> bool {
+    if nodes.get(peer).is_some_and(|node| node.revoked) {
         return false;
     }
     *peer == distribution.manifest.sender
-        || is_target(view, distribution, peer)
-        || (view.nodes().contains_key(peer) && distribution.manifest.carry.permits(peer))
+        || is_target(nodes, distribution, peer)
+        || (nodes.contains_key(peer) && distribution.manifest.carry.permits(peer))
 }
 
 /// Everyone who is meant, as far as this node knows: the roster or the ids that the manifest names, else all members that
@@ -65,7 +65,7 @@ pub(super) fn roster_to_write(view: &dyn View, distribution: &Distribution) -> O
 
 /// The targets that have not come to an end, with those that joined after the roster was written and ask by a record.
 pub(super) fn outstanding(view: &dyn View, distribution: &Distribution) -> BTreeSet<EndpointId> {
-    let late = distribution.targets.keys().filter(|id| is_target(view, distribution, id)).copied();
+    let late = distribution.targets.keys().filter(|id| is_target(view.nodes(), distribution, id)).copied();
     let mut all = targets(view, distribution);
     all.extend(late.filter(|id| !view.nodes().get(id).is_some_and(|node| node.retired)));
     all.retain(|id| !distribution.targets.get(id).is_some_and(|record| record.state.is_terminal()));
@@ -112,14 +112,14 @@ fn is_closed(distribution: &Distribution) -> bool {
 }
 
 fn matching(view: &dyn View, distribution: &Distribution) -> BTreeSet<EndpointId> {
-    let known = view.nodes().keys().filter(|id| is_target(view, distribution, id)).copied();
+    let known = view.nodes().keys().filter(|id| is_target(view.nodes(), distribution, id)).copied();
     let mut all: BTreeSet<_> = known.collect();
     if let Scope::Nodes(nodes) = &distribution.manifest.scope {
         let ids = nodes.iter().filter_map(|node| match node {
             NodeRef::Id(id) => Some(*id),
             NodeRef::Name(_) => None,
         });
-        all.extend(ids.filter(|id| is_target(view, distribution, id)));
+        all.extend(ids.filter(|id| is_target(view.nodes(), distribution, id)));
     }
     all
 }

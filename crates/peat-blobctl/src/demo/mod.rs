@@ -48,10 +48,8 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         Some(directory) => directory.clone(),
         None => sample::make(&work.join("outbox")).map_err(Failure::io("cannot make the files to send"))?,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::io("cannot start the runtime"))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::io("cannot start the runtime"))?;
     let outcome = runtime.block_on(two_nodes(work, &source));
     runtime.shutdown_timeout(Duration::from_secs(5));
     outcome
@@ -134,9 +132,5 @@ async fn check(sent: &Sent, status: &DistributionStatus, source: &Path, inbox: &
     }
     let bytes = compare::directories(sent, source, inbox)?;
     println!("compared on disk: {} files, {} bytes, all equal", sent.files.len(), bytes);
-    if sent.skipped.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Differs(format!("{} entries were skipped", sent.skipped.len())))
-    }
+    if sent.skipped.is_empty() { Ok(()) } else { Err(Failure::Differs(format!("{} entries were skipped", sent.skipped.len()))) }
 }

@@ -106,7 +106,10 @@ pub(super) fn summary(sent: &Sent, taken_in: Duration, all: Duration) {
 
 /// The name with every control character shown rather than obeyed.
 fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+    String::from_utf8_lossy(path)
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect()
 }
 
 fn seconds(time: Duration) -> String {

@@ -1,0 +1,100 @@
+//! The pins that distributions have: which role they give this node, and which blobs they are for.
+
+use super::index::{PINS, REASONS};
+use super::keep::ALL_HASHES;
+use super::{Content, ContentError, Pin, PinRole};
+use crate::model::{BlobHash, DistributionId, decode_whole};
+
+const ROLES: [PinRole; 3] = [PinRole::Sender, PinRole::Target, PinRole::Carrier];
+
+impl Content {
+    /// What this node is to a distribution, if anything is kept for it.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn pinned_as(&self, id: &DistributionId) -> Result<Option<PinRole>, ContentError> {
+        self.0.index.read(|txn| {
+            let pins = txn.open_table(PINS)?;
+            for role in ROLES {
+                let (key, _) = Pin::Distribution(*id, role).key();
+                if pins.range((key.as_slice(), ALL_HASHES.0)..=(key.as_slice(), ALL_HASHES.1))?.next().is_some() {
+                    return Ok(Some(role));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Keeps the blobs of a distribution in this role and in no other.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn pin_distribution(&self, id: &DistributionId, role: PinRole, hashes: &[BlobHash]) -> Result<(), ContentError> {
+        self.pin(&Pin::Distribution(*id, role), hashes)?;
+        match self.pinned_as(id)? {
+            Some(held) if held != role => self.unpin(&Pin::Distribution(*id, held)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends every role that this node has in a distribution.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub fn unpin_distribution(&self, id: &DistributionId) -> Result<(), ContentError> {
+        while let Some(role) = self.pinned_as(id)? {
+            self.unpin(&Pin::Distribution(*id, role))?;
+        }
+        Ok(())
+    }
+
+    /// The distributions that a blob is kept for.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn distributions_of(&self, hash: &BlobHash) -> Result<Vec<DistributionId>, ContentError> {
+        self.0.index.read(|txn| {
+            let reasons = txn.open_table(REASONS)?;
+            let mut ids = Vec::new();
+            for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
+                let (key, ()) = entry.map(|(key, value)| (key, value.value()))?;
+                let (kept, reason) = key.value();
+                if kept != hash.as_bytes() {
+                    break;
+                }
+                if let Ok(Pin::Distribution(id, _)) = decode_whole(reason) {
+                    ids.push(id);
+                }
+            }
+            Ok(ids)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::content::Options;
+
+    #[test]
+    fn a_distribution_has_one_role_and_its_blobs_know_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let content = Content::open(directory.path(), Options::default(), Arc::new(SystemClock)).expect("opens");
+        let (id, other) = (DistributionId::from_bytes([1; 32]), DistributionId::from_bytes([2; 32]));
+        let (first, second) = (BlobHash::from_bytes([0xff; 32]), BlobHash::from_bytes([0; 32]));
+        assert_eq!(content.pinned_as(&id).expect("read"), None);
+        content.pin_distribution(&id, PinRole::Carrier, &[first]).expect("pinned");
+        content.pin_distribution(&id, PinRole::Target, &[first, second]).expect("pinned");
+        content.pin_distribution(&other, PinRole::Sender, &[second]).expect("pinned");
+        assert_eq!(content.pinned_as(&id).expect("read"), Some(PinRole::Target));
+        assert_eq!(content.distributions_of(&first).expect("read"), [id]);
+        assert_eq!(content.distributions_of(&second).expect("read"), [id, other]);
+        content.unpin_distribution(&id).expect("unpinned");
+        assert_eq!(content.pinned_as(&id).expect("read"), None);
+        assert_eq!(content.distributions_of(&first).expect("read"), []);
+        assert_eq!(content.distributions_of(&second).expect("read"), [other]);
+    }
+}
