@@ -40,17 +40,7 @@ const fn malformed<T>(what: &'static str) -> Read<T> {
 
 /// Reads a change chunk. The checksum is left to the comparison with the rebuilt bytes.
 pub(super) fn read(bytes: &[u8]) -> Read<ExpandedChange> {
-    let mut reader = Reader(bytes);
-    if reader.take(4)? != [0x85, 0x6f, 0x4a, 0x83] {
-        return malformed("it does not begin as one");
-    }
-    reader.take(4)?;
-    if reader.take(1)? != [1] {
-        return malformed("it is compressed, or a whole document");
-    }
-    if reader.unsigned()? != reader.0.len() as u64 {
-        return malformed("its length is wrong");
-    }
+    let mut reader = header(bytes)?;
     let deps = reader.list(MAX_DEPS, |reader| {
         let hash = reader.take(32)?;
         Ok(ChangeHash(hash.try_into().expect("32 bytes were taken")))
@@ -68,6 +58,26 @@ pub(super) fn read(bytes: &[u8]) -> Read<ExpandedChange> {
     let columns = Columns::read(&mut reader)?;
     let operations = columns.operations(&actors)?;
     Ok(expanded(actor, seq, start_op, deps, operations))
+}
+
+/// Whether a change depends on none.
+pub(super) fn follows_nothing(bytes: &[u8]) -> bool {
+    header(bytes).and_then(|mut reader| reader.unsigned()).is_ok_and(|deps| deps == 0)
+}
+
+fn header(bytes: &[u8]) -> Read<Reader<'_>> {
+    let mut reader = Reader(bytes);
+    if reader.take(4)? != [0x85, 0x6f, 0x4a, 0x83] {
+        return malformed("it does not begin as one");
+    }
+    reader.take(4)?;
+    if reader.take(1)? != [1] {
+        return malformed("it is compressed, or a whole document");
+    }
+    if reader.unsigned()? != reader.0.len() as u64 {
+        return malformed("its length is wrong");
+    }
+    Ok(reader)
 }
 
 /// What is left to read.

@@ -10,7 +10,7 @@ use automerge::{Automerge, ChangeHash};
 use super::change::{ChangeError, DocumentChange, MAX_DEPS, actor_of};
 use super::envelope::{MAX_CHANGE_BYTES, MAX_SENDER_CHANGE_BYTES};
 use super::history::History;
-use super::{Body, Distribution, Envelope, projection};
+use super::{Body, Distribution, Envelope, change_reader, projection};
 use crate::model::{DistributionId, EndpointId, EnvelopeId, Incarnation, Manifest};
 
 /// Most lives of one author in one document.
@@ -89,6 +89,31 @@ impl Document {
         }
     }
 
+    /// The document of envelopes that were judged when they came. Returned beside it are those that do not belong there any
+    /// more: what they follow was taken away, or they were damaged since.
+    #[must_use]
+    pub fn load(id: DistributionId, envelopes: impl IntoIterator<Item = (EnvelopeId, Envelope)>) -> (Self, Vec<EnvelopeId>) {
+        let mut document = Self::new(id);
+        let mut orphans = Vec::new();
+        for (id, envelope) in envelopes {
+            match Entry::read(&envelope) {
+                Some(entry) => document.add(id, entry),
+                None => orphans.push(id),
+            }
+        }
+        orphans.extend(document.settle());
+        (document, orphans)
+    }
+
+    /// The sender, if an envelope that was judged when it came is a first change.
+    #[must_use]
+    pub fn sender_of(envelope: &Envelope) -> Option<EndpointId> {
+        match &envelope.body {
+            Body::Change(bytes) if change_reader::follows_nothing(bytes) => Some(envelope.author),
+            _ => None,
+        }
+    }
+
     /// What the envelopes say; nothing without a first change.
     #[must_use]
     pub fn distribution(&self) -> Option<Arc<Distribution>> {
@@ -99,6 +124,18 @@ impl Document {
     #[must_use]
     pub fn contains(&self, id: &EnvelopeId) -> bool {
         self.entries.contains_key(id)
+    }
+
+    /// How many envelopes are in the set.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no envelope is in the set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// The envelopes in the set.
@@ -223,13 +260,9 @@ impl Document {
 
     /// Adds a change that was judged to fit this document as it is now.
     pub fn insert(&mut self, id: EnvelopeId, entry: Entry) -> Inserted {
-        let claim = entry.claim();
-        let hash = entry.change.hash();
-        let lone = !self.claims.contains_key(&claim);
+        let lone = !self.claims.contains_key(&entry.claim());
         let follows = entry.change.expanded.deps.iter().all(|dep| self.applied.contains_key(dep));
-        self.claims.entry(claim).or_default().insert(id);
-        self.by_hash.entry(hash).or_default().insert(id);
-        self.entries.insert(id, entry);
+        self.add(id, entry);
         if !lone {
             return Inserted { dropped: self.settle(), clone: true };
         }
@@ -239,11 +272,10 @@ impl Document {
         Inserted::default()
     }
 
-    /// Takes envelopes out, and what depended on them; returns all that went.
-    pub fn remove(&mut self, ids: &BTreeSet<EnvelopeId>) -> Vec<EnvelopeId> {
-        let mut gone: Vec<EnvelopeId> = ids.iter().copied().filter(|id| self.take(id)).collect();
-        gone.extend(self.settle());
-        gone
+    fn add(&mut self, id: EnvelopeId, entry: Entry) {
+        self.claims.entry(entry.claim()).or_default().insert(id);
+        self.by_hash.entry(entry.change.hash()).or_default().insert(id);
+        self.entries.insert(id, entry);
     }
 
     /// Takes out the claims beyond the two lowest of each place, and what follows nothing any more; then counts, from
@@ -307,6 +339,16 @@ impl Document {
 }
 
 impl Entry {
+    fn read(envelope: &Envelope) -> Option<Self> {
+        let Body::Change(bytes) = &envelope.body else { return None };
+        let change = DocumentChange::parse(bytes).ok()?;
+        let manifest = match change.expanded.deps.is_empty() {
+            true => Some(Manifest::decode(projection::manifest_bytes(&change)?).ok()?),
+            false => None,
+        };
+        Some(Self { author: envelope.author, incarnation: envelope.incarnation, change, manifest })
+    }
+
     fn claim(&self) -> Claim {
         match self.manifest {
             Some(_) => Claim::First,

@@ -337,11 +337,15 @@ fn a_removed_author_leaves_no_trace_and_a_removed_sender_no_document() {
     let mut fixture = Fixture::new(&sender);
     fixture.write(&target, Edit::Record(Section::Targets, &record(TargetState::Held, 1))).expect("fits");
     fixture.write(&other, Edit::Record(Section::Targets, &record(TargetState::Held, 2))).expect("fits");
-    assert_eq!(fixture.document.remove(&BTreeSet::from([fixture.log[1].0])), vec![fixture.log[1].0]);
-    assert_eq!(fixture.view().targets.keys().copied().collect::<Vec<_>>(), vec![other.id()]);
-    let gone = fixture.document.remove(&BTreeSet::from([fixture.log[0].0]));
-    assert_eq!(gone.len(), 2);
-    assert_eq!(fixture.document.distribution(), None);
+    let without = |gone: usize| {
+        let kept = fixture.log.iter().enumerate().filter(|(index, _)| *index != gone).map(|(_, kept)| kept.clone());
+        Document::load(fixture.document.id, kept)
+    };
+    let (document, orphans) = without(1);
+    assert_eq!(orphans, Vec::new());
+    assert_eq!(document.distribution().expect("there").targets.keys().copied().collect::<Vec<_>>(), vec![other.id()]);
+    let (document, orphans) = without(0);
+    assert_eq!((document.distribution(), orphans.len(), document.is_empty()), (None, 2, true));
 }
 
 /// A document written by honest nodes, lives that know nothing of each other, and clones.
@@ -390,5 +394,7 @@ proptest! {
         let document = replay(fixture.document.id, &log);
         prop_assert_eq!(document.distribution(), expected.distribution());
         prop_assert!(document.envelopes().eq(expected.envelopes()));
+        let kept = fixture.log.iter().filter(|(id, _)| document.contains(id)).cloned();
+        prop_assert_eq!(Document::load(document.id, kept).0.distribution(), document.distribution());
     }
 }

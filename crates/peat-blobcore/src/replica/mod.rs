@@ -1,26 +1,29 @@
-//! Signed changes and registers at rest (redb), and the difference between two such sets.
-//!
-//! The public face, each method synchronous (callers run them where blocking is allowed):
-//!
-//! ```text
-//! Replica: Clone + Send + Sync
-//!   open(path, Signer, Arc<dyn Membership>, Arc<dyn Clock>, Limits) -> Result<Replica, ReplicaError>
-//!   accept(from: Option<EndpointId>, &[Bytes]) -> Result<Accepted, ReplicaError>
-//!   create_distribution(&Manifest) -> Result<(DistributionId, Accepted), ReplicaError>
-//!   record(&DistributionId, Section, &TargetRecord) / write_roster(&id, &BTreeSet<EndpointId>) / cancel(&id)
-//!   publish_node(&NodeRecord) / retire(&EndpointId, reason, Option<&SecretKey>) / revoke(&EndpointId, reason, &SecretKey)
-//!                                                         -> Result<Accepted, ReplicaError>
-//!   distribution(&id) -> Option<Arc<Distribution>>   distributions() -> Vec<DistributionId>
-//!   nodes() retired() revoked() -> BTreeMap<EndpointId, ..>     credential(&EndpointId) -> Option<Credential>
-//!   envelope(&EnvelopeId) -> Option<Bytes>   envelopes_of(Kind, &[u8; 32]) -> Vec<(EnvelopeId, Bytes)>
-//!   receipts(&id) -> Vec<(EndpointId, Bytes)>
-//!   ready_to_write() -> bool      mark_reconciled()      note_clock(peer, its time)
-//!   expire() -> Result<Accepted, ReplicaError>      stats() -> Stats
-//! Session::start(&Replica, peer, Clocks { ours, theirs }, Role) -> (Session, Option<first message>)
-//! Session::answer(&mut self, message) -> Result<Step { reply, send, need, done }, SessionError>
-//! ```
+//! Signed changes and registers at rest (redb), and the difference between two such sets. What comes in is judged once, by
+//! the rules of [`crate::document`] and of membership, stored, and reported as typed changes; what is refused is counted,
+//! logged and not fetched again. [`Replica`] is the handle, [`Session`] one side of a reconciliation. No network here.
 
-use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Timestamp};
+mod batch;
+mod clock_trust;
+mod error;
+mod limits;
+mod refused;
+mod registers;
+#[expect(clippy::module_inception, reason = "the replica is what the module is named after")]
+mod replica;
+mod session;
+mod snapshot;
+mod state;
+mod store;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+pub use error::ReplicaError;
+pub use limits::{Limits, Reason, Stats};
+pub use replica::Replica;
+pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Role, Session, SessionError, Step};
+
+use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Incarnation, Timestamp};
 
 /// Who is a member, as the replica must know it. Implemented by `identity`.
 pub trait Membership: Send + Sync + 'static {
@@ -34,6 +37,31 @@ pub trait Membership: Send + Sync + 'static {
     fn authority(&self) -> Option<EndpointId>;
 }
 
+/// As whom a replica speaks.
+#[derive(Clone)]
+pub struct Signer {
+    /// The node's key.
+    pub secret: iroh::SecretKey,
+    /// The life of its data directory.
+    pub incarnation: Incarnation,
+    /// What makes it a member.
+    pub credential: Credential,
+}
+
+impl Signer {
+    /// The node's id.
+    #[must_use]
+    pub fn id(&self) -> EndpointId {
+        EndpointId::from_bytes(*self.secret.public().as_bytes())
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer").field("id", &self.id()).field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
 /// What became known through one call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accepted {
@@ -43,6 +71,8 @@ pub struct Accepted {
     pub push: Vec<EnvelopeId>,
     /// Endpoints of which two lives or two copies speak at once.
     pub clones: Vec<EndpointId>,
+    /// Envelopes that are held back because they do not fit this node's clock.
+    pub held: Vec<EnvelopeId>,
 }
 
 /// Something that reads differently than before, or is gone.

@@ -1,0 +1,487 @@
+//! The handle: what this node says, hears and knows. Each method is synchronous and may wait for the disk; callers run them
+//! where blocking is allowed. Must never hold a lock while a caller's code runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use iroh::SecretKey;
+
+use super::batch::{Batch, Outcome, load};
+use super::registers::Value;
+use super::state::{self, State};
+use super::store::{LAST_TIME, RECONCILED, Store, Tables};
+use super::waiting::Offer;
+use super::{Accepted, Limits, Membership, Reason, ReplicaError, Signer, Stats};
+use crate::clock::Clock;
+use crate::document::{
+    Body, Distribution, Document, Edit, Envelope, EnvelopeError, Kind, MAX_REGISTER_BYTES, Section, first_change,
+};
+use crate::fault;
+use crate::model::{
+    Credential, CredentialHash, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation,
+    TargetRecord, Timestamp, encode,
+};
+
+/// How long a node's record counts. Nodes say it again long before.
+const NODE_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// When a node says its record again though nothing in it changed.
+const NODE_RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
+/// Retirements and revocations count for ever.
+const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
+
+/// A node's replica. Clones share it.
+#[derive(Clone)]
+pub struct Replica {
+    core: Arc<Core>,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("node", &self.core.signer.id()).finish_non_exhaustive()
+    }
+}
+
+struct Core {
+    store: Store,
+    signer: Signer,
+    membership: Arc<dyn Membership>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    state: Mutex<State>,
+}
+
+impl Replica {
+    /// Opens the replica in the file `path`, or makes it.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when the file cannot be read or another process has it open.
+    pub fn open(
+        path: &Path,
+        signer: Signer,
+        membership: Arc<dyn Membership>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+    ) -> Result<Self, ReplicaError> {
+        let now = clock.now();
+        let (store, state) = state::open(path, &limits, now, &signer.incarnation)?;
+        let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state: Mutex::new(state) }) };
+        if replica.core.store.meta(LAST_TIME)?.is_none() {
+            replica.batch(|batch| {
+                batch.dirty = true;
+                Ok(batch.tables.set_meta(LAST_TIME, &now.as_millis().to_be_bytes())?)
+            })?;
+        }
+        Ok(replica)
+    }
+
+    /// Takes in envelopes that a peer sent, in one transaction. What is refused, known already or waits is counted, and no
+    /// error.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when they could not be stored; nothing of them was then.
+    pub fn accept(&self, from: EndpointId, envelopes: &[Bytes]) -> Result<Accepted, ReplicaError> {
+        let mut opened = Vec::with_capacity(envelopes.len());
+        let mut known = 0;
+        for bytes in envelopes {
+            let id = Envelope::id_of(bytes);
+            if self.core.store.contains(&id)? {
+                known += 1;
+            } else {
+                opened.push((id, bytes, Envelope::open(bytes)));
+            }
+        }
+        let ((), accepted) = self.batch(|batch| {
+            batch.state.stats.known += known;
+            for (id, bytes, opened) in opened {
+                match opened {
+                    Ok(envelope) => {
+                        batch.offer(Offer { id, bytes: bytes.clone(), envelope, from: Some(from) })?;
+                    }
+                    Err(error) => {
+                        let reason = match error {
+                            EnvelopeError::UnknownKind(_) | EnvelopeError::UnknownVersion(_) => Reason::Unknown,
+                            _ => Reason::Malformed,
+                        };
+                        batch.refuse(id, None, Some(from), reason, &error.to_string())?;
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        Ok(accepted)
+    }
+
+    /// Makes a distribution of a manifest whose sender is this node.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when the manifest is refused or cannot be stored.
+    pub fn create_distribution(&self, manifest: &Manifest) -> Result<(DistributionId, Accepted), ReplicaError> {
+        let (id, change) = first_change(manifest, &self.core.signer.incarnation)?;
+        let envelope = self.envelope_of_ours(Kind::Distribution, *id.as_bytes(), manifest.expiry, Body::Change(change));
+        let ((), accepted) = self.batch(|batch| say(batch, &envelope, &self.core.signer.secret))?;
+        Ok((id, accepted))
+    }
+
+    /// Says where this node stands with a distribution. Nothing is written when the document says so already.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when there is no such distribution, or this node may not write to it (yet).
+    pub fn record(&self, id: &DistributionId, section: Section, record: &TargetRecord) -> Result<Accepted, ReplicaError> {
+        self.edit(id, Edit::Record(section, record))
+    }
+
+    /// Closes the set that completion of a distribution of this node's is judged by, for good.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when there is no such distribution, or it is another's.
+    pub fn write_roster(&self, id: &DistributionId, roster: &BTreeSet<EndpointId>) -> Result<Accepted, ReplicaError> {
+        self.edit(id, Edit::Roster(roster))
+    }
+
+    /// Cancels a distribution of this node's, for good.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when there is no such distribution, or it is another's.
+    pub fn cancel(&self, id: &DistributionId) -> Result<Accepted, ReplicaError> {
+        if self.distribution(id)?.is_some_and(|distribution| distribution.cancelled.is_some()) {
+            return Ok(Accepted::default());
+        }
+        self.edit(id, Edit::Cancel(self.core.clock.now()))
+    }
+
+    fn edit(&self, id: &DistributionId, edit: Edit<'_>) -> Result<Accepted, ReplicaError> {
+        let signer = &self.core.signer;
+        let ((), accepted) = self.batch(|batch| {
+            let document = batch.document(id)?;
+            let drafted = draft(&document, id, signer, edit, batch.state.ready);
+            if !document.is_empty() {
+                batch.state.loaded.put(*id, document);
+            }
+            let Some((change, expiry)) = drafted? else { return Ok(()) };
+            let envelope = self.envelope_of_ours(Kind::Distribution, *id.as_bytes(), expiry, Body::Change(change));
+            say(batch, &envelope, &signer.secret)
+        })?;
+        Ok(accepted)
+    }
+
+    /// Publishes this node's record, with its credential. Nothing is written when it says so already.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when it is too large or cannot be stored.
+    pub fn publish_node(&self, record: &NodeRecord) -> Result<Accepted, ReplicaError> {
+        let signer = &self.core.signer;
+        let id = signer.id();
+        let record = NodeRecord { credential: signer.credential.clone(), ..record.clone() };
+        let ((), accepted) = self.batch(|batch| {
+            let slot = batch.state.registers.slot(Kind::Node, &id, &id);
+            if let Some(slot) = slot
+                && slot.value == Value::Node(Arc::new(record.clone()))
+                && batch.tables.lives(&id)?.last() == Some(&signer.incarnation)
+                && batch.now.since(Timestamp::from_millis(slot.version)) < NODE_RENEWAL
+            {
+                return Ok(());
+            }
+            let version = batch.now.as_millis().max(slot.map_or(0, |slot| slot.version + 1));
+            let body = register(version, encode(&record))?;
+            let expiry = Timestamp::from_millis(version).plus(NODE_LIFETIME);
+            say(batch, &self.envelope_of_ours(Kind::Node, *id.as_bytes(), expiry, body), &signer.secret)
+        })?;
+        Ok(accepted)
+    }
+
+    /// Declares a node gone for good, as the authority; in deterministic mode, with no authority key, as this node.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Refused`] when that is not permitted.
+    pub fn retire(&self, node: &EndpointId, reason: &str, authority: Option<&SecretKey>) -> Result<Accepted, ReplicaError> {
+        let value = encode(&Retirement { time: self.core.clock.now(), reason: reason.to_owned() });
+        self.declare(Kind::Retired, node, value, authority)
+    }
+
+    /// Expels a node: nothing that it said or will say counts any more.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Refused`] when the key is not the authority's.
+    pub fn revoke(&self, node: &EndpointId, reason: &str, authority: &SecretKey) -> Result<Accepted, ReplicaError> {
+        let value = encode(&Revocation { time: self.core.clock.now(), reason: reason.to_owned() });
+        self.declare(Kind::Revoked, node, value, Some(authority))
+    }
+
+    fn declare(
+        &self,
+        kind: Kind,
+        subject: &EndpointId,
+        value: Vec<u8>,
+        authority: Option<&SecretKey>,
+    ) -> Result<Accepted, ReplicaError> {
+        let key = authority.unwrap_or(&self.core.signer.secret);
+        let author = EndpointId::from_bytes(*key.public().as_bytes());
+        let ((), accepted) = self.batch(|batch| {
+            let version = batch.state.registers.slot(kind, subject, &author).map_or(0, |slot| slot.version + 1);
+            let body = register(version.max(batch.now.as_millis()), value)?;
+            let mut envelope = self.envelope_of_ours(kind, *subject.as_bytes(), NEVER, body);
+            if authority.is_some() {
+                envelope = Envelope { author, credential: CredentialHash::from_bytes([0; 32]), ..envelope };
+            }
+            say(batch, &envelope, key)
+        })?;
+        Ok(accepted)
+    }
+
+    /// What is known of a distribution.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when it cannot be read.
+    pub fn distribution(&self, id: &DistributionId) -> Result<Option<Arc<Distribution>>, ReplicaError> {
+        self.with_document(id, Document::distribution)
+    }
+
+    /// The distributions that are known, in the order of their ids.
+    #[must_use]
+    pub fn distributions(&self) -> Vec<DistributionId> {
+        self.lock().documents.ids().collect()
+    }
+
+    /// The envelopes by which targets say that they have a distribution, with what they follow: each can be shown to anyone.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when they cannot be read.
+    pub fn receipts(&self, id: &DistributionId) -> Result<Vec<(EndpointId, Bytes)>, ReplicaError> {
+        let receipts = self.with_document(id, |document| {
+            let view = document.distribution()?;
+            let signed = view.targets.iter().filter(|(_, record)| record.state.is_receipt());
+            Some(signed.filter_map(|(target, _)| Some((*target, document.last_of(target)?))).collect::<Vec<_>>())
+        })?;
+        let mut found = Vec::new();
+        for (target, id) in receipts.into_iter().flatten() {
+            found.extend(self.envelope(&id)?.map(|bytes| (target, bytes)));
+        }
+        Ok(found)
+    }
+
+    fn with_document<T>(
+        &self,
+        id: &DistributionId,
+        read: impl FnOnce(&Document) -> Option<T>,
+    ) -> Result<Option<T>, ReplicaError> {
+        let mut state = self.lock();
+        if !state.documents.contains(id) {
+            return Ok(None);
+        }
+        let document = match state.loaded.take(id) {
+            Some(document) => document,
+            None => load(id, self.core.store.about(Kind::Distribution, id.as_bytes())?).0,
+        };
+        let found = read(&document);
+        state.loaded.put(*id, document);
+        Ok(found)
+    }
+
+    /// What the members say of themselves.
+    #[must_use]
+    pub fn nodes(&self) -> BTreeMap<EndpointId, Arc<NodeRecord>> {
+        let pick = |(id, value): (EndpointId, &Value)| match value {
+            Value::Node(record) => Some((id, record.clone())),
+            _ => None,
+        };
+        self.lock().registers.of(Kind::Node).filter_map(pick).collect()
+    }
+
+    /// The nodes that are gone for good.
+    #[must_use]
+    pub fn retired(&self) -> BTreeMap<EndpointId, Retirement> {
+        let pick = |(id, value): (EndpointId, &Value)| match value {
+            Value::Retired(retirement) => Some((id, retirement.clone())),
+            _ => None,
+        };
+        self.lock().registers.of(Kind::Retired).filter_map(pick).collect()
+    }
+
+    /// The nodes that were expelled.
+    #[must_use]
+    pub fn revoked(&self) -> BTreeMap<EndpointId, Revocation> {
+        let pick = |(id, value): (EndpointId, &Value)| match value {
+            Value::Revoked(revocation) => Some((id, revocation.clone())),
+            _ => None,
+        };
+        self.lock().registers.of(Kind::Revoked).filter_map(pick).collect()
+    }
+
+    /// Whether a node was expelled.
+    #[must_use]
+    pub fn is_revoked(&self, id: &EndpointId) -> bool {
+        self.lock().registers.is_revoked(id)
+    }
+
+    /// The credential in a node's record.
+    #[must_use]
+    pub fn credential(&self, id: &EndpointId) -> Option<Credential> {
+        self.lock().registers.credential(id).cloned()
+    }
+
+    /// An envelope's bytes.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when it cannot be read.
+    pub fn envelope(&self, id: &EnvelopeId) -> Result<Option<Bytes>, ReplicaError> {
+        Ok(self.core.store.envelope(id)?)
+    }
+
+    /// All envelopes about one thing: a distribution id, or the endpoint id that a register is about.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when they cannot be read.
+    pub fn envelopes_of(&self, kind: Kind, key: &[u8; 32]) -> Result<Vec<(EnvelopeId, Bytes)>, ReplicaError> {
+        Ok(self.core.store.about(kind, key)?)
+    }
+
+    /// Whether this life may write to documents that it did not make: it has reconciled with another node, and so knows what
+    /// an earlier life of this node said.
+    #[must_use]
+    pub fn ready_to_write(&self) -> bool {
+        self.lock().ready
+    }
+
+    /// Notes that a session with another node has ended, and all that it brought was taken in.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when it cannot be written down.
+    pub fn mark_reconciled(&self) -> Result<(), ReplicaError> {
+        if self.ready_to_write() {
+            return Ok(());
+        }
+        self.batch(|batch| {
+            batch.dirty = true;
+            batch.tables.set_meta(RECONCILED, batch.signer.incarnation.as_bytes())?;
+            Ok(())
+        })?;
+        self.lock().ready = true;
+        Ok(())
+    }
+
+    /// Notes what a peer's clock says, to know what to think of our own.
+    pub fn note_clock(&self, peer: EndpointId, theirs: Timestamp) {
+        let now = self.core.clock.now();
+        self.lock().clock.note(peer, theirs, now);
+    }
+
+    /// Drops what expired and tries again what was held back. To be called now and then, a minute apart, say.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Store`] when it cannot be written.
+    pub fn expire(&self) -> Result<Accepted, ReplicaError> {
+        let ((), accepted) = self.batch(|batch| {
+            batch.expire()?;
+            batch.state.snapshots.forget_idle(batch.now);
+            Ok(batch.retry_held()?)
+        })?;
+        Ok(accepted)
+    }
+
+    /// What was seen and what is held.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let now = self.core.clock.now();
+        let state = self.lock();
+        Stats {
+            waiting: state.waiting.len(),
+            refused_ids: state.refused.len(),
+            documents: state.documents.len(),
+            loaded: state.loaded.len(),
+            clock_plausible: state.clock.plausible(now),
+            ..state.stats.clone()
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.core.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.core.store
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.core.clock.now()
+    }
+
+    fn envelope_of_ours(&self, kind: Kind, key: [u8; 32], expiry: Timestamp, body: Body) -> Envelope {
+        let signer = &self.core.signer;
+        let credential = signer.credential.hash();
+        Envelope { kind, key, author: signer.id(), incarnation: signer.incarnation, credential, expiry, body }
+    }
+
+    /// Runs one write transaction. If it fails, memory is read again from the file.
+    fn batch<T>(&self, run: impl FnOnce(&mut Batch<'_, '_>) -> Result<T, ReplicaError>) -> Result<(T, Accepted), ReplicaError> {
+        let core = &self.core;
+        let mut state = self.lock();
+        let done = self.run_batch(&mut state, run);
+        if let Err(ReplicaError::Store(_)) = &done {
+            let fresh = State::load(&core.store, &core.limits, core.clock.now(), &core.signer.incarnation)?;
+            let stats = std::mem::take(&mut state.stats);
+            *state = State { stats, ..fresh };
+        }
+        done
+    }
+
+    fn run_batch<T>(
+        &self,
+        state: &mut State,
+        run: impl FnOnce(&mut Batch<'_, '_>) -> Result<T, ReplicaError>,
+    ) -> Result<(T, Accepted), ReplicaError> {
+        let core = &self.core;
+        let write = core.store.write()?;
+        let mut batch = Batch::new(state, Tables::open(&write)?, &core.limits, &*core.membership, &core.signer, core.clock.now());
+        let result = run(&mut batch);
+        if batch.dirty
+            && let Some(time) = batch.state.clock.advance(batch.now)
+        {
+            batch.tables.set_meta(LAST_TIME, &time.as_millis().to_be_bytes())?;
+        }
+        let (dirty, accepted) = (batch.dirty, batch.accepted());
+        if dirty {
+            fault::point("replica.commit.before");
+            write.commit().map_err(redb::Error::from)?;
+            fault::point("replica.commit.after");
+        }
+        Ok((result?, accepted))
+    }
+}
+
+/// Signs an envelope of this node's or the authority's, and takes it in by the rules that hold for everyone.
+fn say(batch: &mut Batch<'_, '_>, envelope: &Envelope, key: &SecretKey) -> Result<(), ReplicaError> {
+    let bytes = Bytes::from(envelope.seal(key));
+    let offer = Offer { id: Envelope::id_of(&bytes), bytes, envelope: envelope.clone(), from: None };
+    match batch.offer(offer)? {
+        Outcome::Stored | Outcome::Known => Ok(()),
+        Outcome::Stale | Outcome::Waits => Err(ReplicaError::HeldBack),
+        Outcome::Refused(reason) => Err(ReplicaError::Refused(reason)),
+    }
+}
+
+fn register(version: u64, value: Vec<u8>) -> Result<Body, ReplicaError> {
+    if value.len() > MAX_REGISTER_BYTES {
+        return Err(ReplicaError::TooLarge(value.len()));
+    }
+    Ok(Body::Register { version, value })
+}
+
+/// The next change of this node to a document, with the document's expiry.
+fn draft(
+    document: &Document,
+    id: &DistributionId,
+    signer: &Signer,
+    edit: Edit<'_>,
+    ready: bool,
+) -> Result<Option<(Vec<u8>, Timestamp)>, ReplicaError> {
+    let view = document.distribution().ok_or(ReplicaError::Unknown(*id))?;
+    let of_this_life = view.manifest.sender == signer.id() && document.first_incarnation() == Some(signer.incarnation);
+    if !ready && !of_this_life {
+        return Err(ReplicaError::NotReady);
+    }
+    let change = document.next_change(&signer.id(), &signer.incarnation, edit)?;
+    Ok(change.map(|change| (change, view.manifest.expiry)))
+}
