@@ -135,9 +135,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
                     self.state.stats.held += 1;
                     self.held.push(id);
                 }
-                if offer.from.is_some() {
-                    self.state.waiting.add(on, offer);
-                }
+                self.state.waiting.add(on, offer);
                 Ok(Outcome::Waits)
             }
             Err(Halt::Stale) => {

@@ -21,7 +21,7 @@ mod waiting;
 pub use error::ReplicaError;
 pub use limits::{Limits, Reason, Stats};
 pub use replica::Replica;
-pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Role, Session, SessionError, Step};
+pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Session, SessionError, Side, Step};
 
 use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Incarnation, Timestamp};
 

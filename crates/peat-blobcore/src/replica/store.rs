@@ -22,8 +22,8 @@ const REFUSED: TableDefinition<u64, &[u8]> = TableDefinition::new("refused");
 const LIVES: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("lives");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// The latest time that was plausible, in big-endian milliseconds.
-pub(super) const LAST_TIME: &str = "last time";
+/// What is known of this node's clock.
+pub(super) const CLOCK: &str = "clock";
 /// The incarnation that has reconciled with another node.
 pub(super) const RECONCILED: &str = "reconciled";
 /// The version of this file's layout.
