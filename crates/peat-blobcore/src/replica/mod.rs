@@ -25,7 +25,7 @@ pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Session, SessionError, Side
 
 use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Incarnation, Timestamp};
 
-/// Who is a member, as the replica must know it. Implemented by `identity`.
+/// Who is a member, as the replica must know it. Called while the replica is locked: an implementation must not call back.
 pub trait Membership: Send + Sync + 'static {
     /// Whether `credential` makes `author` a member at `now`.
     ///

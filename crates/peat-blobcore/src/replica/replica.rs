@@ -1,5 +1,5 @@
 //! The handle: what this node says, hears and knows. Each method is synchronous and may wait for the disk; callers run them
-//! where blocking is allowed. Must never hold a lock while a caller's code runs.
+//! where blocking is allowed. Must never leave memory and file different: after a failed write it reads the file again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -93,6 +93,10 @@ impl Replica {
             } else {
                 opened.push((id, bytes, Envelope::open(bytes)));
             }
+        }
+        if opened.is_empty() {
+            self.lock().stats.known += known;
+            return Ok(Accepted::default());
         }
         let ((), accepted) = self.batch(|batch| {
             batch.state.stats.known += known;

@@ -225,6 +225,11 @@ impl<'txn> Tables<'txn> {
         Ok(bytes.as_chunks::<16>().0.iter().copied().map(Incarnation::from_bytes).collect())
     }
 
+    pub(super) fn remove_lives(&mut self, author: &EndpointId) -> Result<()> {
+        self.lives.remove(author.as_bytes())?;
+        Ok(())
+    }
+
     pub(super) fn set_lives(&mut self, author: &EndpointId, lives: &[Incarnation]) -> Result<()> {
         let bytes: Vec<u8> = lives.iter().flat_map(|life| *life.as_bytes()).collect();
         self.lives.insert(author.as_bytes(), bytes.as_slice())?;

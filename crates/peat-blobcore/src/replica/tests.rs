@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Clock;
-use crate::document::{Body, Document, Edit, Envelope, Kind, MAX_SENDER_CHANGE_BYTES, Section, Verdict, first_change};
+use crate::document::{Body, Document, Edit, Envelope, Kind, MAX_SENDER_CHANGE_BYTES, Section, first_change};
 use crate::model::*;
 
 mod hostile;

@@ -104,8 +104,8 @@ fn a_clone_that_writes_the_same_place_is_reported_and_honest_nodes_agree() {
     sync(&a, &c);
     let one = signed_change(&b, id, change(&b, id, b.id(), TargetState::Fetching));
     let two = signed_change(&b, id, change(&b, id, b.id(), TargetState::Delivered));
-    a.replica.accept(Some(b.id()), &[one.clone()]).expect("accepts");
-    c.replica.accept(Some(b.id()), &[two.clone()]).expect("accepts");
+    a.replica.accept(Some(b.id()), std::slice::from_ref(&one)).expect("accepts");
+    c.replica.accept(Some(b.id()), std::slice::from_ref(&two)).expect("accepts");
     let accepted = a.replica.accept(Some(c.id()), &[two]).expect("accepts");
     assert_eq!(accepted.clones, vec![b.id()]);
     c.replica.accept(Some(a.id()), &[one]).expect("accepts");
@@ -168,7 +168,7 @@ fn a_renewed_certificate_lets_in_what_was_refused_before() {
     a.replica.note_clock(b.id(), a.clock.now());
     let late = manifest(b.id(), "late", a.clock.now());
     let (_, first) = b.sign_first(&late);
-    a.replica.accept(Some(b.id()), &[first.clone()]).expect("refused quietly");
+    a.replica.accept(Some(b.id()), std::slice::from_ref(&first)).expect("refused quietly");
     assert_eq!(a.refused(Reason::NotMember), 1);
     let renewed = certificate(b.id(), NOW.plus(DAY * 800));
     let signer = Signer { credential: renewed, ..b.signer.clone() };
@@ -176,7 +176,7 @@ fn a_renewed_certificate_lets_in_what_was_refused_before() {
     let record = Body::Register { version: a.clock.now().as_millis(), value: encode(&node_record(&b.signer.credential)) };
     let register = b.sign(Kind::Node, *b.id().as_bytes(), a.clock.now().plus(DAY), record);
     a.replica.accept(Some(b.id()), &[register, first]).expect("accepts");
-    assert_eq!(a.replica.stats().documents, 1 + 1);
+    assert_eq!(a.replica.stats().documents, 2);
 }
 
 #[test]
@@ -299,15 +299,4 @@ fn an_envelope_of_a_later_kind_is_forgotten_as_refused_when_this_node_is_upgrade
     a.replica.accept(Some(b.id()), &[later.into()]).expect("refused quietly");
     assert_eq!((a.refused(Reason::Unknown), a.replica.stats().refused_ids), (1, 1));
     assert_eq!(a.restart().replica.stats().refused_ids, 0);
-}
-
-#[test]
-fn a_judged_document_is_the_same_however_it_is_read() {
-    let (a, b, id) = pair();
-    b.record(&id, TargetState::Delivered);
-    sync(&a, &b);
-    let envelope = b.replica.envelopes_of(Kind::Distribution, id.as_bytes()).expect("read").remove(0).1;
-    let verdict = Document::new(id).judge(&Envelope::open(&envelope).expect("good"));
-    assert!(matches!(verdict, Ok(Verdict::Fits(_) | Verdict::Waits)));
-    assert_equal(&a, &b);
 }

@@ -1,5 +1,7 @@
 //! Set reconciliation: its cost, its order, and messages that nobody honest sends.
 
+use std::sync::OnceLock;
+
 use super::*;
 
 #[test]
@@ -91,7 +93,7 @@ proptest! {
         let mut shuffled: Vec<Bytes> = order.iter().map(|index| log[*index].clone()).collect();
         shuffled.push(log[again.index(log.len())].clone());
         let (straight, mixed) = (Node::new(8), Node::new(9));
-        straight.replica.accept(Some(mixed.id()), &log).expect("accepts");
+        straight.replica.accept(Some(mixed.id()), log).expect("accepts");
         let (first, second) = shuffled.split_at(cut.index(shuffled.len()));
         mixed.replica.accept(Some(straight.id()), first).expect("accepts");
         mixed.replica.accept(Some(straight.id()), second).expect("accepts");
@@ -119,7 +121,12 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// Envelopes of a busy formation with a cloned node and an old life, as they were made.
-fn conversation() -> Vec<Bytes> {
+fn conversation() -> &'static [Bytes] {
+    static LOG: OnceLock<Vec<Bytes>> = OnceLock::new();
+    LOG.get_or_init(converse)
+}
+
+fn converse() -> Vec<Bytes> {
     let (a, b, c) = (Node::new(1), Node::new(2), Node::new(3));
     let id = a.send("one");
     sync(&a, &b);
