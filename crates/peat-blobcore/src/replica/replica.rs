@@ -250,7 +250,7 @@ impl Replica {
         self.lock().documents.ids().collect()
     }
 
-    /// The envelopes by which targets say that they have a distribution, with what they follow: each can be shown to anyone.
+    /// The last envelope of each target that says it has a distribution. Signed by the target, it can be shown to anyone.
     ///
     /// # Errors
     /// [`ReplicaError::Store`] when they cannot be read.
