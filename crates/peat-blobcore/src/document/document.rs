@@ -121,8 +121,8 @@ impl Document {
     }
 
     /// Whether the envelope is in the set.
-    #[must_use]
-    pub fn contains(&self, id: &EnvelopeId) -> bool {
+    #[cfg(test)]
+    pub(super) fn contains(&self, id: &EnvelopeId) -> bool {
         self.entries.contains_key(id)
     }
 
@@ -139,7 +139,8 @@ impl Document {
     }
 
     /// The envelopes in the set.
-    pub fn envelopes(&self) -> impl Iterator<Item = EnvelopeId> {
+    #[cfg(test)]
+    pub(super) fn envelopes(&self) -> impl Iterator<Item = EnvelopeId> {
         self.entries.keys().copied()
     }
 

@@ -66,6 +66,12 @@ impl History {
         self.live.get(place).into_iter().flatten()
     }
 
+    /// The maps that the author made.
+    #[cfg(test)]
+    pub(super) fn maps(&self) -> impl Iterator<Item = &OpId> {
+        self.maps.iter()
+    }
+
     fn check(&self, place: &Place, op: &Op) -> Result<(), ChangeError> {
         let beneath = place.0.as_ref().is_some_and(|object| self.maps.contains(object));
         let once = self.once.contains(place);
@@ -85,7 +91,7 @@ impl History {
         }
     }
 
-    fn put(&mut self, place: Place, id: OpId, op: &Op) {
+    pub(super) fn put(&mut self, place: Place, id: OpId, op: &Op) {
         let live = self.live.entry(place).or_default();
         op.pred.iter().for_each(|replaced| {
             live.remove(replaced);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::sync::OnceLock;
 
 use automerge::legacy::{Key, ObjectId, Op, OpId, OpType};
 use automerge::{ChangeHash, ScalarValue};
@@ -379,22 +380,108 @@ fn busy() -> Fixture {
     fixture
 }
 
+/// The envelopes of [`busy`].
+fn busy_log() -> &'static (DistributionId, Vec<(EnvelopeId, Envelope)>) {
+    static LOG: OnceLock<(DistributionId, Vec<(EnvelopeId, Envelope)>)> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let Fixture { document, log } = busy();
+        (document.id, log)
+    })
+}
+
+/// One operation of a change that an author might try.
+#[derive(Debug, Clone)]
+struct Attempt {
+    object: u8,
+    key: u8,
+    action: u8,
+    honest: bool,
+}
+
+fn attempts() -> impl Strategy<Value = Vec<(u8, u8, Vec<Attempt>)>> {
+    let attempt = (0..6_u8, 0..5_u8, 0..4_u8, proptest::bool::weighted(0.9));
+    let attempt = attempt.prop_map(|(object, key, action, honest)| Attempt { object, key, action, honest });
+    proptest::collection::vec((1..4_u8, 1..3_u8, proptest::collection::vec(attempt, 1..4)), 1..24)
+}
+
+/// An author's next change, of these operations, whether it may or not.
+fn attempt(document: &Document, author: &Life, attempts: &[Attempt]) -> Option<Envelope> {
+    let deps = document.heads_of(&author.id());
+    let lineage = document.lineage(&author.id(), &deps).ok()??;
+    let mut history = lineage.history(&author.id());
+    let actor = actor_of(&author.id(), &author.incarnation, &document.id);
+    let first = lineage.first.change.expanded.actor_id.clone();
+    let mut operations = Vec::new();
+    for (attempt, counter) in attempts.iter().zip(lineage.max_op() + 1..) {
+        let maps: Vec<OpId> = history.maps().cloned().collect();
+        let object = match attempt.object {
+            0 if !attempt.honest => None,
+            1 | 2 => Some(OpId(u64::from(attempt.object) + 1, first.clone())),
+            3 if !attempt.honest => Some(OpId(9, actor.clone())),
+            _ => maps.last().cloned().or(Some(OpId(2, first.clone()))),
+        };
+        let key = [author.id().to_string(), Life::new(1, 1).id().to_string(), "cancel".into(), "state".into(), "x".into()];
+        let beneath = object.as_ref().is_some_and(|object| maps.contains(object));
+        let place = (object, key[if attempt.honest && !beneath { 0 } else { usize::from(attempt.key) }].clone());
+        let pred: Vec<OpId> = match attempt.honest {
+            true => history.live(&place).map(|(id, _)| id.clone()).collect(),
+            false => vec![OpId(4, actor.clone())],
+        };
+        let action = match attempt.action {
+            0 => OpType::Make(automerge::ObjType::Map),
+            1 if !attempt.honest || !pred.is_empty() => OpType::Delete,
+            1 | 2 => OpType::Put("held".into()),
+            _ => OpType::Put(ScalarValue::Uint(counter)),
+        };
+        let obj = place.0.clone().map_or(ObjectId::Root, ObjectId::Id);
+        let op = Op { action, obj, key: Key::Map(place.1.as_str().into()), pred: pred.into(), insert: false };
+        history.put(place, OpId(counter, actor.clone()), &op);
+        operations.push(op);
+    }
+    let seq = lineage.last_seq(&author.id(), &author.incarnation) + 1;
+    let start = NonZeroU64::new(lineage.max_op() + 1).expect("not zero");
+    let change = DocumentChange::build(expanded(actor, seq, start, deps, operations)).ok()?;
+    Some(author.envelope(document.id, change.bytes().to_vec()))
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_authors_try_the_document_stays_whole_and_writable(attempts in attempts()) {
+        let sender = Life::new(1, 1);
+        let mut fixture = Fixture::new(&sender);
+        for (node, life, operations) in attempts {
+            let author = Life::new(node, life);
+            if let Some(envelope) = attempt(&fixture.document, &author, &operations) {
+                let _ = fixture.add(&author, envelope);
+            }
+        }
+        let again = replay(fixture.document.id, &fixture.log.iter().rev().cloned().collect::<Vec<_>>());
+        prop_assert_eq!(again.distribution(), fixture.document.distribution());
+        for node in 1..4 {
+            let author = Life::new(node, 1);
+            let record = record(TargetState::Delivered, 77);
+            fixture.write(&author, Edit::Record(Section::Targets, &record)).expect("its next change fits");
+            prop_assert_eq!(&fixture.view().targets[&author.id()], &record);
+        }
+    }
+
     #[test]
     fn any_order_and_repetition_of_a_set_converges(
-        order in Just((0..busy().log.len()).collect::<Vec<_>>()).prop_shuffle(),
+        order in Just((0..busy_log().1.len()).collect::<Vec<_>>()).prop_shuffle(),
         again in proptest::collection::vec(any::<prop::sample::Index>(), 0..10),
     ) {
-        let fixture = busy();
-        let mut log: Vec<_> = order.into_iter().map(|index| fixture.log[index].clone()).collect();
+        let (id, straight) = busy_log();
+        let mut log: Vec<_> = order.into_iter().map(|index| straight[index].clone()).collect();
         for index in again {
             log.push(log[index.index(log.len())].clone());
         }
-        let expected = replay(fixture.document.id, &fixture.log);
-        let document = replay(fixture.document.id, &log);
+        let expected = replay(*id, straight);
+        let document = replay(*id, &log);
         prop_assert_eq!(document.distribution(), expected.distribution());
         prop_assert!(document.envelopes().eq(expected.envelopes()));
-        let kept = fixture.log.iter().filter(|(id, _)| document.contains(id)).cloned();
-        prop_assert_eq!(Document::load(document.id, kept).0.distribution(), document.distribution());
+        let kept = straight.iter().filter(|(id, _)| document.contains(id)).cloned();
+        prop_assert_eq!(Document::load(*id, kept).0.distribution(), document.distribution());
     }
 }

@@ -11,7 +11,7 @@ use super::change::{ChangeError, DocumentChange, MAX_DEPS, MAX_SEQ, actor_of, ex
 use super::history::{CANCEL, History, Place, ROSTER, section_map};
 use super::projection::field;
 use super::{Document, Section};
-use crate::model::{EndpointId, Incarnation, MAX_ERROR_BYTES, Manifest, ManifestError, TargetRecord, Timestamp};
+use crate::model::{DistributionId, EndpointId, Incarnation, MAX_ERROR_BYTES, Manifest, ManifestError, TargetRecord, Timestamp};
 
 /// What an author wants a document to say.
 #[derive(Debug, Clone, Copy)]
@@ -28,10 +28,7 @@ pub enum Edit<'a> {
 ///
 /// # Errors
 /// [`ManifestError`] when another node would refuse the manifest.
-pub fn first_change(
-    manifest: &Manifest,
-    incarnation: &Incarnation,
-) -> Result<(crate::model::DistributionId, Vec<u8>), ManifestError> {
+pub fn first_change(manifest: &Manifest, incarnation: &Incarnation) -> Result<(DistributionId, Vec<u8>), ManifestError> {
     let (id, bytes) = manifest.seal()?;
     let actor = actor_of(&manifest.sender, incarnation, &id);
     Ok((id, DocumentChange::first(actor, &bytes).bytes().to_vec()))
@@ -77,7 +74,7 @@ impl Document {
     }
 
     /// The author's changes that count and that none of its others follows; else the first change.
-    fn heads_of(&self, author: &EndpointId) -> Vec<ChangeHash> {
+    pub(super) fn heads_of(&self, author: &EndpointId) -> Vec<ChangeHash> {
         let counts = |hash: &ChangeHash| Some((*hash, self.entries.get(self.applied.get(hash)?)?));
         let own: Vec<_> = self.applied.keys().filter_map(counts).filter(|(_, entry)| entry.author == *author).collect();
         let followed: BTreeSet<ChangeHash> = own.iter().flat_map(|(_, entry)| &entry.change.expanded.deps).copied().collect();

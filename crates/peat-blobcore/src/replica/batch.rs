@@ -56,6 +56,8 @@ pub(super) struct Batch<'a, 'txn> {
     clones: BTreeSet<EndpointId>,
     held: Vec<EnvelopeId>,
     woken: Vec<Offer>,
+    /// What is held back is reported once.
+    retrying: bool,
 }
 
 impl<'a, 'txn> Batch<'a, 'txn> {
@@ -80,6 +82,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             clones: BTreeSet::new(),
             held: Vec::new(),
             woken: Vec::new(),
+            retrying: false,
         }
     }
 
@@ -104,9 +107,11 @@ impl<'a, 'txn> Batch<'a, 'txn> {
 
     /// Tries again what waits for time.
     pub(super) fn retry_held(&mut self) -> Result<(), redb::Error> {
+        self.retrying = true;
         for offer in self.state.waiting.wake(On::Clock) {
             self.offer(offer)?;
         }
+        self.retrying = false;
         Ok(())
     }
 
@@ -130,14 +135,12 @@ impl<'a, 'txn> Batch<'a, 'txn> {
                 Ok(Outcome::Refused(reason))
             }
             Err(Halt::Wait(on)) => {
-                if on == On::Clock {
+                if on == On::Clock && !self.retrying {
                     tracing::warn!(envelope = %id.short(), author = %offer.envelope.author.short(), "held back: it does not fit this node's clock");
                     self.state.stats.held += 1;
                     self.held.push(id);
                 }
-                if offer.from.is_some() {
-                    self.state.waiting.add(on, offer);
-                }
+                self.state.waiting.add(on, offer);
                 Ok(Outcome::Waits)
             }
             Err(Halt::Stale) => {
@@ -390,6 +393,9 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             {
                 self.state.registers.insert(id, &envelope, version, value);
             }
+        }
+        if kind == Kind::Node && self.state.registers.node(&subject).is_none() {
+            self.tables.remove_lives(&subject)?;
         }
         self.changes.insert(match kind {
             Kind::Retired => Change::Retired(subject),

@@ -18,14 +18,32 @@ const MAX_PEERS: usize = 64;
 /// What is known of this node's clock.
 #[derive(Debug)]
 pub(super) struct ClockTrust {
+    /// The latest time that was plausible and saved.
     last: Timestamp,
+    /// Whether a peer ever agreed with a time that was saved.
+    confirmed: bool,
+    /// Whether each peer agreed when it was last heard.
     agrees: BTreeMap<EndpointId, bool>,
 }
 
 impl ClockTrust {
-    /// `last` is the latest time that was plausible and saved.
-    pub(super) fn new(last: Timestamp) -> Self {
-        Self { last, agrees: BTreeMap::new() }
+    /// Before anything was saved.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self { last: now, confirmed: false, agrees: BTreeMap::new() }
+    }
+
+    /// What was saved.
+    pub(super) fn decode(saved: &[u8]) -> Option<Self> {
+        let (confirmed, millis) = saved.split_first()?;
+        let last = Timestamp::from_millis(u64::from_be_bytes(millis.try_into().ok()?));
+        Some(Self { last, confirmed: *confirmed == 1, agrees: BTreeMap::new() })
+    }
+
+    /// What to save.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![u8::from(self.confirmed)];
+        bytes.extend(self.last.as_millis().to_be_bytes());
+        bytes
     }
 
     /// Takes in what a peer's clock said when ours said `ours`.
@@ -37,11 +55,14 @@ impl ClockTrust {
         }
     }
 
-    /// Whether `now` can be believed: a peer's clock agrees, or nobody was met and it fits what was saved.
+    /// Whether `now` can be believed: a peer's clock agrees, or it fits what was saved. Peers that disagree outweigh what was
+    /// saved only if no peer ever confirmed it; else one of them could make us doubt a good clock.
     pub(super) fn plausible(&self, now: Timestamp) -> bool {
-        if self.agrees.is_empty() {
-            return now >= self.last.minus(SET_BACK) && now <= self.last.plus(LONGEST_SLEEP);
-        }
+        let fits = now >= self.last.minus(SET_BACK) && now <= self.last.plus(LONGEST_SLEEP);
+        self.agreed() || fits && (self.confirmed || self.agrees.is_empty())
+    }
+
+    fn agreed(&self) -> bool {
         self.agrees.values().any(|agrees| *agrees)
     }
 
@@ -50,14 +71,16 @@ impl ClockTrust {
         now.max(self.last).plus(TOLERANCE)
     }
 
-    /// The time to save, if it moved on by a minute.
-    pub(super) fn advance(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// Moves on to `now`; tells whether there is something to save.
+    pub(super) fn advance(&mut self, now: Timestamp) -> bool {
         let moved = now.since(self.last).max(self.last.since(now)) >= Duration::from_secs(60);
-        if !moved || !self.plausible(now) {
-            return None;
+        let confirms = self.agreed() && !self.confirmed;
+        if !(moved || confirms) || !self.plausible(now) {
+            return false;
         }
         self.last = now;
-        Some(now)
+        self.confirmed |= confirms;
+        true
     }
 }
 
@@ -83,23 +106,32 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_agrees_outweighs_what_was_saved_and_peers_that_disagree_outweigh_the_clock() {
+    fn a_peer_that_agrees_outweighs_what_was_saved() {
         let mut trust = ClockTrust::new(at(100));
         trust.note(peer(1), at(500), at(500));
         assert!(trust.plausible(at(500)));
+    }
+
+    #[test]
+    fn peers_that_disagree_outweigh_a_clock_that_no_peer_ever_confirmed() {
+        let mut fresh = ClockTrust::new(at(40_000));
+        fresh.note(peer(1), at(100), at(40_000));
+        assert!(!fresh.plausible(at(40_000)));
         let mut trust = ClockTrust::new(at(100));
-        trust.note(peer(1), at(103), at(100));
-        assert!(!trust.plausible(at(100)));
-        trust.note(peer(2), at(100), at(100));
-        assert!(trust.plausible(at(100)));
+        trust.note(peer(1), at(100), at(100));
+        assert!(trust.advance(at(100)));
+        let mut trust = ClockTrust::decode(&trust.encode()).expect("what was saved");
+        trust.note(peer(2), at(40_000), at(101));
+        assert!(trust.plausible(at(101)));
+        assert!(!trust.plausible(at(40_000)));
     }
 
     #[test]
     fn a_clock_that_was_wrong_once_is_set_right_by_a_peer() {
         let mut trust = ClockTrust::new(at(40_000));
-        assert_eq!(trust.advance(at(20_000)), None);
+        assert!(!trust.advance(at(20_000)));
         trust.note(peer(1), at(20_000), at(20_000));
-        assert_eq!(trust.advance(at(20_000)), Some(at(20_000)));
-        assert_eq!(trust.advance(at(20_000)), None);
+        assert!(trust.advance(at(20_000)));
+        assert!(!trust.advance(at(20_000)));
     }
 }

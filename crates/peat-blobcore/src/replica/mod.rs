@@ -21,11 +21,11 @@ mod waiting;
 pub use error::ReplicaError;
 pub use limits::{Limits, Reason, Stats};
 pub use replica::Replica;
-pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Role, Session, SessionError, Step};
+pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Session, SessionError, Side, Step};
 
 use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Incarnation, Timestamp};
 
-/// Who is a member, as the replica must know it. Implemented by `identity`.
+/// Who is a member, as the replica must know it. Called while the replica is locked: an implementation must not call back.
 pub trait Membership: Send + Sync + 'static {
     /// Whether `credential` makes `author` a member at `now`.
     ///

@@ -1,5 +1,5 @@
 //! The handle: what this node says, hears and knows. Each method is synchronous and may wait for the disk; callers run them
-//! where blocking is allowed. Must never hold a lock while a caller's code runs.
+//! where blocking is allowed. Must never leave memory and file different: after a failed write it reads the file again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use iroh::SecretKey;
 use super::batch::{Batch, Outcome, load};
 use super::registers::Value;
 use super::state::{self, State};
-use super::store::{LAST_TIME, RECONCILED, Store, Tables};
+use super::store::{CLOCK, RECONCILED, Store, Tables};
 use super::waiting::Offer;
 use super::{Accepted, Limits, Membership, Reason, ReplicaError, Signer, Stats};
 use crate::clock::Clock;
@@ -68,21 +68,22 @@ impl Replica {
         let now = clock.now();
         let (store, state) = state::open(path, &limits, now, &signer.incarnation)?;
         let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state: Mutex::new(state) }) };
-        if replica.core.store.meta(LAST_TIME)?.is_none() {
+        if replica.core.store.meta(CLOCK)?.is_none() {
             replica.batch(|batch| {
                 batch.dirty = true;
-                Ok(batch.tables.set_meta(LAST_TIME, &now.as_millis().to_be_bytes())?)
+                let first = batch.state.clock.encode();
+                Ok(batch.tables.set_meta(CLOCK, &first)?)
             })?;
         }
         Ok(replica)
     }
 
-    /// Takes in envelopes that a peer sent, in one transaction. What is refused, known already or waits is counted, and no
-    /// error.
+    /// Takes in envelopes that a peer sent, or that came some other way, in one transaction. What is refused, known already
+    /// or waits is counted, and no error.
     ///
     /// # Errors
     /// [`ReplicaError::Store`] when they could not be stored; nothing of them was then.
-    pub fn accept(&self, from: EndpointId, envelopes: &[Bytes]) -> Result<Accepted, ReplicaError> {
+    pub fn accept(&self, from: Option<EndpointId>, envelopes: &[Bytes]) -> Result<Accepted, ReplicaError> {
         let mut opened = Vec::with_capacity(envelopes.len());
         let mut known = 0;
         for bytes in envelopes {
@@ -93,19 +94,23 @@ impl Replica {
                 opened.push((id, bytes, Envelope::open(bytes)));
             }
         }
+        if opened.is_empty() {
+            self.lock().stats.known += known;
+            return Ok(Accepted::default());
+        }
         let ((), accepted) = self.batch(|batch| {
             batch.state.stats.known += known;
             for (id, bytes, opened) in opened {
                 match opened {
                     Ok(envelope) => {
-                        batch.offer(Offer { id, bytes: bytes.clone(), envelope, from: Some(from) })?;
+                        batch.offer(Offer { id, bytes: bytes.clone(), envelope, from })?;
                     }
                     Err(error) => {
                         let reason = match error {
                             EnvelopeError::UnknownKind(_) | EnvelopeError::UnknownVersion(_) => Reason::Unknown,
                             _ => Reason::Malformed,
                         };
-                        batch.refuse(id, None, Some(from), reason, &error.to_string())?;
+                        batch.refuse(id, None, from, reason, &error.to_string())?;
                     }
                 }
             }
@@ -245,7 +250,7 @@ impl Replica {
         self.lock().documents.ids().collect()
     }
 
-    /// The envelopes by which targets say that they have a distribution, with what they follow: each can be shown to anyone.
+    /// The last envelope of each target that says it has a distribution. Signed by the target, it can be shown to anyone.
     ///
     /// # Errors
     /// [`ReplicaError::Store`] when they cannot be read.
@@ -443,8 +448,8 @@ impl Replica {
         let done = self.run_batch(&mut state, run);
         if let Err(ReplicaError::Store(_)) = &done {
             let fresh = State::load(&core.store, &core.limits, core.clock.now(), &core.signer.incarnation)?;
-            let stats = std::mem::take(&mut state.stats);
-            *state = State { stats, ..fresh };
+            let before = std::mem::replace(&mut *state, fresh);
+            (state.stats, state.clock) = (before.stats, before.clock);
         }
         done
     }
@@ -458,10 +463,10 @@ impl Replica {
         let write = core.store.write()?;
         let mut batch = Batch::new(state, Tables::open(&write)?, &core.limits, &*core.membership, &core.signer, core.clock.now());
         let result = run(&mut batch);
-        if batch.dirty
-            && let Some(time) = batch.state.clock.advance(batch.now)
-        {
-            batch.tables.set_meta(LAST_TIME, &time.as_millis().to_be_bytes())?;
+        if batch.state.clock.advance(batch.now) {
+            batch.dirty = true;
+            let saved = batch.state.clock.encode();
+            batch.tables.set_meta(CLOCK, &saved)?;
         }
         let (dirty, accepted) = (batch.dirty, batch.accepted());
         if dirty {
@@ -477,9 +482,14 @@ impl Replica {
 fn say(batch: &mut Batch<'_, '_>, envelope: &Envelope, key: &SecretKey) -> Result<(), ReplicaError> {
     let bytes = Bytes::from(envelope.seal(key));
     let offer = Offer { id: Envelope::id_of(&bytes), bytes, envelope: envelope.clone(), from: None };
+    let id = offer.id;
     match batch.offer(offer)? {
         Outcome::Stored | Outcome::Known => Ok(()),
-        Outcome::Stale | Outcome::Waits => Err(ReplicaError::HeldBack),
+        Outcome::Stale => Err(ReplicaError::HeldBack),
+        Outcome::Waits => {
+            batch.state.waiting.remove(&id);
+            Err(ReplicaError::HeldBack)
+        }
         Outcome::Refused(reason) => Err(ReplicaError::Refused(reason)),
     }
 }

@@ -25,7 +25,7 @@ pub struct Clocks {
 
 /// Who speaks first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub enum Side {
     /// This side begins and learns the difference.
     Initiator,
     /// This side answers.
@@ -66,13 +66,13 @@ impl Session {
         replica: &Replica,
         peer: &EndpointId,
         clocks: Clocks,
-        role: Role,
+        side: Side,
     ) -> Result<(Self, Option<Vec<u8>>), SessionError> {
         let set = replica.snapshot(peer, clocks.ours.min(clocks.theirs))?;
         let mut negentropy = Negentropy::owned(set, MAX_SESSION_MESSAGE_BYTES as u64)?;
-        let first = match role {
-            Role::Initiator => Some(negentropy.initiate()?),
-            Role::Responder => None,
+        let first = match side {
+            Side::Initiator => Some(negentropy.initiate()?),
+            Side::Responder => None,
         };
         Ok((Self { replica: replica.clone(), negentropy, messages: 0 }, first))
     }

@@ -7,7 +7,7 @@ use super::clock_trust::ClockTrust;
 use super::refused::Refused;
 use super::registers::{Registers, Value};
 use super::snapshot::Snapshots;
-use super::store::{LAST_TIME, RECONCILED, Store};
+use super::store::{CLOCK, RECONCILED, Store};
 use super::waiting::Waiting;
 use super::{Limits, Stats};
 use crate::document::{Document, Envelope, Kind};
@@ -48,14 +48,13 @@ impl State {
                 documents.insert(envelope.distribution(), sender);
             }
         })?;
-        let last = store.meta(LAST_TIME)?.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?)));
         Ok(Self {
             documents,
             loaded: Loaded::new(limits.loaded),
             registers,
             refused: Refused::load(store)?,
             waiting: Waiting::new(limits.waiting, limits.waiting_bytes),
-            clock: ClockTrust::new(last.map_or(now, Timestamp::from_millis)),
+            clock: store.meta(CLOCK)?.and_then(|saved| ClockTrust::decode(&saved)).unwrap_or_else(|| ClockTrust::new(now)),
             snapshots: Snapshots::default(),
             stats: Stats::default(),
             ready: store.meta(RECONCILED)?.as_deref() == Some(life.as_bytes()),

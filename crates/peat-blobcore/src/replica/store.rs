@@ -22,8 +22,8 @@ const REFUSED: TableDefinition<u64, &[u8]> = TableDefinition::new("refused");
 const LIVES: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("lives");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
-/// The latest time that was plausible, in big-endian milliseconds.
-pub(super) const LAST_TIME: &str = "last time";
+/// What is known of this node's clock.
+pub(super) const CLOCK: &str = "clock";
 /// The incarnation that has reconciled with another node.
 pub(super) const RECONCILED: &str = "reconciled";
 /// The version of this file's layout.
@@ -223,6 +223,11 @@ impl<'txn> Tables<'txn> {
     pub(super) fn lives(&self, author: &EndpointId) -> Result<Vec<Incarnation>> {
         let bytes = self.lives.get(author.as_bytes())?.map(|bytes| bytes.value().to_vec()).unwrap_or_default();
         Ok(bytes.as_chunks::<16>().0.iter().copied().map(Incarnation::from_bytes).collect())
+    }
+
+    pub(super) fn remove_lives(&mut self, author: &EndpointId) -> Result<()> {
+        self.lives.remove(author.as_bytes())?;
+        Ok(())
     }
 
     pub(super) fn set_lives(&mut self, author: &EndpointId, lives: &[Incarnation]) -> Result<()> {

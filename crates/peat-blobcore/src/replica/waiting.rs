@@ -80,7 +80,8 @@ impl Waiting {
         self.oldest.iter().find(of_greedy).copied()
     }
 
-    fn remove(&mut self, id: &EnvelopeId) -> Option<Offer> {
+    /// Takes an offer out.
+    pub(super) fn remove(&mut self, id: &EnvelopeId) -> Option<Offer> {
         let (_, offer) = self.offers.remove(id)?;
         self.bytes -= offer.bytes.len();
         self.oldest.retain(|other| other != id);
