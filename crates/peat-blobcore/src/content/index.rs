@@ -95,6 +95,15 @@ impl Index {
         Ok(value)
     }
 
+    /// Pretends that another version wrote the store.
+    #[cfg(test)]
+    pub(super) fn set_format(&self, format: u64) -> Result<(), ContentError> {
+        self.write(|txn| {
+            txn.open_table(META)?.insert("format", format)?;
+            Ok(())
+        })
+    }
+
     pub(super) fn close(&self) -> Result<(), ContentError> {
         self.write(|txn| {
             txn.open_table(META)?.insert("in-use", 0)?;
