@@ -91,7 +91,10 @@ impl Inner {
         }
         self.forget_known(&mut wanted)?;
         let inline: u64 = wanted.values().map(|item| if item.is_inline() { item.blob.size } else { 0 }).sum();
-        self.ensure_free(inline.saturating_mul(2) + INDEX_ROOM_BYTES, 0)?;
+        let (wanted_room, free) = (inline.saturating_mul(2) + INDEX_ROOM_BYTES, self.layout.free()?);
+        if wanted_room > free {
+            return Err(ContentError::NoSpace { dir: self.layout.dir().to_owned(), wanted: wanted_room, free, reserve: 0 });
+        }
         let files: Vec<&Path> = wanted.values().flat_map(|item| item.files()).collect();
         self.sync_files(&files)?;
         fault::point("content.commit.synced");

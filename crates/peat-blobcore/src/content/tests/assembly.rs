@@ -109,7 +109,16 @@ fn wrong_blocks_are_refused_whatever_is_wrong_with_them() {
     for wrong in [&encoded[..encoded.len() - 1], &longer, &other, &[], &[0; 100]] {
         assert!(matches!(assembly.write_block(range.clone(), wrong), Err(ContentError::Corrupt(_))));
     }
-    for bad in [0..0, 1..16_384, 0..100, 196_608..200_001, 0..u64::MAX, u64::MAX - 1..u64::MAX, 65_536..16_384, 16_384..16_384] {
+    for bad in [
+        0..0,
+        1..16_384,
+        0..100,
+        196_608..200_001,
+        0..u64::MAX,
+        u64::MAX - 1..u64::MAX,
+        Range { start: 65_536, end: 16_384 },
+        16_384..16_384,
+    ] {
         assert!(matches!(assembly.write_block(bad.clone(), &encoded), Err(ContentError::BadRange { .. })), "{bad:?}");
         assert!(matches!(source.encode_block(&hash, bad.clone()), Err(ContentError::BadRange { .. })), "{bad:?}");
     }
