@@ -114,6 +114,13 @@ impl Index {
         Ok(())
     }
 
+    /// Gives the pages of what was forgotten back to the file system.
+    pub(super) fn compact(&self) -> Result<(), ContentError> {
+        let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        database.as_mut().ok_or(ContentError::Closed)?.compact()?;
+        Ok(())
+    }
+
     pub(super) fn row(&self, hash: &BlobHash) -> Result<Option<Row>, ContentError> {
         self.read(|txn| txn.open_table(BLOBS)?.get(hash.as_bytes())?.map(|row| decode_row(row.value())).transpose())
     }

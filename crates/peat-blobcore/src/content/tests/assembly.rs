@@ -212,6 +212,9 @@ fn what_has_come_is_served_to_others_before_the_rest_is_there() {
     let range = 1 << 20..(1 << 20) + 65_536;
     assert_eq!(store.encode_block(&hash, range.clone()).unwrap(), source.encode_block(&hash, range.clone()).unwrap());
     assert!(matches!(store.encode_block(&hash, 0..65_536), Err(ContentError::Absent(_))));
+    for (content, held) in [(&store, 1 << 20..2 << 20), (&source, 0..size)] {
+        assert_eq!(content.held_ranges(&hash).unwrap(), std::slice::from_ref(&held));
+    }
     flip(&store.0.layout.assembly(&hash, size, "data"), 1 << 20);
     assert!(matches!(store.encode_block(&hash, range.clone()), Err(ContentError::Damaged(_))));
     assert!(!assembly.held_ranges().iter().any(|held| held.contains(&range.start)), "it is fetched again");

@@ -48,6 +48,21 @@ fn a_dropped_blob_is_gone_with_its_files_and_its_digest() {
 }
 
 #[test]
+fn small_blobs_that_were_dropped_give_their_space_back() {
+    let store = Store::new();
+    let mut batch = store.batch();
+    for seed in 0..1000 {
+        batch.add_bytes(&bytes(seed, 16_000)).unwrap();
+    }
+    batch.commit().unwrap();
+    let length = || fs::metadata(store.path("content.redb")).unwrap().len();
+    assert!(length() > 16_000_000);
+    assert_eq!(store.gc_all().unwrap().freed, 16_000_000);
+    assert!(length() < 4_000_000, "{}", length());
+    store.ingest_bytes(b"goes on").unwrap();
+}
+
+#[test]
 fn a_pin_holds_until_its_last_reason_ends_also_over_restarts_and_before_the_blob_is_here() {
     let mut store = Store::new();
     let hash = hash_of(&bytes(1, SIZE));

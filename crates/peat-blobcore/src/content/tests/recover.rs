@@ -67,3 +67,22 @@ fn a_store_of_an_unknown_format_is_refused() {
     let error = Content::open(store.dir.path(), Options::default(), Arc::new(SystemClock)).unwrap_err();
     assert!(matches!(error, ContentError::UnknownFormat { format: 99, .. }), "{error}");
 }
+
+#[test]
+fn a_commit_that_fails_halfway_leaves_everything_as_it_was() {
+    let (source, store) = (Store::new(), Store::new());
+    let data = bytes(3, 100_000);
+    let hash = source.ingest_bytes(&data).unwrap().hash;
+    let assembly = store.assemble(&hash, 100_000).unwrap();
+    assembly.write_block(0..100_000, &source.encode_block(&hash, 0..100_000).unwrap()).unwrap();
+    let in_the_way = store.0.layout.outboard(&hash);
+    fs::create_dir(&in_the_way).unwrap();
+    let before = store.files();
+    assembly.finish().unwrap_err();
+    store.ingest_bytes(&data).unwrap_err();
+    assert_eq!(store.files(), before);
+    assert!(!held(&store, &hash));
+    fs::remove_dir(&in_the_way).unwrap();
+    assembly.finish().unwrap();
+    assert_eq!(read_all(&store, &hash).unwrap(), data);
+}
