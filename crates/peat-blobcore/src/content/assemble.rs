@@ -80,7 +80,7 @@ impl Inner {
         if row.is_some_and(|row| !row.inline) && !data.exists() {
             self.salvage(hash, size)?;
         }
-        self.ensure_free(size.saturating_sub(layout::allocated(&data)), self.options.reserve)?;
+        self.ensure_free(size.saturating_sub(layout::allocated(&data)))?;
         let is_new = !data.exists();
         self.open_files(hash, size).inspect_err(|_| {
             if is_new {

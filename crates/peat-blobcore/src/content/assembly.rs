@@ -277,12 +277,12 @@ impl Assembly {
             }
             Storage::Files { data, outboard, .. } => shared.stored(data, outboard).walk(visitor),
         };
-        read.or_else(|tree::Mismatch| {
+        read.map_err(|tree::Mismatch| {
             let progress = &mut *lock(&shared.progress);
             progress.held.remove(&groups);
             progress.prefix = progress.prefix.min(groups.start);
             shared.update(progress);
-            Err(ContentError::Damaged(shared.hash))
+            ContentError::Damaged(shared.hash)
         })
     }
 }

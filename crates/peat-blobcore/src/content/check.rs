@@ -7,10 +7,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use super::commit::{Staged, StagedBytes};
-use super::export::Whole;
 use super::index::Row;
 use super::layout::{self, OUTBOARD, StagedPath};
-use super::{Content, ContentError, Inner, Progress, ingest, lock};
+use super::tree::{GroupRange, Mismatch, Visitor};
+use super::{Content, ContentError, Inner, MAX_BLOCK_BYTES, Progress, ingest, lock};
 use crate::model::BlobHash;
 
 /// What a check found.
@@ -47,7 +47,7 @@ impl Content {
         let mut report = CheckReport::default();
         let mut read = 0;
         self.0.each_blob(&mut |hash, row| {
-            self.0.check_blob(&hash, &row, &mut report)?;
+            self.0.check_blob(&hash, &row, &mut report, &mut |bytes| progress(read + bytes))?;
             read += row.size;
             ingest::report(progress, read)
         })?;
@@ -56,11 +56,46 @@ impl Content {
     }
 }
 
+/// Wants all of a blob, to know that it is right.
+struct Whole<'a, 'p> {
+    progress: &'a mut Progress<'p>,
+    read: u64,
+    stopped: bool,
+}
+
+impl Visitor for Whole<'_, '_> {
+    fn wants(&self, _groups: &GroupRange) -> bool {
+        !self.stopped
+    }
+
+    fn group(&mut self, _group: u64, bytes: &[u8]) {
+        self.read += bytes.len() as u64;
+        if self.read.is_multiple_of(MAX_BLOCK_BYTES) {
+            self.stopped = (self.progress)(self.read).is_break();
+        }
+    }
+
+    fn bad(&mut self, _groups: &GroupRange) -> Result<(), Mismatch> {
+        Err(Mismatch)
+    }
+}
+
 impl Inner {
-    pub(super) fn check_blob(&self, hash: &BlobHash, row: &Row, report: &mut CheckReport) -> Result<(), ContentError> {
+    pub(super) fn check_blob(
+        &self,
+        hash: &BlobHash,
+        row: &Row,
+        report: &mut CheckReport,
+        progress: &mut Progress<'_>,
+    ) -> Result<(), ContentError> {
+        let mut whole = Whole { progress, read: 0, stopped: false };
+        let source = self.open_source(hash, row).map(|source| source.walk(hash, row.size, &mut whole));
+        if whole.stopped {
+            return Err(ContentError::Stopped);
+        }
         report.checked += 1;
-        let found = match self.open_source(hash, row) {
-            Ok(source) if source.walk(hash, row.size, &mut Whole).is_ok() => {
+        let found = match source {
+            Ok(Ok(())) => {
                 if row.damaged && self.index.mark(hash, row.added, false)? {
                     report.repaired.push(*hash);
                 }

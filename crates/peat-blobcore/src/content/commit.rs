@@ -12,6 +12,7 @@ use super::index::{self, BLOBS};
 use super::layout::{StagedPath, sync_dir};
 use super::{ContentError, Ingested, Inner, lock};
 use crate::fault;
+use crate::model::BlobHash;
 
 /// Up to this many files or directories are synced one by one; more by one sync of the whole file system.
 const SINGLE_SYNCS: usize = 8;
@@ -88,14 +89,28 @@ impl Inner {
         for item in staged {
             wanted.insert(item.blob.hash, item);
         }
+        self.forget_known(&mut wanted)?;
         let inline: u64 = wanted.values().map(|item| if item.is_inline() { item.blob.size } else { 0 }).sum();
-        self.ensure_free(inline.saturating_mul(2) + INDEX_ROOM_BYTES, 0)?;
+        let (wanted_room, free) = (inline.saturating_mul(2) + INDEX_ROOM_BYTES, self.layout.free()?);
+        if wanted_room > free {
+            return Err(ContentError::NoSpace { dir: self.layout.dir().to_owned(), wanted: wanted_room, free, reserve: 0 });
+        }
         let files: Vec<&Path> = wanted.values().flat_map(|item| item.files()).collect();
         self.sync_files(&files)?;
         fault::point("content.commit.synced");
 
         let _names = lock(&self.names);
-        let known = self.index.read(|txn| {
+        let mut moves = Moves::default();
+        let result = self.move_and_index(&wanted, &mut moves);
+        if result.is_err() {
+            moves.undo();
+        }
+        result
+    }
+
+    /// Leaves out what is held already: its files may have been moved by an earlier commit.
+    fn forget_known(&self, wanted: &mut BTreeMap<BlobHash, &Staged>) -> Result<(), ContentError> {
+        self.index.read(|txn| {
             let blobs = txn.open_table(BLOBS)?;
             let mut known = BTreeSet::new();
             for hash in wanted.keys() {
@@ -105,18 +120,12 @@ impl Inner {
                     known.insert(*hash);
                 }
             }
-            Ok(known)
-        })?;
-        wanted.retain(|hash, _| !known.contains(hash));
-        let mut moves = Moves::default();
-        let result = self.move_and_index(&wanted, &mut moves);
-        if result.is_err() {
-            moves.undo();
-        }
-        result
+            wanted.retain(|hash, _| !known.contains(hash));
+            Ok(())
+        })
     }
 
-    fn move_and_index(&self, wanted: &BTreeMap<crate::model::BlobHash, &Staged>, moves: &mut Moves) -> Result<(), ContentError> {
+    fn move_and_index(&self, wanted: &BTreeMap<BlobHash, &Staged>, moves: &mut Moves) -> Result<(), ContentError> {
         for (hash, item) in wanted {
             if let StagedBytes::Files { data, outboard } = &item.bytes {
                 moves.rename(&data.path, self.layout.blob(hash))?;

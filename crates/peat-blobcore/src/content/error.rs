@@ -169,4 +169,4 @@ macro_rules! index_errors {
         })*
     };
 }
-index_errors!(CommitError, DatabaseError, StorageError, TableError, TransactionError);
+index_errors!(CommitError, CompactionError, DatabaseError, StorageError, TableError, TransactionError);

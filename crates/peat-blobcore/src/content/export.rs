@@ -42,7 +42,7 @@ impl Content {
 }
 
 /// Wants all of a blob, for nothing but to know that it is right.
-pub(super) struct Whole;
+struct Whole;
 
 impl Visitor for Whole {
     fn wants(&self, _groups: &GroupRange) -> bool {

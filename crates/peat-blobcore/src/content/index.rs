@@ -98,6 +98,15 @@ impl Index {
         Ok(value)
     }
 
+    /// Pretends that another version wrote the store.
+    #[cfg(test)]
+    pub(super) fn set_format(&self, format: u64) -> Result<(), ContentError> {
+        self.write(|txn| {
+            txn.open_table(META)?.insert("format", format)?;
+            Ok(())
+        })
+    }
+
     pub(super) fn close(&self) -> Result<(), ContentError> {
         self.write(|txn| {
             txn.open_table(META)?.insert("in-use", 0)?;
@@ -105,6 +114,13 @@ impl Index {
             Ok(())
         })?;
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Ok(())
+    }
+
+    /// Gives the pages of what was forgotten back to the file system.
+    pub(super) fn compact(&self) -> Result<(), ContentError> {
+        let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        database.as_mut().ok_or(ContentError::Closed)?.compact()?;
         Ok(())
     }
 

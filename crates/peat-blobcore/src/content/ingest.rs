@@ -25,7 +25,7 @@ const BATCH_INLINE_BYTES: u64 = 8 * 1024 * 1024;
 const BATCH_FILES: usize = 1024;
 
 impl Content {
-    /// Takes in the file at `path`. It is held, durably, when this returns.
+    /// Takes in the file at `path`, or that a symbolic link there leads to. It is held, durably, when this returns.
     ///
     /// # Errors
     /// `Vanished`, `Unreadable` or `NotAFile` when it cannot be read, `Changed` when it was written to or replaced
@@ -151,8 +151,9 @@ impl Batch {
 
     fn flush(&mut self) -> Result<(), ContentError> {
         self.inline_bytes = 0;
+        let assemblies = std::mem::take(&mut self.assemblies);
         self.content.0.commit(std::mem::take(&mut self.staged))?;
-        self.assemblies.drain(..).try_for_each(|(assembly, ingested)| assembly.settle(ingested))
+        assemblies.into_iter().try_for_each(|(assembly, ingested)| assembly.settle(ingested))
     }
 }
 
@@ -174,7 +175,7 @@ impl Inner {
             return Ok(stage_inline(bytes.to_vec()));
         }
         let (file, data) = self.layout.temp()?;
-        self.ensure_free(bytes.len() as u64, self.options.reserve)?;
+        self.ensure_free(bytes.len() as u64)?;
         let mut rest = bytes;
         let mut fill = |at: u64, buffer: &mut [u8]| {
             let (next, left) = rest.split_at(buffer.len());
@@ -211,7 +212,7 @@ impl Inner {
         let (copy, data) = self.layout.temp()?;
         let cloned = rustix::fs::ioctl_ficlone(&copy, file).is_ok();
         if !cloned {
-            self.ensure_free(size, self.options.reserve)?;
+            self.ensure_free(size)?;
         }
         let mut fill = |at: u64, buffer: &mut [u8]| {
             // A clone is hashed itself: nobody can write to it.
@@ -273,7 +274,7 @@ pub(super) fn report(progress: &mut Progress<'_>, done: u64) -> Result<(), Conte
 fn hash_both(
     size: u64,
     fill: &mut Fill<'_>,
-    outboard: &mut dyn FnMut(u64, &[u8]) -> Result<(), ContentError>,
+    outboard: &mut tree::WriteAt<'_, ContentError>,
 ) -> Result<(BlobHash, Sha256Digest), ContentError> {
     std::thread::scope(|scope| {
         let (full, to_hash) = sync_channel::<Arc<Vec<u8>>>(RING);

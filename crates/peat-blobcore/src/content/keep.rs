@@ -79,6 +79,8 @@ pub struct GcReport {
     pub failures: Vec<(BlobHash, ContentError)>,
 }
 
+/// The index keeps the pages of what it forgets, to use them again; above this many bytes it gives them back.
+const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
 pub(super) const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
 
 impl Content {
@@ -204,6 +206,7 @@ impl Inner {
             Ok((blobs, assemblies))
         })?;
         fault::point("content.delete.indexed");
+        let inline: u64 = blobs.iter().map(|(_, row)| if row.inline { row.size } else { 0 }).sum();
         for (hash, row) in blobs {
             let removed = if row.inline { Ok(()) } else { self.remove_blob(&hash) };
             report.count(hash, row.size, removed.map(|()| true));
@@ -212,6 +215,11 @@ impl Inner {
         drop(names);
         for (hash, size, bytes) in assemblies {
             report.count(hash, bytes, self.drop_idle_assembly(&hash, size));
+        }
+        if inline >= COMPACT_BYTES
+            && let Err(error) = self.index.compact()
+        {
+            tracing::warn!(%error, "what was collected is gone, but the index keeps its pages");
         }
         Ok(report)
     }

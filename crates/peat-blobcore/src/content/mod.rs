@@ -257,8 +257,9 @@ impl Inner {
         }
     }
 
-    /// Whether `wanted` more bytes fit beside what is promised to assemblies and `reserve`.
-    fn ensure_free(&self, wanted: u64, reserve: u64) -> Result<(), ContentError> {
+    /// Whether `wanted` more bytes fit beside what is promised to assemblies and what is left to others.
+    fn ensure_free(&self, wanted: u64) -> Result<(), ContentError> {
+        let reserve = self.options.reserve;
         let free = self.layout.free()?.saturating_sub(self.assemblies.promised());
         if wanted.saturating_add(reserve) <= free {
             return Ok(());

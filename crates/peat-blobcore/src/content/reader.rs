@@ -32,6 +32,18 @@ impl Content {
         Ok(BlobReader { row, source, open })
     }
 
+    /// The ranges of bytes that [`Content::encode_block`] can serve: all of a blob that is held, else what an open assembly
+    /// has verified so far.
+    ///
+    /// # Errors
+    /// When the index cannot be read.
+    pub fn held_ranges(&self, hash: &BlobHash) -> Result<Vec<Range<u64>>, ContentError> {
+        Ok(match self.size(hash)? {
+            Some(size) => std::iter::once(0..size).collect(),
+            None => self.0.assemblies.open(hash).map_or_else(Vec::new, |assembly| assembly.held_ranges()),
+        })
+    }
+
     /// Encodes a range of a blob, of at most [`MAX_BLOCK_BYTES`] at group boundaries (or the blob's end), for
     /// [`Assembly::write_block`](super::Assembly::write_block) on another node: the hashes from the root on and the bytes, in
     /// pre-order, as the `bao-tree` crate has it. Serves what an open assembly has verified, too.

@@ -1,6 +1,7 @@
 //! What happens at each start, before anybody else sees the store: leftovers go, assemblies stay, and after an unclean end
 //! what became whole last is verified. May be interrupted at any place and run again.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use super::check::CheckReport;
@@ -20,7 +21,7 @@ impl Inner {
             fault::point("content.open.recovered");
             for hash in self.index.recent()? {
                 if let Some(row) = self.index.row(&hash)? {
-                    self.check_blob(&hash, &row, &mut report)?;
+                    self.check_blob(&hash, &row, &mut report, &mut |_| ControlFlow::Continue(()))?;
                 }
             }
             tracing::info!(?report, "the store was not closed: what became whole last was verified");
@@ -37,12 +38,10 @@ impl Inner {
             if part == DATA {
                 let bitmap = self.layout.assembly(&hash, size, BITMAP);
                 let count = tree::groups(size);
-                let claims = std::fs::metadata(&bitmap)
-                    .ok()
-                    .filter(|metadata| metadata.len() == Groups::bytes_for(count) as u64)
-                    .and_then(|_| std::fs::read(&bitmap).ok())
-                    .unwrap_or_default();
-                let held = Groups::from_bytes(&claims, count).len().saturating_mul(super::GROUP_BYTES).min(size);
+                // A bitmap of another length claims nothing; so does one that cannot be read.
+                let claims = std::fs::read(&bitmap).ok().filter(|claims| claims.len() as u64 == count.div_ceil(8));
+                let claimed = claims.map_or(0, |claims| Groups::from_bytes(&claims, count).len());
+                let held = claimed.saturating_mul(super::GROUP_BYTES).min(size);
                 self.assemblies.slot(&hash, size).held.store(held, Ordering::Relaxed);
             } else if !self.layout.assembly(&hash, size, DATA).exists() && !self.index.row(&hash)?.is_some_and(|row| row.damaged)
             {

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use blake3::hazmat::{HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -100,16 +101,17 @@ fn halves(pair: &Pair) -> (Node, Node) {
     (left.try_into().expect("half a pair is a node"), right.try_into().expect("half a pair is a node"))
 }
 
+/// Gives the next so many bytes of a blob; shared, since another hash may still be at them.
+pub(super) type Next<'a, E> = dyn FnMut(usize) -> Result<Arc<Vec<u8>>, E> + 'a;
+/// Writes bytes at an offset.
+pub(super) type WriteAt<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
+
 /// Hashes `size` bytes, which `next` gives in order (asked for at most 1 MiB at a time), and hands runs of the outboard to
 /// `outboard` with their offsets. Returns the blob's hash.
 ///
 /// # Errors
 /// What `next` or `outboard` failed with.
-pub(super) fn build<E>(
-    size: u64,
-    next: &mut dyn FnMut(usize) -> Result<std::sync::Arc<Vec<u8>>, E>,
-    outboard: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
-) -> Result<Node, E> {
+pub(super) fn build<E>(size: u64, next: &mut Next<'_, E>, outboard: &mut WriteAt<'_, E>) -> Result<Node, E> {
     if size == 0 {
         return Ok(*blake3::hash(&[]).as_bytes());
     }
@@ -120,8 +122,8 @@ fn build_subtree<E>(
     tree: Subtree,
     root: bool,
     size: u64,
-    next: &mut dyn FnMut(usize) -> Result<std::sync::Arc<Vec<u8>>, E>,
-    outboard: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
+    next: &mut Next<'_, E>,
+    outboard: &mut WriteAt<'_, E>,
 ) -> Result<Node, E> {
     let offset = tree.pair * PAIR_BYTES as u64;
     if tree.count <= RUN_GROUPS {
