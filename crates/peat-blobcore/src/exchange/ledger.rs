@@ -69,6 +69,15 @@ pub(super) struct BatchState {
     pub(super) placing: bool,
 }
 
+/// A batch that was begun and not finished.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    /// How far it is.
+    pub(super) state: BatchState,
+    /// Its temporary files, by number.
+    pub(super) rows: Vec<(u64, Pending)>,
+}
+
 /// A handle of the database.
 #[derive(Debug)]
 pub(super) struct Ledger(Database);
@@ -126,7 +135,7 @@ impl Ledger {
     }
 
     /// The unfinished batch, if there is one.
-    pub(super) fn unfinished(&self) -> Result<Option<(BatchState, Vec<(u64, Pending)>)>, ExchangeError> {
+    pub(super) fn unfinished(&self) -> Result<Option<Unfinished>, ExchangeError> {
         let read = self.0.begin_read()?;
         let Some(state) = read.open_table(BATCH)?.get(())? else { return Ok(None) };
         let mut rows = Vec::new();
@@ -134,7 +143,7 @@ impl Ledger {
             let (number, bytes) = row?;
             rows.push((number.value(), parse(bytes.value())?));
         }
-        Ok(Some((parse(state.value())?, rows)))
+        Ok(Some(Unfinished { state: parse(state.value())?, rows }))
     }
 
     /// Ends the batch and remembers what it delivered.
