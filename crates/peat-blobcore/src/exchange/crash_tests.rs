@@ -1,9 +1,10 @@
 //! The process is killed at each place where the inbox's durable state changes, and again at each place of the recovery. In
 //! the end every file is there, the user's edit is kept once, and nothing is left over.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
-use super::testing::{Bench, NOW, word};
+use super::testing::{Bench, NOW, names_in, word};
 use super::{Delivery, Inbox, InboxPolicy};
 
 /// Every `fault::point` of the exchange.
@@ -30,24 +31,25 @@ fn deliveries(bench: &Bench, with_group: bool) -> Vec<Delivery> {
     vec![group, bench.make(3, 20, &[(b"x", "x"), (b"e/f/y", "y")])]
 }
 
+fn open(dir: &Path) -> Inbox {
+    Inbox::open(&dir.join("inbox"), &dir.join("exchange.redb"), InboxPolicy::default()).expect("a ledger")
+}
+
 /// Runs in a process of its own: delivers, unless it is killed.
 #[test]
 #[ignore = "the child of the other test"]
 fn child() {
-    let directory = std::env::var_os(DIRECTORY).expect("only the other test runs this");
-    let directory = std::path::Path::new(&directory);
+    let directory = PathBuf::from(std::env::var_os(DIRECTORY).expect("only the other test runs this"));
     let with_group = directory.join("canary/together").exists();
-    let inbox =
-        Inbox::open(&directory.join("inbox"), &directory.join("exchange.redb"), InboxPolicy::default()).expect("a ledger");
     let bench = Bench::new();
-    let outcomes = inbox.deliver(&deliveries(&bench, with_group), &bench.blobs, NOW).expect("the inbox is in order");
+    let outcomes = open(&directory).deliver(&deliveries(&bench, with_group), &bench.blobs, NOW).expect("the inbox is in order");
     assert!(outcomes.iter().flatten().all(|(_, outcome)| !word(outcome).starts_with("failed")), "{outcomes:?}");
 }
 
-fn run_child(bench: &Bench, crash_at: &str) -> ExitStatus {
+fn run_child(dir: &Path, crash_at: &str) -> ExitStatus {
     Command::new(std::env::current_exe().expect("this test"))
         .args(["--exact", "exchange::crash_tests::child", "--ignored", "--quiet"])
-        .env(DIRECTORY, bench.dir.path())
+        .env(DIRECTORY, dir)
         .env("PEAT_BLOB_CRASH_AT", crash_at)
         .output()
         .expect("a child")
@@ -62,36 +64,31 @@ fn crash_twice(first: &str, second: &str, with_group: bool) -> Option<()> {
     if with_group {
         std::fs::write(bench.dir.path().join("canary/together"), "").expect("a note for the child");
     }
-    let Bench { dir, blobs, inbox, policy } = bench;
+    let Bench { dir, inbox, .. } = bench;
     drop(inbox);
-    let closed = |dir: tempfile::TempDir| {
-        let inbox = Inbox::open(&dir.path().join("unused"), &dir.path().join("unused.redb"), policy).expect("a spare inbox");
-        Bench { dir, blobs: Default::default(), inbox, policy }
-    };
-    drop(blobs);
-    let bench = closed(dir);
-    if run_child(&bench, first).success() {
+    let dir = dir.path();
+    if run_child(dir, first).success() {
         return None;
     }
-    run_child(&bench, second);
+    run_child(dir, second);
     // A restart alone makes whole what was begun: what belongs together is there, or nothing of it.
-    let open =
-        || Inbox::open(&bench.path(""), &bench.dir.path().join("exchange.redb"), InboxPolicy::default()).expect("a ledger");
-    drop(open());
+    drop(open(dir));
+    let read = |path: &str| std::fs::read_to_string(dir.join("inbox").join(path)).ok();
     let what = format!("killed at {first}, then at {second}, together: {with_group}");
-    let names = bench.names();
+    let names = names_in(&dir.join("inbox"));
     assert!(!names.iter().any(|name| name.contains(".peat-")), "{what}: {names:?}");
     if with_group {
-        let new = [bench.read("a").as_deref() == Some("two"), bench.path("d/b").exists(), bench.path("d/c").exists()];
+        let new = [read("a").as_deref() == Some("two"), read("d/b").is_some(), read("d/c").is_some()];
         assert!(new == [true; 3] || new == [false; 3], "{what}: {names:?}");
     }
-    assert!(run_child(&bench, "nowhere").success(), "{what}");
-    let shown = ["a", "d/b", "d/c", "x", "e/f/y", "a.conflict-20261121T134625.123Z"].map(|path| bench.read(path));
+    assert!(run_child(dir, "nowhere").success(), "{what}");
+    let shown = ["a", "d/b", "d/c", "x", "e/f/y", "a.conflict-20261121T134625.123Z"].map(read);
     assert_eq!(shown, ["two", "b", "c", "x", "y", "mine"].map(|text| Some(text.to_owned())), "{what}");
-    assert_eq!(bench.names().len(), 9, "{what}: {:?}", bench.names());
+    let names = names_in(&dir.join("inbox"));
+    assert_eq!(names.len(), 9, "{what}: {names:?}");
     // All is acknowledged, nothing is written any more.
     let store = Bench::new();
-    let outcomes = open().deliver(&deliveries(&store, with_group), &store.blobs, NOW).expect("the inbox is in order");
+    let outcomes = open(dir).deliver(&deliveries(&store, with_group), &store.blobs, NOW).expect("the inbox is in order");
     assert!(outcomes.iter().flatten().all(|(_, outcome)| word(outcome) == "already there"), "{what}: {outcomes:?}");
     Some(())
 }

@@ -156,10 +156,7 @@ impl Bench {
 
     /// All names beneath the inbox, directories with a slash.
     pub(super) fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        list(&self.dir.path().join("inbox"), "", &mut names);
-        names.sort();
-        names
+        names_in(&self.dir.path().join("inbox"))
     }
 
     /// Nothing of ours is left over, and nothing happened outside the inbox.
@@ -174,6 +171,13 @@ impl Bench {
         assert_eq!(canary.len(), 1);
         assert_eq!(std::fs::read_to_string(self.dir.path().join("canary/file")).expect("the canary"), "untouched");
     }
+}
+
+pub(super) fn names_in(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    list(dir, "", &mut names);
+    names.sort();
+    names
 }
 
 fn list(dir: &Path, prefix: &str, names: &mut Vec<String>) {
