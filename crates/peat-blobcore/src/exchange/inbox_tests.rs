@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use super::testing::{Bench, Fault, NOW, sender, word};
-use super::{Inbox, InboxPolicy, Owner};
+use super::{Inbox, InboxPolicy, Outcome, Owner};
 use crate::ErrorKind;
 use crate::model::{DistributionId, Timestamp};
 
@@ -258,7 +258,7 @@ fn a_full_disk_fails_with_its_kind_and_leaves_nothing() {
     let delivery = bench.make(1, 10, &[(b"a", "a big one")]);
     bench.blobs.faults.borrow_mut().insert(delivery.files[0].1.blob, Fault::Full);
     let outcomes = bench.inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect("the inbox is in order");
-    let super::Outcome::Failed { error, retry: true } = &outcomes[0][0].1 else { panic!("{outcomes:?}") };
+    let Outcome::Failed { error, retry: true } = &outcomes[0][0].1 else { panic!("{outcomes:?}") };
     assert_eq!(error.kind(), ErrorKind::NoSpace);
     assert_eq!(error.hint().as_deref(), Some("free space on the file system"));
     assert!(error.to_string().contains("No space left on device"), "{error}");
@@ -327,14 +327,13 @@ fn ten_thousand_files_of_one_distribution_cross_several_barriers() {
     let bench = Bench::new();
     let names: Vec<String> = (0..10_000).map(|n| format!("d{}/f{n}", n % 100)).collect();
     let files: Vec<(&[u8], &str)> = names.iter().map(|name| (name.as_bytes(), name.as_str())).collect();
-    for together in [false, true] {
-        let mut delivery = bench.make(1 + u8::from(together), 10 + u64::from(together), &files);
-        delivery.together = together;
-        let outcome = bench.deliver(&delivery);
-        assert!(outcome.iter().all(|word| word == if together { "already there" } else { "delivered" }));
-    }
+    assert!(bench.deliver(&bench.make(1, 10, &files)).iter().all(|word| word == "delivered"));
+    let newer: Vec<(&[u8], &str)> = names[..1500].iter().map(|name| (name.as_bytes(), "newer")).collect();
+    let mut group = bench.make(2, 20, &newer);
+    group.together = true;
+    assert!(bench.deliver(&group).iter().all(|word| word == "delivered"), "also what is not split over barriers");
     assert_eq!(bench.names().len(), 10_100);
-    assert_eq!(bench.read("d99/f9999").as_deref(), Some("d99/f9999"));
+    assert_eq!((bench.read("d99/f9999").as_deref(), bench.read("d0/f0").as_deref()), (Some("d99/f9999"), Some("newer")));
 }
 
 #[test]
@@ -347,6 +346,20 @@ fn an_inbox_that_was_removed_is_made_again_and_one_that_cannot_be_says_so() {
     let inbox = Inbox::open(&file, &ledger, InboxPolicy::default()).expect("the ledger is fine");
     let error = inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect_err("a file is no inbox");
     assert!(error.to_string().contains("cannot open the inbox's directory"), "{error}");
+}
+
+#[test]
+fn an_inbox_that_nobody_can_write_to_fails_each_file_and_stays_open() {
+    let bench = Bench::new();
+    // Procfs refuses new files to root as well.
+    let ledger = bench.path("other.redb");
+    let inbox = Inbox::open(std::path::Path::new("/proc/self"), &ledger, InboxPolicy::default()).expect("the ledger is fine");
+    let delivery = bench.make(1, 10, &[(b"a", "one"), (b"d/b", "two")]);
+    let outcomes = inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect("the ledger is fine");
+    for (_, outcome) in &outcomes[0] {
+        let Outcome::Failed { error, retry: true } = outcome else { panic!("{outcome:?}") };
+        assert!(error.to_string().contains("cannot make"), "{error}");
+    }
 }
 
 #[test]

@@ -19,6 +19,9 @@ const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pending v
 /// The one [`BatchState`], while a batch is unfinished.
 const BATCH: TableDefinition<'_, (), &[u8]> = TableDefinition::new("batch v1");
 
+/// Enough for the working set of a batch; redb would take up to 1 GiB.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
 /// The last delivery under one path. A record without a file on disk says that the user removed it.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
@@ -88,7 +91,7 @@ fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, Exchang
 
 impl Ledger {
     pub(super) fn open(path: &Path) -> Result<Self, ExchangeError> {
-        let database = Database::create(path)?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let write = database.begin_write()?;
         // Tables exist from here on, so that readers need not ask.
         write.open_table(DELIVERED)?;
