@@ -138,7 +138,7 @@ impl ExchangeError {
             Self::NotOwner { .. } => "set inbox_owner to shared, or send under another path".to_owned(),
             Self::Changed { .. } => "send it again when nobody writes to it".to_owned(),
             Self::Io { .. } if self.kind() == ErrorKind::NoSpace => "free space on the file system".to_owned(),
-            Self::Ledger(error) if matches!(**error, redb::Error::Corrupted(_)) => {
+            Self::Ledger(_) if self.kind() == ErrorKind::Integrity => {
                 "move the ledger away: files are delivered again, and equal ones skipped".to_owned()
             }
             _ => return None,

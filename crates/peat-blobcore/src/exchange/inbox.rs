@@ -44,7 +44,7 @@ pub struct Delivery {
     pub made_at: Timestamp,
     /// How many files the whole distribution has, whatever their number here.
     pub file_count: u64,
-    /// Whether these files appear all at once or not at all.
+    /// Whether these files, which are then all that the distribution has, appear all at once or not at all.
     pub together: bool,
     /// The files, each with its place in the manifest's list.
     pub files: Vec<(u32, FileEntry)>,

@@ -19,6 +19,9 @@ const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pending v
 /// The one [`BatchState`], while a batch is unfinished.
 const BATCH: TableDefinition<'_, (), &[u8]> = TableDefinition::new("batch v1");
 
+/// Enough for the working set of a batch; redb would take up to 1 GiB.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
 /// The last delivery under one path. A record without a file on disk says that the user removed it.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
@@ -69,6 +72,15 @@ pub(super) struct BatchState {
     pub(super) placing: bool,
 }
 
+/// A batch that was begun and not finished.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    /// How far it is.
+    pub(super) state: BatchState,
+    /// Its temporary files, by number.
+    pub(super) rows: Vec<(u64, Pending)>,
+}
+
 /// A handle of the database.
 #[derive(Debug)]
 pub(super) struct Ledger(Database);
@@ -79,7 +91,7 @@ fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, Exchang
 
 impl Ledger {
     pub(super) fn open(path: &Path) -> Result<Self, ExchangeError> {
-        let database = Database::create(path)?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let write = database.begin_write()?;
         // Tables exist from here on, so that readers need not ask.
         write.open_table(DELIVERED)?;
@@ -126,7 +138,7 @@ impl Ledger {
     }
 
     /// The unfinished batch, if there is one.
-    pub(super) fn unfinished(&self) -> Result<Option<(BatchState, Vec<(u64, Pending)>)>, ExchangeError> {
+    pub(super) fn unfinished(&self) -> Result<Option<Unfinished>, ExchangeError> {
         let read = self.0.begin_read()?;
         let Some(state) = read.open_table(BATCH)?.get(())? else { return Ok(None) };
         let mut rows = Vec::new();
@@ -134,7 +146,7 @@ impl Ledger {
             let (number, bytes) = row?;
             rows.push((number.value(), parse(bytes.value())?));
         }
-        Ok(Some((parse(state.value())?, rows)))
+        Ok(Some(Unfinished { state: parse(state.value())?, rows }))
     }
 
     /// Ends the batch and remembers what it delivered.

@@ -16,6 +16,19 @@ mod outbox;
 mod recover;
 mod walk;
 
+#[cfg(all(test, feature = "crash-points"))]
+mod crash_tests;
+#[cfg(test)]
+mod inbox_tests;
+#[cfg(test)]
+mod law_tests;
+#[cfg(test)]
+mod name_tests;
+#[cfg(test)]
+mod outbox_tests;
+#[cfg(test)]
+mod testing;
+
 pub use blobs::{Blobs, Export};
 pub use error::ExchangeError;
 pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};

@@ -4,14 +4,14 @@
 use super::batch::place;
 use super::beneath::Dirs;
 use super::error::ExchangeError;
-use super::ledger::{Ledger, Record};
+use super::ledger::{Ledger, Record, Unfinished};
 use super::look::{There, look};
 use super::name;
 use crate::fault;
 
 /// Undoes or finishes the unfinished batch, if there is one. May itself be cut short and run again.
 pub(super) fn recover(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeError> {
-    let Some((state, rows)) = ledger.unfinished()? else { return Ok(()) };
+    let Some(Unfinished { state, rows }) = ledger.unfinished()? else { return Ok(()) };
     let last = ledger.records(rows.iter().map(|(_, row)| row.path.as_str()))?;
     let mut records = Vec::new();
     for ((number, row), last) in rows.into_iter().zip(last) {
