@@ -102,7 +102,7 @@ fn missing_at_end(scenario: &Scenario, world: &World) -> (Vec<String>, Report) {
         match (all, state) {
             (true, DistributionState::Completed) => report.completed += 1,
             (true, DistributionState::NoTargets) | (false, _) => {}
-            (true, state) => missing.push(format!("{id:?} of {} is everywhere and {state}", at_sender.name)),
+            (true, state) => missing.push(format!("{id:?} of {} is everywhere and {state}: {document:?}", at_sender.name)),
         }
     }
     (missing, report)

@@ -147,12 +147,17 @@ impl World {
         for peer in connected {
             self.tell(node, Event::PeerUp(self.nodes[peer].id));
         }
-        // The ledger went with the disk: what was delivered once is asked for again.
-        for id in distributions {
-            let record = self.nodes[node].documents[&id].targets.get(&self.nodes[node].id);
-            if record.is_some_and(|record| record.state.is_receipt()) && !self.nodes[node].inbox.contains_key(&id) {
-                self.tell(node, Event::Redeliver(id));
-            }
+        distributions.into_iter().for_each(|id| self.redeliver_what_was_lost(node, id));
+    }
+
+    /// The ledger went with the disk: what was delivered once is asked for again.
+    fn redeliver_what_was_lost(&mut self, node: usize, id: DistributionId) {
+        let it = &self.nodes[node];
+        let Some(document) = it.documents.get(&id) else { return };
+        let receipt = document.targets.get(&it.id).is_some_and(|record| record.state.is_receipt());
+        let delivered = it.inbox.get(&id).map_or(0, BTreeSet::len);
+        if receipt && delivered < files_of(&document.manifest).len() {
+            self.tell_after(node, 30, Event::Redeliver(id));
         }
     }
 
@@ -296,6 +301,9 @@ impl World {
         for change in changes {
             let after = self.rng.within(0, 20);
             self.changed(node, change, after);
+            if let Change::Distribution(id) = change {
+                self.redeliver_what_was_lost(node, id);
+            }
         }
         if session {
             self.tell_after(node, 25, Event::Reconciled(self.nodes[from].id));
@@ -493,7 +501,7 @@ impl World {
                 let before = self.told.insert((node, distribution), state);
                 let document = &self.nodes[node].documents[&distribution];
                 let sound = document.targets.keys().all(|target| !self.lost.contains(target));
-                if sound && before == Some(DistributionState::Completed) {
+                if sound && before == Some(DistributionState::Completed) && state != DistributionState::Completed {
                     self.violate(node, format!("{distribution:?} was completed and is {state} now"));
                 }
             }
