@@ -160,6 +160,9 @@ impl Pass<'_> {
     /// Writes this node's record if it says something new. A receipt is never taken back.
     fn record(&mut self, id: DistributionId, state: TargetState, error: Option<String>) {
         let room = self.view.changes_left(&id);
+        if !self.written.contains(&id) {
+            self.reread_record(id);
+        }
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         let before = fetching.recorded.as_ref().map(|(state, _)| *state);
@@ -170,9 +173,20 @@ impl Pass<'_> {
             return;
         }
         fetching.recorded = Some((state, error.clone()));
+        self.written.insert(id);
         let section = if fetching.reason == PinReason::Carry { Section::Carriers } else { Section::Targets };
         let record = TargetRecord { state, bytes: fetching.bytes, error, time: self.now };
         self.actions.push(Action::Record { distribution: id, section, record });
+    }
+
+    /// Takes over what the document has of this node: after a lost disk, peers bring back what was written before.
+    fn reread_record(&mut self, id: DistributionId) {
+        let (Some(distribution), me) = (self.view.distribution(&id), self.me) else { return };
+        self.with_fetching(id, |fetching| {
+            let carries = fetching.reason == PinReason::Carry;
+            let records = if carries { &distribution.carriers } else { &distribution.targets };
+            fetching.recorded = records.get(&me).map(|record| (record.state, record.error.clone()));
+        });
     }
 
     /// When something changes for a fetching job by time alone.

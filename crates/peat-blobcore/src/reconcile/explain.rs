@@ -119,7 +119,8 @@ pub fn explain(
 ) -> Reason {
     let Some(distribution) = view.distribution(id) else { return Reason::UnknownDistribution };
     let record = distribution.targets.get(target).cloned();
-    if let Some(receipt) = record.clone().filter(|record| record.state.is_receipt()) {
+    let again = *target == view.me() && memory.known.get(id).is_some_and(|known| known.again);
+    if let Some(receipt) = record.clone().filter(|record| record.state.is_receipt() && !again) {
         return Reason::Recorded(receipt);
     }
     if *target == distribution.manifest.sender {
@@ -142,7 +143,7 @@ pub fn explain(
         let (connected, dialling) = (memory.peers.is_up(target), memory.peers.is_dialling(target));
         return record.map_or(Reason::NothingHeard { connected, dialling }, Reason::Recorded);
     }
-    match decide(now, policy, view, &distribution, memory.known.get(id).is_some_and(|known| known.again)) {
+    match decide(now, policy, view, &distribution, again) {
         Verdict::Refused(refusal) => Reason::Refused(refusal),
         Verdict::TooEarly(until) => Reason::TooEarly(until),
         Verdict::Settled(Settled::Recorded(_)) => record.map_or(Reason::JustArrived, Reason::Recorded),

@@ -9,7 +9,7 @@ use super::pass::Pass;
 use super::peers::{mix, number};
 use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
 use crate::document::Distribution;
-use crate::model::{BlobHash, DistributionId, EndpointId, Files, TargetState, Timestamp};
+use crate::model::{BlobHash, DistributionId, EndpointId, Files, Timestamp};
 
 /// How it went when a job was offered a share of the budget.
 #[derive(PartialEq, Eq)]
@@ -21,7 +21,7 @@ enum Offer {
 }
 
 impl Fetching {
-    fn new(now: Timestamp, reason: PinReason, recorded: Option<(TargetState, Option<String>)>) -> Self {
+    fn new(now: Timestamp, reason: PinReason) -> Self {
         Self {
             reason,
             files: None,
@@ -37,7 +37,7 @@ impl Fetching {
             full: false,
             refused: Default::default(),
             delivery: Delivery::default(),
-            recorded,
+            recorded: None,
             announced: false,
         }
     }
@@ -69,10 +69,8 @@ impl Fetching {
 impl Pass<'_> {
     /// Keeps the job of a distribution whose blobs are to be here, and moves it on.
     pub(super) fn fetch(&mut self, id: DistributionId, distribution: Arc<Distribution>, reason: PinReason) {
-        let records = if reason == PinReason::Carry { &distribution.carriers } else { &distribution.targets };
-        let recorded = records.get(&self.me).map(|record| (record.state, record.error.clone()));
         let (now, fits) = (self.now, |work: &Work| matches!(work, Work::Fetching(fetching) if fetching.reason == reason));
-        self.keep_job(id, &distribution, || Work::Fetching(Box::new(Fetching::new(now, reason, recorded))), fits);
+        self.keep_job(id, &distribution, || Work::Fetching(Box::new(Fetching::new(now, reason))), fits);
         let sources = self.sources(id, &distribution);
         self.interest(id, sources);
         self.find_missing(id);

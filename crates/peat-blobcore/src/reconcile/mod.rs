@@ -29,6 +29,8 @@ pub use policy::{Budget, Patience, Policy};
 pub use targets::{is_entitled, is_target, status, targets};
 pub use view::{Node, View};
 
+use std::collections::BTreeSet;
+
 use crate::model::Timestamp;
 
 /// Decides what to do after `event`.
@@ -38,5 +40,5 @@ use crate::model::Timestamp;
 #[must_use]
 pub fn reconcile(now: Timestamp, seed: u64, policy: &Policy, view: &dyn View, memory: &mut Memory, event: Event) -> Vec<Action> {
     let me = view.me();
-    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new() }.run(event)
+    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new(), written: BTreeSet::new() }.run(event)
 }

@@ -25,6 +25,8 @@ pub(super) struct Pass<'a> {
     pub(super) me: EndpointId,
     pub(super) memory: &'a mut Memory,
     pub(super) actions: Vec<Action>,
+    /// Records of these were written in this pass: the view does not show them yet.
+    pub(super) written: BTreeSet<DistributionId>,
 }
 
 impl Pass<'_> {

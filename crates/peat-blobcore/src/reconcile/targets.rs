@@ -6,14 +6,17 @@ use super::{Node, View};
 use crate::document::Distribution;
 use crate::model::{DistributionState, EndpointId, NodeRef, Scope, TargetState, Timestamp};
 
-/// Whether this member is meant: the scope matches it, and it is neither the sender nor revoked.
+/// Whether this member is meant: it is on the roster or the scope matches it, and it is neither the sender nor revoked.
+/// (Who is on the roster stays meant when its name or labels change, or completion would wait for ever.)
 #[must_use]
 pub fn is_target(nodes: &BTreeMap<EndpointId, Node>, distribution: &Distribution, id: &EndpointId) -> bool {
     if *id == distribution.manifest.sender {
         return false;
     }
     match (nodes.get(id), &distribution.manifest.scope) {
-        (Some(node), scope) => !node.revoked && scope.matches(id, &node.name, &node.labels),
+        (Some(node), _) if node.revoked => false,
+        _ if distribution.roster.as_ref().is_some_and(|roster| roster.contains(id)) => true,
+        (Some(node), scope) => scope.matches(id, &node.name, &node.labels),
         // Nothing but an id can match a node that no register is known of.
         (None, Scope::Nodes(nodes)) => nodes.contains(&NodeRef::Id(*id)),
         (None, Scope::All | Scope::Labels(_)) => false,

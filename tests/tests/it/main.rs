@@ -1,0 +1,3 @@
+//! Every test of more than one node, in one binary.
+
+mod simulation;
