@@ -136,11 +136,13 @@ impl ContentError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            error if error.kind() == ErrorKind::NoSpace => {
+                "free some space, drop what is not needed (gc), or move the store to a larger file system"
+            }
             Self::Changed(_) => "send it again when nothing writes to it any more",
             Self::Unreadable { .. } => "let the user that this node runs as read it",
             Self::NotAFile(_) => "send regular files, or a directory of them",
             Self::Damaged(_) => "it is fetched again from another holder; look at the disk's health",
-            Self::NoSpace { .. } => "free some space, drop what is not needed (gc), or move the store to a larger file system",
             Self::UnknownFormat { .. } => "use the version of the program that wrote it, or a newer one",
             Self::Index(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen) => {
                 "another process has the store open: ask the daemon instead, or stop it first"

@@ -2,7 +2,7 @@
 //!
 //! A row says that a blob's bytes are durable: it is written after them and removed before them, never the other way round.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
@@ -58,14 +58,23 @@ pub(super) fn decode_row(bytes: &[u8]) -> Result<Row, ContentError> {
     decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("row of a blob: {error}")).into())
 }
 
-/// The open index; `None` after it was closed.
-pub(super) struct Index(RwLock<Option<Database>>);
+/// The index, with the way to it: redb has to be opened again after an I/O error, of which a full disk is one.
+pub(super) struct Index {
+    path: PathBuf,
+    state: RwLock<State>,
+}
+
+enum State {
+    Open(Database),
+    /// An I/O error came up. What was committed before it stands.
+    Broken,
+    Closed,
+}
 
 impl Index {
     /// Opens the index, and says whether the last user did not close it.
     pub(super) fn open(path: &Path, dir: &Path) -> Result<(Self, bool), ContentError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        let index = Self(RwLock::new(Some(database)));
+        let index = Self { path: path.to_owned(), state: RwLock::new(State::Open(open(path)?)) };
         let unclean = index.write(|txn| {
             txn.open_table(BLOBS)?;
             txn.open_table(INLINE)?;
@@ -85,17 +94,51 @@ impl Index {
     }
 
     pub(super) fn read<T>(&self, f: impl FnOnce(&redb::ReadTransaction) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        let database = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        f(&database.as_ref().ok_or(ContentError::Closed)?.begin_read()?)
+        self.with(|database| f(&database.begin_read()?))
     }
 
     /// Runs `f` in a transaction that is durable when this returns; an error leaves everything as it was.
     pub(super) fn write<T>(&self, f: impl FnOnce(&redb::WriteTransaction) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        let database = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let txn = database.as_ref().ok_or(ContentError::Closed)?.begin_write()?;
-        let value = f(&txn)?;
-        txn.commit()?;
-        Ok(value)
+        self.with(|database| {
+            let txn = database.begin_write()?;
+            let value = f(&txn)?;
+            txn.commit()?;
+            Ok(value)
+        })
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, ContentError>) -> Result<T, ContentError> {
+        let mut state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        while let State::Broken = *state {
+            drop(state);
+            self.reopen()?;
+            state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        }
+        let State::Open(database) = &*state else { return Err(ContentError::Closed) };
+        let result = f(database);
+        drop(state);
+        if matches!(&result, Err(ContentError::Index(error)) if matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            if let State::Open(_) = *state {
+                *state = State::Broken;
+            }
+        }
+        result
+    }
+
+    fn reopen(&self) -> Result<(), ContentError> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Broken = *state {
+            *state = State::Open(open(&self.path)?);
+        }
+        Ok(())
+    }
+
+    /// Pretends that an I/O error came up.
+    #[cfg(test)]
+    pub(super) fn fail(&self) {
+        let failed: Result<(), _> = self.with(|_| Err(redb::StorageError::Io(std::io::ErrorKind::StorageFull.into()).into()));
+        assert_eq!(failed.unwrap_err().kind(), crate::ErrorKind::NoSpace);
     }
 
     /// Pretends that another version wrote the store.
@@ -113,14 +156,19 @@ impl Index {
             txn.open_table(RECENT)?.retain(|_, ()| false)?;
             Ok(())
         })?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::Closed;
         Ok(())
     }
 
     /// Gives the pages of what was forgotten back to the file system.
     pub(super) fn compact(&self) -> Result<(), ContentError> {
-        let mut database = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        database.as_mut().ok_or(ContentError::Closed)?.compact()?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if let State::Open(database) = &mut *state
+            && let Err(error) = database.compact()
+        {
+            *state = State::Broken;
+            return Err(error.into());
+        }
         Ok(())
     }
 
@@ -164,6 +212,10 @@ impl Index {
             Ok(true)
         })
     }
+}
+
+fn open(path: &Path) -> Result<Database, ContentError> {
+    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 pub(super) type Entry<'a> = (redb::AccessGuard<'a, Id<'static>>, redb::AccessGuard<'a, &'static [u8]>);

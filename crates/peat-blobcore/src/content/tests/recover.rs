@@ -86,3 +86,13 @@ fn a_commit_that_fails_halfway_leaves_everything_as_it_was() {
     assembly.finish().unwrap();
     assert_eq!(read_all(&store, &hash).unwrap(), data);
 }
+
+#[test]
+fn an_index_that_met_a_full_disk_goes_on_when_there_is_room_again() {
+    let store = Store::new();
+    let hash = store.ingest_bytes(b"before").unwrap().hash;
+    store.0.index.fail();
+    assert!(held(&store, &hash));
+    store.0.index.fail();
+    store.ingest_bytes(b"after").unwrap();
+}
