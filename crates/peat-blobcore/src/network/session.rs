@@ -21,7 +21,7 @@ use crate::content::Content;
 use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VERSIONS};
 use crate::identity::{Admitted, Identity, Rejection};
 use crate::model::EndpointId;
-use crate::replica::{self, Clocks, Replica, ReplicaError, Role, Session, Step};
+use crate::replica::{self, Clocks, Replica, ReplicaError, Session, Side, Step};
 use crate::transfer::{Entitlement, serve};
 
 /// How long admission may take, over the slowest link that is of use.
@@ -336,14 +336,14 @@ impl Reader {
 
     /// Begins a reconciliation, as the side that dialled.
     async fn ask(&mut self) -> Result<(), SessionError> {
-        let question = self.begin(Role::Initiator).await?;
+        let question = self.begin(Side::Initiator).await?;
         self.say(Message::Question(question.unwrap_or_default()))
     }
 
     /// Answers a question, as the side that was dialled.
     async fn answer(&mut self, question: Vec<u8>) -> Result<(), SessionError> {
         if self.session.is_none() {
-            self.begin(Role::Responder).await?;
+            self.begin(Side::Responder).await?;
         }
         match self.step(question).await?.reply {
             Some(answer) => self.say(Message::Answer(answer)),
@@ -369,10 +369,10 @@ impl Reader {
     }
 
     /// Takes a sealed look at the replica for a session.
-    async fn begin(&mut self, role: Role) -> Result<Option<Vec<u8>>, SessionError> {
+    async fn begin(&mut self, side: Side) -> Result<Option<Vec<u8>>, SessionError> {
         let (replica, peer) = (self.shared.replica.clone(), self.peer.id);
         let clocks = Clocks { ours: self.shared.clock.now(), theirs: self.clock };
-        let (session, first) = blocking(move || Session::start(&replica, &peer, clocks, role)).await?;
+        let (session, first) = blocking(move || Session::start(&replica, &peer, clocks, side)).await?;
         self.session = Some(session);
         Ok(first)
     }
@@ -389,7 +389,7 @@ impl Reader {
     async fn accept(&mut self, envelopes: Vec<EnvelopeBytes>) -> Result<(), SessionError> {
         let (replica, from) = (self.shared.replica.clone(), self.peer.id);
         let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| Bytes::from(envelope.0)).collect();
-        let accepted = blocking(move || replica.accept(from, &envelopes)).await?;
+        let accepted = blocking(move || replica.accept(Some(from), &envelopes)).await?;
         self.shared.peers.push(&accepted.push, Some(&from));
         self.shared.tell(NetworkEvent::Accepted(accepted)).await
     }
