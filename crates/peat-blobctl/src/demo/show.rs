@@ -47,7 +47,7 @@ impl Bars {
 /// Prints a row a file: the largest ones, and one row for all others.
 pub(super) fn table(sent: &Sent, arrivals: &BTreeMap<u32, Duration>, status: &DistributionStatus, target: EndpointId) {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["file", "size", "BLAKE3", "time", "rate", "receipt"]);
     let receipt = match status.targets.get(&target).and_then(|target| target.record.as_ref()) {
         Some(record) if record.state.is_receipt() => format!("{} {}", record.state, &record.time.to_string()[11..23]),
