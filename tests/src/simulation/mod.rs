@@ -58,11 +58,11 @@ pub fn run(seed: u64) -> Result<Report, String> {
     if world.violations.is_empty() && missing.is_empty() {
         // Once everything is there, nothing but background noise may go on.
         let before = world.events;
-        let until = world.now + 10 * 60_000;
+        let until = world.now + 4 * 60_000;
         world.run_until(until);
         let quiet = (world.events - before) / world.nodes.len() as u64;
-        if quiet > 3_000 {
-            world.violations.push(format!("{quiet} events for each node in ten minutes with nothing to do"));
+        if quiet > 1_500 {
+            world.violations.push(format!("{quiet} events for each node in four minutes with nothing to do"));
         }
         missing = missing_at_end(&scenario, &world).0;
     }
