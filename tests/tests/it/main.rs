@@ -1,4 +1,5 @@
 //! Every test of more than one node, in one binary.
 
+mod forgotten;
 mod nodes;
 mod simulation;
