@@ -2,4 +2,5 @@
 
 mod forgotten;
 mod nodes;
+mod reflink;
 mod simulation;
