@@ -1,4 +1,7 @@
 //! Every test of more than one node, in one binary.
 
 mod corpora;
+mod forgotten;
+mod nodes;
+mod reflink;
 mod simulation;

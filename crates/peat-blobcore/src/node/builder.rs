@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
 use crate::document::Distribution;
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
-use crate::exchange::{Inbox, InboxPolicy};
+use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::VERSIONS;
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
@@ -123,7 +123,7 @@ impl NodeBuilder {
         let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, clock } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, inbox } = opened;
+        let Opened { data, identity, replica, content, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -177,6 +177,7 @@ impl NodeBuilder {
             clock,
             replica,
             content,
+            ledger,
             inbox,
             network,
             requests,
@@ -195,6 +196,7 @@ struct Opened {
     identity: Identity,
     replica: Replica,
     content: Content,
+    ledger: Ledger,
     inbox: Option<Inbox>,
 }
 
@@ -223,8 +225,9 @@ fn open(
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
     let content = Content::open(&data.join("content"), options, clock)?;
-    let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, &data.join("exchange.redb"), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, inbox })
+    let ledger = Ledger::open(&data.join("exchange.redb"))?;
+    let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
+    Ok(Opened { data, identity, replica, content, ledger, inbox })
 }
 
 impl Membership for Formation {
