@@ -102,6 +102,9 @@ impl World {
 
     /// The same set read from disk says the same, and whoever spoke as one can go on.
     pub(super) fn check(mut self) {
+        if self.log.len() == 1 {
+            return;
+        }
         let log = self.log.iter().rev().map(|(id, envelope)| (*id, envelope.clone()));
         let (again, orphans) = Document::load(self.id, log);
         assert_eq!(orphans, Vec::new());

@@ -18,8 +18,11 @@ pub use manifest::manifest;
 pub use small::{hint, path};
 pub use wire::wire;
 
+/// What is run with each input.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
