@@ -39,4 +39,6 @@ pub mod replica;
 pub mod transfer;
 
 pub use error::{Error, ErrorKind};
-pub use node::{DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, SendRequest, Sent, Skipped, TargetStatus};
+pub use node::{
+    DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
+};
