@@ -34,6 +34,8 @@ use world::World;
 
 /// How often those who watch hear of bytes.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Ticks of progress between two words to the sender.
+const PROGRESS_TICKS_A_WORD: u32 = 5;
 /// How often what can wait is done: expired envelopes dropped, failed writes tried again.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -91,6 +93,7 @@ pub(crate) struct Driver {
     fetches: Fetches,
     deliveries: Deliveries,
     progress: Arc<Progress>,
+    progress_ticks: u32,
     timer: Option<Timestamp>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, DistributionId>,
@@ -107,6 +110,7 @@ impl Driver {
             memory: Memory::default(),
             fetches: Fetches::new(content.clone(), Arc::clone(&network)),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            progress_ticks: 0,
             timer: None,
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
@@ -468,11 +472,18 @@ impl Driver {
         }
     }
 
-    fn tell_progress(&self) {
+    fn tell_progress(&mut self) {
+        self.progress_ticks = self.progress_ticks.wrapping_add(1);
         for (distribution, under_way) in self.fetches.bytes_under_way() {
             let Some(whole) = self.progress.get(&distribution) else { continue };
             let bytes = whole + under_way;
-            self.network.tell_all(&Message::Progress { distribution, bytes });
+            // The sender is who watches, and it is not worth more of the link than a word a second.
+            if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD)
+                && let Some(found) = self.world.distribution(&distribution)
+                && let Some(sender) = self.network.peer(&found.manifest.sender)
+            {
+                sender.queue.message(Message::Progress { distribution, bytes });
+            }
             self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
         }
     }

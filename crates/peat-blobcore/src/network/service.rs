@@ -16,7 +16,7 @@ use super::endpoint::{Gate, bind};
 use super::gossip::Hints;
 use super::peers::Peers;
 use super::session::{self, SessionError, Shared};
-use super::wire::{ALPN, Message};
+use super::wire::ALPN;
 use super::{NetworkError, NetworkEvent, Peer};
 use crate::clock::Clock;
 use crate::content::Content;
@@ -133,13 +133,6 @@ impl Network {
     /// Sends envelopes of this node's own to every peer.
     pub(crate) fn push(&self, ids: &[EnvelopeId]) {
         self.peers.push(ids, None);
-    }
-
-    /// Tells every peer how far this node is with something. May be lost.
-    pub(crate) fn tell_all(&self, message: &Message) {
-        for peer in self.peers.all() {
-            peer.queue.message(message.clone());
-        }
     }
 
     /// Learns where a peer can be dialled, and wants a connection with it; `fixed` when a user said so.
