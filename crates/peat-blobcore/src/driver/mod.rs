@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::content::Content;
-use crate::document::{Distribution, Hint, Kind, News, Section};
+use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox};
 use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
@@ -69,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) inbox: Option<Inbox>,
     pub(crate) network: Arc<Network>,
     pub(crate) policy: Policy,
+    /// How long a source may send nothing before another is asked.
+    pub(crate) stall: Duration,
     /// What this node says of itself; addresses are filled in as they become known.
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
@@ -103,12 +105,13 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, nodes, watchers, seed } = parts;
+        let Parts { identity, clock, replica, content, inbox, network, policy, stall, record, progress, nodes, watchers, seed } =
+            parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
-            fetches: Fetches::new(content.clone(), Arc::clone(&network)),
+            fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
             progress_ticks: 0,
             timer: None,
@@ -271,7 +274,7 @@ impl Driver {
         self.network.push(&accepted.push);
         self.report_clones(accepted);
         if let Some(id) = accepted.push.first() {
-            self.spread(News::New { kind: Kind::Distribution.number(), id: *id }).await;
+            self.spread(News::New(*id)).await;
         }
     }
 
@@ -334,6 +337,8 @@ impl Driver {
                 self.tell(NodeEvent::PeerUp(peer));
                 self.decide(Event::PeerUp(peer)).await;
             }
+            // A newer connection has come since; its own event says so, before this one or after.
+            NetworkEvent::Down(peer) if self.network.peer(&peer).is_some() => {}
             NetworkEvent::Down(peer) => {
                 self.tell(NodeEvent::PeerDown(peer));
                 self.decide(Event::PeerDown(peer)).await;
@@ -368,7 +373,7 @@ impl Driver {
             News::Holds(distribution) => self.decide(Event::Holding { peer: hint.author, distribution }).await,
             News::Addresses(addresses) => self.learn_addresses(hint.author, &addresses).await,
             // A neighbour will push it; if none does, its author is worth a connection.
-            News::New { id, .. } => {
+            News::New(id) => {
                 let wanted = self.replica.wanted(vec![id]).is_ok_and(|wanted| !wanted.is_empty());
                 if wanted && self.network.peers().is_empty() {
                     self.network.dial(hint.author).await;
