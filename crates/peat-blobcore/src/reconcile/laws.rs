@@ -169,7 +169,7 @@ fn give(bench: &mut Bench, event: Event) -> Event {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// The bench checks each action: only what is meant or carried is fetched, within the budget; a receipt is for every
     /// file and stands; completed is for good. Here: the same event again changes nothing, and nothing is begun after Stop.
