@@ -135,7 +135,10 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
             bench.edit(id, |document| document.cancelled = Some(now));
             return Some(Event::DistributionChanged(id));
         }
-        Op::Retires(who) => bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true,
+        Op::Retires(who) => {
+            bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true;
+            return Some(give(bench, Event::NodeChanged(peer(who))));
+        }
         Op::Waits(millis) => {
             bench.wait(Duration::from_millis(millis));
             return Some(Event::Timer);
@@ -160,7 +163,6 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
         Op::Redeliver(what) => return Some(give(bench, Event::Redeliver(pick(&known, what)?))),
         Op::Reconciled(who) => return Some(give(bench, Event::Reconciled(peer(who)))),
     }
-    Some(give(bench, Event::NodeChanged(peer(3))))
 }
 
 fn give(bench: &mut Bench, event: Event) -> Event {
