@@ -169,7 +169,8 @@ impl World {
             if actions.iter().any(|action| !matches!(action, Action::CancelFetch { .. })) {
                 self.violate(node, format!("began something at its end: {actions:?}"));
             }
-            if self.nodes[node].memory.fetches_in_flight() > 0 {
+            let mine = self.transfers.keys().filter(|(owner, _)| *owner == node).count();
+            if self.nodes[node].memory.fetches_in_flight() > 0 || actions.len() != mine {
                 self.violate(node, "has fetches in flight after its end");
             }
         }
@@ -518,6 +519,8 @@ impl World {
             Some("fetches what is neither meant for it nor carried")
         } else if !files_of(&document.manifest).iter().any(|file| file.blob == *blob) {
             Some("fetches a blob that is not of the distribution")
+        } else if document.cancelled.is_some() {
+            Some("fetches what was cancelled")
         } else if it.blobs.contains(blob) {
             Some("fetches what it holds")
         } else if !it.pins.contains_key(id) {

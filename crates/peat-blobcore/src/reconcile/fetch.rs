@@ -145,8 +145,8 @@ impl Pass<'_> {
                 fetching.todo.insert((index, file.blob));
                 Missing { size: file.size, files: Vec::new() }
             });
-            if !missing.files.contains(&index) {
-                missing.files.push(index);
+            if let Err(at) = missing.files.binary_search(&index) {
+                missing.files.insert(at, index);
             }
             self.memory.wanted.entry(file.blob).or_default().insert(id);
         }

@@ -71,7 +71,7 @@ impl Pass<'_> {
                 self.memory.dirty.insert(id);
             }
             Event::NodeChanged(id) if id == self.me => self.mark_all(),
-            Event::NodeChanged(_) => self.memory.dirty.extend(self.memory.jobs.keys()),
+            Event::NodeChanged(_) => self.mark_open(),
             Event::PeerUp(peer) => self.peer_up(peer),
             Event::PeerDown(peer) => {
                 if self.memory.peers.went_down(peer) {
@@ -104,6 +104,12 @@ impl Pass<'_> {
                 }
             }
         }
+    }
+
+    /// Who is meant may have changed, and with it the state of all that is not completed for good.
+    fn mark_open(&mut self) {
+        let open = self.memory.known.iter().filter(|(_, known)| known.state != Some(DistributionState::Completed));
+        self.memory.dirty.extend(open.map(|(id, _)| *id));
     }
 
     fn mark_all(&mut self) {

@@ -184,6 +184,50 @@ fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_agai
 }
 
 #[test]
+fn a_holder_that_is_back_is_asked_at_once_however_often_it_failed() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch::default());
+    for _ in 0..12 {
+        let running = bench.running[0];
+        bench.fetch_ended(running, FetchOutcome::Unreachable);
+        bench.wait(bench.policy.patience.backoff_max);
+    }
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Unreachable);
+    assert!(bench.running.is_empty());
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.settle(Event::PeerUp(peer(2)));
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
+fn nothing_of_a_sender_that_was_expelled_counts() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(3)));
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::Holding { peer: peer(3), distribution: id });
+    assert_eq!(bench.running.len(), 1);
+    bench.view.nodes.get_mut(&peer(2)).expect("a member").revoked = true;
+    bench.settle(Event::NodeChanged(peer(2)));
+    assert!(bench.running.is_empty() && bench.view.pins.is_empty());
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &id, &peer(ME));
+    assert_eq!(why, Reason::SenderRevoked);
+}
+
+#[test]
+fn records_in_between_leave_room_for_the_receipt() {
+    let mut bench = Bench::new();
+    bench.view.changes_left = 8;
+    let id = bench.add(&Sketch::default());
+    bench.wait(Duration::from_secs(3));
+    assert!(bench.view.documents[&id].targets.is_empty());
+    bench.settle(Event::PeerUp(peer(2)));
+    deliver_all(&mut bench, id);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
 fn the_urgent_takes_the_place_of_the_less_urgent() {
     let mut bench = Bench::new();
     bench.policy.budget.fetches = 1;
