@@ -262,6 +262,10 @@ impl Driver {
     async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
         match written {
             Ok(accepted) => self.pass_on(&accepted).await,
+            // This life has yet to learn what an earlier one wrote; the first reconciliation is the time to try again.
+            Err(crate::replica::ReplicaError::NotReady) => {
+                self.unwritten.insert(id);
+            }
             Err(error) => {
                 tracing::error!(distribution = %id, %error, "cannot write to a document; it is tried again");
                 self.unwritten.insert(id);
@@ -350,6 +354,7 @@ impl Driver {
                 }
                 self.publish().await;
                 self.decide(Event::Reconciled(peer)).await;
+                self.write_again().await;
             }
             NetworkEvent::Accepted(accepted) => {
                 self.report_clones(&accepted);
@@ -443,11 +448,16 @@ impl Driver {
             Ok(accepted) => self.changed(accepted.changes).await,
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
         }
-        for id in std::mem::take(&mut self.unwritten) {
-            self.decide(Event::DistributionChanged(id)).await;
-        }
+        self.write_again().await;
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
+        }
+    }
+
+    /// Looks again at the documents that could not be written to.
+    async fn write_again(&mut self) {
+        for id in std::mem::take(&mut self.unwritten) {
+            self.decide(Event::DistributionChanged(id)).await;
         }
     }
 
