@@ -132,6 +132,7 @@ impl World {
         let it = &mut self.nodes[node];
         (it.life, it.alive, it.started, it.memory) = (life, true, false, Memory::default());
         it.delivering.clear();
+        it.cancelled.clear();
         it.members.entry(it.id).or_default();
         self.plan(node, 1, Happening::DialSomeone);
         if !disk_is_new {
@@ -417,6 +418,11 @@ impl World {
         if !self.nodes[node].started {
             return;
         }
+        if let Event::DistributionChanged(id) = event
+            && self.nodes[node].documents.get(&id).is_some_and(|document| document.cancelled.is_some())
+        {
+            self.nodes[node].cancelled.insert(id);
+        }
         for action in self.ask(node, event) {
             self.perform(node, action);
         }
@@ -519,7 +525,7 @@ impl World {
             Some("fetches what is neither meant for it nor carried")
         } else if !files_of(&document.manifest).iter().any(|file| file.blob == *blob) {
             Some("fetches a blob that is not of the distribution")
-        } else if document.cancelled.is_some() {
+        } else if it.cancelled.contains(id) {
             Some("fetches what was cancelled")
         } else if it.blobs.contains(blob) {
             Some("fetches what it holds")

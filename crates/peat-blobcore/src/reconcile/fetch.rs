@@ -216,11 +216,11 @@ impl Pass<'_> {
                 }
             }
         }
-        self.to_do_again(&flight.blob);
+        self.begin_again_later(&flight.blob);
     }
 
     /// A blob is no longer being fetched: whoever misses it may begin again.
-    fn to_do_again(&mut self, blob: &BlobHash) {
+    fn begin_again_later(&mut self, blob: &BlobHash) {
         for id in self.memory.wanted.get(blob).cloned().unwrap_or_default() {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
             let Work::Fetching(fetching) = &mut job.work else { continue };
@@ -247,7 +247,7 @@ impl Pass<'_> {
         // The source was asked on behalf of the job that ended, and may entitle us to nothing for another.
         self.memory.flights.end(fetch);
         self.actions.push(Action::CancelFetch { fetch });
-        self.to_do_again(blob);
+        self.begin_again_later(blob);
     }
 
     fn forget_avoided(&mut self, blob: &BlobHash) {
@@ -338,7 +338,7 @@ impl Pass<'_> {
     fn put_off(&mut self, fetch: FetchId) {
         if let Some(flight) = self.memory.flights.end(fetch) {
             self.actions.push(Action::CancelFetch { fetch });
-            self.to_do_again(&flight.blob);
+            self.begin_again_later(&flight.blob);
         }
     }
 

@@ -243,7 +243,7 @@ impl Pass<'_> {
     /// The targets that a holder for others seeks a connection to: either side dialling is enough.
     pub(super) fn to_reach(&self, distribution: &Distribution) -> BTreeSet<EndpointId> {
         let mut targets = outstanding(self.view, distribution);
-        targets.retain(|id| !distribution.targets.get(id).is_some_and(|record| record.state == TargetState::Held));
+        targets.retain(|id| distribution.targets.get(id).is_none_or(|record| record.state != TargetState::Held));
         targets.remove(&self.me);
         targets
     }
