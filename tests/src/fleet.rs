@@ -10,7 +10,7 @@ use peat_blobcore::model::{EndpointId, Labels};
 use peat_blobcore::{Node, NodeBuilder};
 
 /// How long a test waits for what must happen. Nothing in a test waits for what must not.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A formation with an authority, and a temporary directory for its nodes.
 #[derive(Debug)]

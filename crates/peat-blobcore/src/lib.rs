@@ -31,6 +31,7 @@ mod error;
 pub mod exchange;
 mod fault;
 pub mod identity;
+mod kind;
 pub mod model;
 pub mod network;
 mod node;
@@ -38,7 +39,8 @@ pub mod reconcile;
 pub mod replica;
 pub mod transfer;
 
-pub use error::{Error, ErrorKind};
+pub use error::Error;
+pub use kind::ErrorKind;
 pub use node::{
     DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
 };

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use peat_blobcore::document::Section;
 use peat_blobcore::model::{BlobHash, DistributionId, DistributionState, EndpointId, TargetRecord, TargetState};
 use peat_blobcore::reconcile::{
-    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Section, is_entitled, is_target, reconcile,
+    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, View as _, is_entitled, is_target, reconcile,
 };
 
 use super::node::{Change, Entry, Key, SimNode, SimView, Value, files_of};
@@ -131,6 +132,7 @@ impl World {
         let it = &mut self.nodes[node];
         (it.life, it.alive, it.started, it.memory) = (life, true, false, Memory::default());
         it.delivering.clear();
+        it.cancelled.clear();
         it.members.entry(it.id).or_default();
         self.plan(node, 1, Happening::DialSomeone);
         if !disk_is_new {
@@ -168,7 +170,8 @@ impl World {
             if actions.iter().any(|action| !matches!(action, Action::CancelFetch { .. })) {
                 self.violate(node, format!("began something at its end: {actions:?}"));
             }
-            if self.nodes[node].memory.fetches_in_flight() > 0 {
+            let mine = self.transfers.keys().filter(|(owner, _)| *owner == node).count();
+            if self.nodes[node].memory.fetches_in_flight() > 0 || actions.len() != mine {
                 self.violate(node, "has fetches in flight after its end");
             }
         }
@@ -371,7 +374,7 @@ impl World {
         let Some(transfer) = self.transfers.remove(&(node, fetch)) else { return };
         let (source, blob) = (&self.nodes[transfer.source], transfer.blob);
         let document = source.documents.get(&transfer.distribution);
-        let entitled = document.is_some_and(|document| is_entitled(&SimView(source), document, &self.nodes[node].id));
+        let entitled = document.is_some_and(|document| is_entitled(SimView(source).nodes(), document, &self.nodes[node].id));
         let outcome = if self.epoch(node, transfer.source) != Some(transfer.epoch) {
             FetchOutcome::Unreachable
         } else if !entitled {
@@ -414,6 +417,11 @@ impl World {
     fn tell(&mut self, node: usize, event: Event) {
         if !self.nodes[node].started {
             return;
+        }
+        if let Event::DistributionChanged(id) = event
+            && self.nodes[node].documents.get(&id).is_some_and(|document| document.cancelled.is_some())
+        {
+            self.nodes[node].cancelled.insert(id);
         }
         for action in self.ask(node, event) {
             self.perform(node, action);
@@ -511,12 +519,14 @@ impl World {
     fn check_fetch(&mut self, node: usize, blob: &BlobHash, id: &DistributionId) {
         let it = &self.nodes[node];
         let Some(document) = it.documents.get(id) else { return self.violate(node, "fetches for what it does not know") };
-        let meant = is_target(&SimView(it), document, &it.id);
+        let meant = is_target(SimView(it).nodes(), document, &it.id);
         let carried = it.policy.carry_quota_bytes > 0 && document.manifest.carry.permits(&it.id);
         let wrong = if !meant && !carried {
             Some("fetches what is neither meant for it nor carried")
         } else if !files_of(&document.manifest).iter().any(|file| file.blob == *blob) {
             Some("fetches a blob that is not of the distribution")
+        } else if it.cancelled.contains(id) {
+            Some("fetches what was cancelled")
         } else if it.blobs.contains(blob) {
             Some("fetches what it holds")
         } else if !it.pins.contains_key(id) {
@@ -533,7 +543,7 @@ impl World {
         let it = &self.nodes[node];
         let document = &it.documents[id];
         let entries = files_of(&document.manifest);
-        let wrong = if !is_target(&SimView(it), document, &it.id) {
+        let wrong = if !is_target(SimView(it).nodes(), document, &it.id) {
             Some("delivers what is not meant for it")
         } else if !it.policy.inbox {
             Some("delivers without an inbox")

@@ -1,3 +1,6 @@
 //! Every test of more than one node, in one binary.
 
+mod forgotten;
+mod nodes;
+mod reflink;
 mod simulation;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -35,6 +36,8 @@ pub(super) struct Ended {
 pub(super) struct Fetches {
     content: Content,
     network: Arc<Network>,
+    /// How long a source may send nothing.
+    patience: Duration,
     tasks: JoinSet<Ended>,
     running: BTreeMap<FetchId, Running>,
 }
@@ -47,21 +50,21 @@ struct Running {
 }
 
 impl Fetches {
-    pub(super) fn new(content: Content, network: Arc<Network>) -> Self {
-        Self { content, network, tasks: JoinSet::new(), running: BTreeMap::new() }
+    pub(super) fn new(content: Content, network: Arc<Network>, patience: Duration) -> Self {
+        Self { content, network, patience, tasks: JoinSet::new(), running: BTreeMap::new() }
     }
 
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
         let Order { fetch, blob, size, source, distribution } = order;
-        let (content, peer) = (self.content.clone(), self.network.peer(&source));
+        let (content, peer, patience) = (self.content.clone(), self.network.peer(&source), self.patience);
         let held = Arc::new(AtomicU64::new(0));
         let progress = Arc::clone(&held);
         let abort = self.tasks.spawn(async move {
             let outcome = match peer {
                 Some(peer) => {
                     let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
-                    match transfer::fetch(&peer.connection, &content, blob, size, &on_progress).await {
+                    match transfer::fetch(&peer.connection, &content, blob, size, patience, &on_progress).await {
                         Ok(_) => FetchOutcome::Done,
                         Err(error) => {
                             tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");

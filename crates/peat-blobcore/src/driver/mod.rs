@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::content::Content;
-use crate::document::{Distribution, Hint, Kind, News, Section};
+use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox};
 use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
@@ -34,6 +34,8 @@ use world::World;
 
 /// How often those who watch hear of bytes.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Ticks of progress between two words to the sender.
+const PROGRESS_TICKS_A_WORD: u32 = 5;
 /// How often what can wait is done: expired envelopes dropped, failed writes tried again.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -67,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) inbox: Option<Inbox>,
     pub(crate) network: Arc<Network>,
     pub(crate) policy: Policy,
+    /// How long a source may send nothing before another is asked.
+    pub(crate) stall: Duration,
     /// What this node says of itself; addresses are filled in as they become known.
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
@@ -91,6 +95,7 @@ pub(crate) struct Driver {
     fetches: Fetches,
     deliveries: Deliveries,
     progress: Arc<Progress>,
+    progress_ticks: u32,
     timer: Option<Timestamp>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, DistributionId>,
@@ -100,13 +105,15 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, nodes, watchers, seed } = parts;
+        let Parts { identity, clock, replica, content, inbox, network, policy, stall, record, progress, nodes, watchers, seed } =
+            parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
-            fetches: Fetches::new(content.clone(), Arc::clone(&network)),
+            fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            progress_ticks: 0,
             timer: None,
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
@@ -255,6 +262,10 @@ impl Driver {
     async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
         match written {
             Ok(accepted) => self.pass_on(&accepted).await,
+            // This life has yet to learn what an earlier one wrote; the first reconciliation is the time to try again.
+            Err(crate::replica::ReplicaError::NotReady) => {
+                self.unwritten.insert(id);
+            }
             Err(error) => {
                 tracing::error!(distribution = %id, %error, "cannot write to a document; it is tried again");
                 self.unwritten.insert(id);
@@ -267,7 +278,7 @@ impl Driver {
         self.network.push(&accepted.push);
         self.report_clones(accepted);
         if let Some(id) = accepted.push.first() {
-            self.spread(News::New { kind: Kind::Distribution.number(), id: *id }).await;
+            self.spread(News::New(*id)).await;
         }
     }
 
@@ -330,6 +341,8 @@ impl Driver {
                 self.tell(NodeEvent::PeerUp(peer));
                 self.decide(Event::PeerUp(peer)).await;
             }
+            // A newer connection has come since; its own event says so, before this one or after.
+            NetworkEvent::Down(peer) if self.network.peer(&peer).is_some() => {}
             NetworkEvent::Down(peer) => {
                 self.tell(NodeEvent::PeerDown(peer));
                 self.decide(Event::PeerDown(peer)).await;
@@ -341,6 +354,7 @@ impl Driver {
                 }
                 self.publish().await;
                 self.decide(Event::Reconciled(peer)).await;
+                self.write_again().await;
             }
             NetworkEvent::Accepted(accepted) => {
                 self.report_clones(&accepted);
@@ -364,7 +378,7 @@ impl Driver {
             News::Holds(distribution) => self.decide(Event::Holding { peer: hint.author, distribution }).await,
             News::Addresses(addresses) => self.learn_addresses(hint.author, &addresses).await,
             // A neighbour will push it; if none does, its author is worth a connection.
-            News::New { id, .. } => {
+            News::New(id) => {
                 let wanted = self.replica.wanted(vec![id]).is_ok_and(|wanted| !wanted.is_empty());
                 if wanted && self.network.peers().is_empty() {
                     self.network.dial(hint.author).await;
@@ -434,11 +448,16 @@ impl Driver {
             Ok(accepted) => self.changed(accepted.changes).await,
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
         }
-        for id in std::mem::take(&mut self.unwritten) {
-            self.decide(Event::DistributionChanged(id)).await;
-        }
+        self.write_again().await;
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
+        }
+    }
+
+    /// Looks again at the documents that could not be written to.
+    async fn write_again(&mut self) {
+        for id in std::mem::take(&mut self.unwritten) {
+            self.decide(Event::DistributionChanged(id)).await;
         }
     }
 
@@ -468,11 +487,18 @@ impl Driver {
         }
     }
 
-    fn tell_progress(&self) {
+    fn tell_progress(&mut self) {
+        self.progress_ticks = self.progress_ticks.wrapping_add(1);
         for (distribution, under_way) in self.fetches.bytes_under_way() {
             let Some(whole) = self.progress.get(&distribution) else { continue };
             let bytes = whole + under_way;
-            self.network.tell_all(&Message::Progress { distribution, bytes });
+            // The sender is who watches, and it is not worth more of the link than a word a second.
+            if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD)
+                && let Some(found) = self.world.distribution(&distribution)
+                && let Some(sender) = self.network.peer(&found.manifest.sender)
+            {
+                sender.queue.message(Message::Progress { distribution, bytes });
+            }
             self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
         }
     }

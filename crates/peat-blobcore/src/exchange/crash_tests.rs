@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::testing::{Bench, NOW, names_in, word};
-use super::{Delivery, Inbox, InboxPolicy};
+use super::{Delivery, Inbox, InboxPolicy, Ledger};
 
 /// Every `fault::point` of the exchange.
 const PLACES: [&str; 10] = [
@@ -32,7 +32,8 @@ fn deliveries(bench: &Bench, with_group: bool) -> Vec<Delivery> {
 }
 
 fn open(dir: &Path) -> Inbox {
-    Inbox::open(&dir.join("inbox"), &dir.join("exchange.redb"), InboxPolicy::default()).expect("a ledger")
+    Inbox::open(&dir.join("inbox"), Ledger::open(&dir.join("exchange.redb")).expect("a ledger"), InboxPolicy::default())
+        .expect("a ledger")
 }
 
 /// Runs in a process of its own: delivers, unless it is killed.

@@ -3,12 +3,16 @@
 //!
 //! - [`endpoint`]: the QUIC endpoint and the gate before protocols other than ours.
 //! - [`service`]: accepts, dials, and owns the task of each connection.
+//! - [`addresses`], [`dialing`]: where a peer may be, and when to dial it.
+//! - [`lobby`]: who came in and is not admitted yet.
 //! - [`session`]: one connection, from admission to its end.
 //! - [`gossip`]: signed hints beyond direct neighbours.
 
+mod addresses;
 mod dialing;
 mod endpoint;
 mod gossip;
+mod lobby;
 mod peers;
 mod queue;
 mod service;

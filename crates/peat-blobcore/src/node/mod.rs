@@ -25,7 +25,7 @@ use crate::Error;
 use crate::clock::Clock;
 use crate::content::{CheckReport, Content, GcReport};
 use crate::driver::{Progress, Request, Status};
-use crate::exchange::Inbox;
+use crate::exchange::{Inbox, Ledger};
 use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
 use crate::network::Network;
@@ -40,6 +40,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     replica: Replica,
     content: Content,
+    ledger: Ledger,
     inbox: Option<Inbox>,
     network: Arc<Network>,
     requests: mpsc::Sender<Request>,

@@ -81,6 +81,10 @@ impl Pass<'_> {
             fetching.unstick(self.now);
             fetching.no_space = fetching.no_space.filter(|until| *until > self.now);
             self.memory.ready.insert(job.rank);
+            // What needs no fetch need not wait until its turn comes to fetch.
+            if fetching.is_whole() {
+                self.admit(id);
+            }
         }
         self.deliver(id);
         self.tend(id);
@@ -141,8 +145,8 @@ impl Pass<'_> {
                 fetching.todo.insert((index, file.blob));
                 Missing { size: file.size, files: Vec::new() }
             });
-            if !missing.files.contains(&index) {
-                missing.files.push(index);
+            if let Err(at) = missing.files.binary_search(&index) {
+                missing.files.insert(at, index);
             }
             self.memory.wanted.entry(file.blob).or_default().insert(id);
         }
@@ -212,11 +216,11 @@ impl Pass<'_> {
                 }
             }
         }
-        self.to_do_again(&flight.blob);
+        self.begin_again_later(&flight.blob);
     }
 
     /// A blob is no longer being fetched: whoever misses it may begin again.
-    fn to_do_again(&mut self, blob: &BlobHash) {
+    fn begin_again_later(&mut self, blob: &BlobHash) {
         for id in self.memory.wanted.get(blob).cloned().unwrap_or_default() {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
             let Work::Fetching(fetching) = &mut job.work else { continue };
@@ -243,7 +247,7 @@ impl Pass<'_> {
         // The source was asked on behalf of the job that ended, and may entitle us to nothing for another.
         self.memory.flights.end(fetch);
         self.actions.push(Action::CancelFetch { fetch });
-        self.to_do_again(blob);
+        self.begin_again_later(blob);
     }
 
     fn forget_avoided(&mut self, blob: &BlobHash) {
@@ -271,12 +275,15 @@ impl Pass<'_> {
     pub(super) fn begin_fetches(&mut self) {
         while let Some(rank) = self.memory.ready.first().copied() {
             let (_, _, id) = rank;
-            if self.offer(id) == Offer::Exhausted {
-                break;
+            let offer = self.offer(id);
+            if offer == Offer::Taken {
+                self.memory.ready.remove(&rank);
             }
-            self.memory.ready.remove(&rank);
             self.deliver(id);
             self.tend(id);
+            if offer == Offer::Exhausted {
+                break;
+            }
         }
     }
 
@@ -331,7 +338,7 @@ impl Pass<'_> {
     fn put_off(&mut self, fetch: FetchId) {
         if let Some(flight) = self.memory.flights.end(fetch) {
             self.actions.push(Action::CancelFetch { fetch });
-            self.to_do_again(&flight.blob);
+            self.begin_again_later(&flight.blob);
         }
     }
 

@@ -19,13 +19,12 @@ const FIRST_BLOCK_BYTES: u64 = 8 * GROUP_BYTES;
 const BLOCKS_PER_REQUEST: u64 = 8;
 /// Requests under way at once for one blob.
 const REQUESTS: usize = 2;
-/// A source that sends nothing for so long has stalled.
-const STALL: Duration = Duration::from_secs(30);
 
 /// What a caller hears while a fetch goes on: verified bytes of the blob so far.
 pub(crate) type OnProgress = dyn Fn(u64) + Send + Sync;
 
-/// Fetches the missing parts of a blob over one admitted connection and makes it whole.
+/// Fetches the missing parts of a blob over one admitted connection and makes it whole. A source that sends nothing for as
+/// long as `patience` has stalled.
 ///
 /// # Errors
 /// [`FetchError`]; what had arrived by then is kept.
@@ -34,6 +33,7 @@ pub(crate) async fn fetch(
     content: &Content,
     blob: BlobHash,
     size: u64,
+    patience: Duration,
     on_progress: &OnProgress,
 ) -> Result<Ingested, FetchError> {
     let store = content.clone();
@@ -46,17 +46,15 @@ pub(crate) async fn fetch(
         {
             requests.push(taken);
         }
-        if requests.is_empty() && size > 0 {
-            // All that is missing is on its way from other sources.
-            return Err(FetchError::Busy);
-        }
         let started = Instant::now();
         let bytes: u64 = requests.iter().map(|taken| length(&taken.range())).sum();
-        let mut under_way = requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, on_progress)));
+        let mut under_way =
+            requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, patience, on_progress)));
         match (under_way.next(), under_way.next()) {
             (Some(first), Some(second)) => drop(tokio::try_join!(first, second)?),
             (Some(first), None) => first.await?,
-            _ => request_empty(connection, &assembly).await?,
+            // All that is missing is on its way from other sources.
+            _ => return Err(FetchError::Busy),
         }
         block = block_for(bytes, started.elapsed());
     }
@@ -80,6 +78,7 @@ async fn request(
     assembly: &Assembly,
     taken: Taken,
     block: u64,
+    patience: Duration,
     on_progress: &OnProgress,
 ) -> Result<(), FetchError> {
     let range = taken.range();
@@ -99,8 +98,7 @@ async fn request(
         write_frame(&mut send, &request.encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
         for range in request.blocks() {
-            let frame = tokio::time::timeout(STALL, BlockFrame::read(&mut recv)).await.map_err(|_| FetchError::Stalled)?;
-            match frame.map_err(FetchError::wire)? {
+            match BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)? {
                 BlockFrame::Block(encoded) => {
                     // The writer leaves early only with an error of its own, which then counts.
                     if blocks.send((range, encoded)).await.is_err() {
@@ -114,12 +112,6 @@ async fn request(
         Ok(())
     };
     tokio::try_join!(receive, write).map(drop)
-}
-
-/// An empty blob has nothing to ask for: its hash is known.
-async fn request_empty(_connection: &Connection, assembly: &Assembly) -> Result<(), FetchError> {
-    let assembly = assembly.clone();
-    blocking(move || assembly.write_block(0..0, &[])).await
 }
 
 async fn blocking<T: Send + 'static>(
