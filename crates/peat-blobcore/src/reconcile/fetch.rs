@@ -30,6 +30,7 @@ impl Fetching {
             stuck: BTreeSet::new(),
             bytes: 0,
             since: now,
+            halted: false,
             admitted: false,
             begun: false,
             starved: None,
@@ -44,7 +45,7 @@ impl Fetching {
 
     /// Whether every blob is here.
     pub(super) fn is_whole(&self) -> bool {
-        self.files.is_some() && self.missing.is_empty()
+        !self.halted && self.files.is_some() && self.missing.is_empty()
     }
 
     pub(super) fn clock_went_back(&mut self, now: Timestamp, patience: &Patience) {
@@ -108,6 +109,9 @@ impl Pass<'_> {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         if fetching.files.is_some() {
+            if std::mem::take(&mut fetching.halted) {
+                self.look_for_blobs(id);
+            }
             return;
         }
         match (FileSource::open(self.view, &job.distribution), &job.distribution.manifest.files) {
@@ -228,6 +232,19 @@ impl Pass<'_> {
                 fetching.todo.insert((missing.files.first().copied().unwrap_or_default(), *blob));
                 self.memory.ready.insert(job.rank);
             }
+        }
+    }
+
+    /// Fetches nothing more for a job that still waits for the end of a delivery.
+    pub(super) fn halt(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        fetching.halted = true;
+        fetching.todo.clear();
+        fetching.stuck.clear();
+        self.memory.ready.remove(&job.rank);
+        for blob in std::mem::take(&mut fetching.missing).into_keys() {
+            self.no_longer_wanted(id, &blob);
         }
     }
 

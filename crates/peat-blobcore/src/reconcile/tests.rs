@@ -309,6 +309,26 @@ fn a_cancellation_stops_fetching_and_is_acknowledged_unless_it_was_delivered() {
 }
 
 #[test]
+fn after_a_cancellation_nothing_more_is_fetched_while_a_delivery_ends() {
+    let mut bench = Bench::new();
+    bench.policy.budget.fetches = 1;
+    bench.settle(Event::PeerUp(peer(2)));
+    let blobs = vec![(1, 10), (2, 10), (3, 10)];
+    let id = bench.add(&Sketch { blobs, together: false, ..Sketch::default() });
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert!(bench.delivering.contains_key(&id));
+    let now = bench.now;
+    bench.edit(id, |document| document.cancelled = Some(now));
+    assert!(bench.running.is_empty());
+    bench.edit(id, |document| document.cancelled = None);
+    assert_eq!(bench.running.len(), 1, "a member that is meant again goes on");
+    bench.edit(id, |document| document.cancelled = Some(now));
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    assert!(bench.running.is_empty() && bench.delivering.is_empty() && bench.view.pins.is_empty());
+}
+
+#[test]
 fn a_restarted_node_does_again_only_what_it_is_asked_to() {
     let mut bench = Bench::new();
     let id = bench.add(&Sketch::default());
