@@ -248,12 +248,11 @@ impl Pass<'_> {
         }
     }
 
-    /// A job has ended that missed the blob. A fetch of it goes on only if another job misses it too.
+    /// A job has ended that missed the blob. A fetch on its behalf ends too; whoever else misses the blob begins its own.
     pub(super) fn no_longer_wanted(&mut self, id: DistributionId, blob: &BlobHash) {
         let Some(wanted) = self.memory.wanted.get_mut(blob) else { return };
         wanted.remove(&id);
-        let heir = wanted.first().copied();
-        if heir.is_none() {
+        if wanted.is_empty() {
             self.memory.wanted.remove(blob);
             self.forget_avoided(blob);
         }

@@ -202,6 +202,22 @@ fn a_holder_that_is_back_is_asked_at_once_however_often_it_failed() {
 }
 
 #[test]
+fn a_clock_that_goes_back_makes_nothing_wait_for_the_time_it_showed_before() {
+    let mut bench = Bench::new();
+    bench.now = Timestamp::from_millis(400_000_000);
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch::default());
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::NoSpace);
+    bench.now = Timestamp::from_millis(2_000_000);
+    let actions = bench.settle(Event::Timer);
+    let latest = bench.now.plus(bench.policy.patience.retry);
+    assert!(actions.iter().any(|action| matches!(action, Action::ArmTimer(at) if *at <= latest)), "{actions:?}");
+    bench.wait(bench.policy.patience.retry);
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
 fn nothing_of_a_sender_that_was_expelled_counts() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(3)));
