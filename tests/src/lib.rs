@@ -2,4 +2,5 @@
 
 pub mod filesystem;
 pub mod fleet;
+pub mod fuzzing;
 pub mod simulation;
