@@ -41,4 +41,6 @@ pub mod transfer;
 
 pub use error::Error;
 pub use kind::ErrorKind;
-pub use node::{DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, SendRequest, Sent, Skipped, TargetStatus};
+pub use node::{
+    DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
+};

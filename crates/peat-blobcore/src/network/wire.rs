@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
 
@@ -162,19 +163,18 @@ impl BlockFrame {
     ///
     /// # Errors
     /// The stream's, or [`WireError::Stalled`].
-    pub async fn write(&self, stream: &mut SendStream, patience: Duration) -> Result<(), WireError> {
-        let (tag, payload): (u8, &[u8]) = match self {
+    pub async fn write(self, stream: &mut SendStream, patience: Duration) -> Result<(), WireError> {
+        let (tag, payload) = match self {
             Self::Block(bytes) => (0, bytes),
-            Self::Denied(denial) => (1, &[*denial as u8]),
+            Self::Denied(denial) => (1, vec![denial as u8]),
         };
         let length = u32::try_from(payload.len()).expect("a block is at most about 1 MiB");
-        let mut head = [tag; 5];
-        head[1..].copy_from_slice(&length.to_le_bytes());
-        for mut rest in [&head, payload] {
-            while !rest.is_empty() {
-                let written = timeout(patience, stream.write(rest)).await.map_err(|_| WireError::Stalled)??;
-                rest = &rest[written..];
-            }
+        let mut head = vec![tag];
+        head.extend(length.to_le_bytes());
+        // Handed over, not copied.
+        let mut rest = &mut [Bytes::from(head), Bytes::from(payload)][..];
+        while !rest.is_empty() {
+            timeout(patience, stream.write_many_chunks(&mut rest)).await.map_err(|_| WireError::Stalled)??;
         }
         Ok(())
     }

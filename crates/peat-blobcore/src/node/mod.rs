@@ -3,11 +3,13 @@
 mod builder;
 mod data;
 mod event;
+mod peer;
 mod send;
 mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use peer::PeerStats;
 pub use send::{SendRequest, Sent, Skipped};
 pub use status::{DistributionStatus, TargetStatus};
 
@@ -93,6 +95,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<EndpointId> {
         self.network.peers().iter().map(|peer| peer.id).collect()
+    }
+
+    /// Figures of the admitted connections.
+    #[must_use]
+    pub fn peer_stats(&self) -> Vec<PeerStats> {
+        self.network.peers().iter().map(|peer| PeerStats::of(peer)).collect()
     }
 
     /// Every member whose record is known, this node included.

@@ -41,9 +41,10 @@ pub(crate) async fn serve(
         _ => Some(BlockFrame::Denied(Denial::NotAvailable)),
     };
     while let Some(frame) = next {
+        let goes_on = matches!(frame, BlockFrame::Block(_));
         let following = async {
             match blocks.next() {
-                Some(range) if matches!(frame, BlockFrame::Block(_)) => encode(&content, peer, blob, range).await,
+                Some(range) if goes_on => encode(&content, peer, blob, range).await,
                 _ => None,
             }
         };
