@@ -40,3 +40,8 @@ pub mod transfer;
 
 pub use error::{Error, ErrorKind};
 pub use node::{DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, SendRequest, Sent, Skipped, TargetStatus};
+pub use transfer::BlockBytes;
+
+/// Every place at which a test can have the process killed, and what is durable there.
+#[cfg(feature = "crash-points")]
+pub const CRASH_POINTS: &[(&str, &str)] = &fault::POINTS;

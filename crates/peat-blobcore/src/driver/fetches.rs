@@ -54,14 +54,14 @@ impl Fetches {
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
         let Order { fetch, blob, size, source, distribution } = order;
-        let (content, peer) = (self.content.clone(), self.network.peer(&source));
+        let (content, peer, traffic) = (self.content.clone(), self.network.peer(&source), self.network.traffic());
         let held = Arc::new(AtomicU64::new(0));
         let progress = Arc::clone(&held);
         let abort = self.tasks.spawn(async move {
             let outcome = match peer {
                 Some(peer) => {
                     let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
-                    match transfer::fetch(&peer.connection, &content, blob, size, &on_progress).await {
+                    match transfer::fetch(&peer.connection, &content, blob, size, &traffic, &on_progress).await {
                         Ok(_) => FetchOutcome::Done,
                         Err(error) => {
                             tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::Connection;
 use tokio::sync::mpsc;
 
-use super::FetchError;
+use super::{FetchError, Traffic};
 use crate::content::{Assembly, Content, Ingested, Taken};
 use crate::model::BlobHash;
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, MAX_BLOCK_BYTES, write_frame};
@@ -34,6 +34,7 @@ pub(crate) async fn fetch(
     content: &Content,
     blob: BlobHash,
     size: u64,
+    traffic: &Traffic,
     on_progress: &OnProgress,
 ) -> Result<Ingested, FetchError> {
     let store = content.clone();
@@ -52,7 +53,8 @@ pub(crate) async fn fetch(
         }
         let started = Instant::now();
         let bytes: u64 = requests.iter().map(|taken| length(&taken.range())).sum();
-        let mut under_way = requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, on_progress)));
+        let mut under_way =
+            requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, traffic, on_progress)));
         match (under_way.next(), under_way.next()) {
             (Some(first), Some(second)) => drop(tokio::try_join!(first, second)?),
             (Some(first), None) => first.await?,
@@ -80,6 +82,7 @@ async fn request(
     assembly: &Assembly,
     taken: Taken,
     block: u64,
+    traffic: &Traffic,
     on_progress: &OnProgress,
 ) -> Result<(), FetchError> {
     let range = taken.range();
@@ -102,6 +105,7 @@ async fn request(
             let frame = tokio::time::timeout(STALL, BlockFrame::read(&mut recv)).await.map_err(|_| FetchError::Stalled)?;
             match frame.map_err(FetchError::wire)? {
                 BlockFrame::Block(encoded) => {
+                    traffic.received(encoded.len());
                     // The writer leaves early only with an error of its own, which then counts.
                     if blocks.send((range, encoded)).await.is_err() {
                         break;

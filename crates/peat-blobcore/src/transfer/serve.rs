@@ -6,6 +6,7 @@ use iroh::endpoint::{RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::Traffic;
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, WireError, read_frame};
@@ -27,6 +28,7 @@ pub(crate) async fn serve(
     peer: EndpointId,
     content: Content,
     entitlement: Arc<dyn Entitlement>,
+    traffic: Arc<Traffic>,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), WireError> {
@@ -55,6 +57,9 @@ pub(crate) async fn serve(
     });
     while let Some(frame) = encoded.recv().await {
         frame.write(&mut send).await?;
+        if let BlockFrame::Block(bytes) = &frame {
+            traffic.served(bytes.len());
+        }
     }
     // Nothing is left to send; that the peer may have closed the stream first is no matter.
     let _ = send.finish();
