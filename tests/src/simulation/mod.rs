@@ -7,7 +7,7 @@ mod scenario;
 mod world;
 
 use peat_blobcore::model::{DistributionState, TargetState};
-use peat_blobcore::reconcile::{explain, is_target, status, targets};
+use peat_blobcore::reconcile::{View as _, explain, is_target, status, targets};
 
 use node::{SimView, files_of};
 use scenario::Scenario;
@@ -58,11 +58,11 @@ pub fn run(seed: u64) -> Result<Report, String> {
     if world.violations.is_empty() && missing.is_empty() {
         // Once everything is there, nothing but background noise may go on.
         let before = world.events;
-        let until = world.now + 10 * 60_000;
+        let until = world.now + 4 * 60_000;
         world.run_until(until);
         let quiet = (world.events - before) / world.nodes.len() as u64;
-        if quiet > 3_000 {
-            world.violations.push(format!("{quiet} events for each node in ten minutes with nothing to do"));
+        if quiet > 1_500 {
+            world.violations.push(format!("{quiet} events for each node in four minutes with nothing to do"));
         }
         missing = missing_at_end(&scenario, &world).0;
     }
@@ -83,7 +83,7 @@ fn missing_at_end(scenario: &Scenario, world: &World) -> (Vec<String>, Report) {
         let now = at_sender.clock(world.now);
         let state = status(now, &SimView(at_sender), document);
         let mut all = true;
-        for target in world.nodes.iter().filter(|node| is_target(&SimView(at_sender), document, &node.id)) {
+        for target in world.nodes.iter().filter(|node| is_target(SimView(at_sender).nodes(), document, &node.id)) {
             if !scenario.can_arrive(world, sender, target, document) {
                 all &= !targets(&SimView(at_sender), document).contains(&target.id);
                 continue;

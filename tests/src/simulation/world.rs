@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use peat_blobcore::document::Section;
 use peat_blobcore::model::{BlobHash, DistributionId, DistributionState, EndpointId, TargetRecord, TargetState};
 use peat_blobcore::reconcile::{
-    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Section, is_entitled, is_target, reconcile,
+    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, View as _, is_entitled, is_target, reconcile,
 };
 
 use super::node::{Change, Entry, Key, SimNode, SimView, Value, files_of};
@@ -371,7 +372,7 @@ impl World {
         let Some(transfer) = self.transfers.remove(&(node, fetch)) else { return };
         let (source, blob) = (&self.nodes[transfer.source], transfer.blob);
         let document = source.documents.get(&transfer.distribution);
-        let entitled = document.is_some_and(|document| is_entitled(&SimView(source), document, &self.nodes[node].id));
+        let entitled = document.is_some_and(|document| is_entitled(SimView(source).nodes(), document, &self.nodes[node].id));
         let outcome = if self.epoch(node, transfer.source) != Some(transfer.epoch) {
             FetchOutcome::Unreachable
         } else if !entitled {
@@ -511,7 +512,7 @@ impl World {
     fn check_fetch(&mut self, node: usize, blob: &BlobHash, id: &DistributionId) {
         let it = &self.nodes[node];
         let Some(document) = it.documents.get(id) else { return self.violate(node, "fetches for what it does not know") };
-        let meant = is_target(&SimView(it), document, &it.id);
+        let meant = is_target(SimView(it).nodes(), document, &it.id);
         let carried = it.policy.carry_quota_bytes > 0 && document.manifest.carry.permits(&it.id);
         let wrong = if !meant && !carried {
             Some("fetches what is neither meant for it nor carried")
@@ -533,7 +534,7 @@ impl World {
         let it = &self.nodes[node];
         let document = &it.documents[id];
         let entries = files_of(&document.manifest);
-        let wrong = if !is_target(&SimView(it), document, &it.id) {
+        let wrong = if !is_target(SimView(it).nodes(), document, &it.id) {
             Some("delivers what is not meant for it")
         } else if !it.policy.inbox {
             Some("delivers without an inbox")

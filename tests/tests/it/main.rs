@@ -1,3 +1,4 @@
 //! Every test of more than one node, in one binary.
 
+mod nodes;
 mod simulation;

@@ -163,9 +163,8 @@ async fn after_restarts_of_both_nothing_is_sent_or_delivered_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_small_files_are_one_distribution_and_all_arrive() {
     let fleet = Fleet::new();
-    let contents_of: Vec<(String, Vec<u8>)> = (0..10_000_u32)
-        .map(|number| (format!("{:02}/file-{number}", number % 100), number.to_le_bytes().repeat(1024)))
-        .collect();
+    let contents_of: Vec<(String, Vec<u8>)> =
+        (0..10_000_u32).map(|number| (format!("{:02}/file-{number}", number % 100), number.to_le_bytes().repeat(1024))).collect();
     let files: Vec<(&str, &[u8])> = contents_of.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
     let root = fleet.write("outbox", &files);
     let alpha = fleet.start("alpha", &[]).await;

@@ -81,6 +81,10 @@ impl Pass<'_> {
             fetching.unstick(self.now);
             fetching.no_space = fetching.no_space.filter(|until| *until > self.now);
             self.memory.ready.insert(job.rank);
+            // What needs no fetch need not wait until its turn comes to fetch.
+            if fetching.is_whole() {
+                self.admit(id);
+            }
         }
         self.deliver(id);
         self.tend(id);
@@ -271,12 +275,15 @@ impl Pass<'_> {
     pub(super) fn begin_fetches(&mut self) {
         while let Some(rank) = self.memory.ready.first().copied() {
             let (_, _, id) = rank;
-            if self.offer(id) == Offer::Exhausted {
-                break;
+            let offer = self.offer(id);
+            if offer == Offer::Taken {
+                self.memory.ready.remove(&rank);
             }
-            self.memory.ready.remove(&rank);
             self.deliver(id);
             self.tend(id);
+            if offer == Offer::Exhausted {
+                break;
+            }
         }
     }
 

@@ -20,6 +20,13 @@ mod policy;
 mod targets;
 mod view;
 
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod tests;
+
 pub use action::{Action, FetchId, PinReason};
 pub use decide::Refusal;
 pub use event::{Event, FetchOutcome, FileOutcome};

@@ -250,7 +250,9 @@ impl Pass<'_> {
         make: impl FnOnce() -> Work,
         fits: impl Fn(&Work) -> bool,
     ) {
-        if self.memory.jobs.get(&id).is_some_and(|job| !fits(&job.work)) {
+        let mut hints = BTreeSet::new();
+        if let Some(job) = self.memory.jobs.get_mut(&id).filter(|job| !fits(&job.work)) {
+            hints = std::mem::take(&mut job.hints);
             self.drop_job(id);
         }
         if let Some(job) = self.memory.jobs.get_mut(&id) {
@@ -262,7 +264,7 @@ impl Pass<'_> {
             rank,
             distribution: Arc::clone(distribution),
             work: make(),
-            hints: BTreeSet::new(),
+            hints,
             interests: BTreeSet::new(),
             demands: BTreeSet::new(),
         };

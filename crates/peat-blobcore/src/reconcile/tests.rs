@@ -1,0 +1,297 @@
+//! Single behaviours of one node, by example.
+
+use std::time::Duration;
+
+use super::bench::{Bench, ME, Sketch, peer};
+use super::*;
+use crate::model::{Carry, DistributionState, NodeRef, Priority, Scope, TargetState};
+
+fn only(numbers: &[u8]) -> Scope {
+    Scope::Nodes(numbers.iter().map(|number| NodeRef::Id(peer(*number))).collect())
+}
+
+fn deliver_all(bench: &mut Bench, id: crate::model::DistributionId) -> Vec<Action> {
+    while let Some(running) = bench.running.first().copied() {
+        bench.fetch_ended(running, FetchOutcome::Done);
+    }
+    bench.delivery_ended(id, &FileOutcome::Delivered)
+}
+
+#[test]
+fn a_quick_delivery_costs_one_record() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    deliver_all(&mut bench, id);
+    let own = &bench.view.documents[&id].targets[&peer(ME)];
+    assert_eq!(own.state, TargetState::Delivered);
+    assert_eq!(own.bytes, 10);
+}
+
+#[test]
+fn ten_thousand_idle_distributions_cost_an_event_nothing() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    for number in 0..10_000_u64 {
+        let sketch = Sketch { blobs: vec![(1, number + 1)], ..Sketch::default() };
+        let mut document = sketch.build();
+        let record = crate::model::TargetRecord { state: TargetState::Delivered, bytes: 0, error: None, time: bench.now };
+        document.targets.insert(peer(ME), record);
+        bench.view.documents.insert(document.id, document.into());
+    }
+    let distributions = bench.view.documents.keys().copied().collect();
+    bench.settle(Event::Started { distributions });
+    while !bench.memory.dirty.is_empty() {
+        bench.settle(Event::Timer);
+    }
+    bench.view.asked.set(0);
+    let id = bench.add(&Sketch { blobs: vec![(2, 10)], ..Sketch::default() });
+    deliver_all(&mut bench, id);
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.wait(Duration::from_secs(60));
+    assert!(bench.view.asked.get() < 20, "looked at {} documents", bench.view.asked.get());
+}
+
+#[test]
+fn a_holder_that_is_not_connected_is_dialled_and_so_is_a_target_by_the_sender() {
+    let mut bench = Bench::new();
+    bench.add(&Sketch { sender: 2, ..Sketch::default() });
+    assert_eq!(bench.dialling, [peer(2)]);
+    let mut sender = Bench::new();
+    sender.add(&Sketch { sender: ME, scope: only(&[3]), ..Sketch::default() });
+    assert_eq!(sender.dialling, [peer(3)]);
+}
+
+#[test]
+fn the_roster_is_written_once_another_was_reconciled_with_and_late_joiners_do_not_reopen_it() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { sender: ME, ..Sketch::default() });
+    assert_eq!(bench.view.documents[&id].roster, None);
+    bench.settle(Event::Reconciled(peer(2)));
+    assert_eq!(bench.view.documents[&id].roster, Some((2..=6).map(peer).collect()));
+    for number in 2..=6 {
+        bench.say(id, number, TargetState::Delivered);
+    }
+    assert_eq!(bench.states[&id], DistributionState::Completed);
+    bench.view.nodes.insert(peer(9), Node { name: "late".into(), ..Node::default() });
+    bench.settle(Event::NodeChanged(peer(9)));
+    bench.say(id, 9, TargetState::Pending);
+    assert_eq!(bench.states[&id], DistributionState::Completed);
+    assert!(bench.dialling.contains(&peer(9)), "it is delivered too");
+}
+
+#[test]
+fn zero_targets_is_a_state_of_its_own() {
+    let mut bench = Bench::new();
+    let scope = Scope::Nodes(vec![NodeRef::Name("unknown".into())]);
+    let id = bench.add(&Sketch { sender: ME, scope, ..Sketch::default() });
+    bench.settle(Event::Reconciled(peer(2)));
+    assert_eq!(bench.states[&id], DistributionState::NoTargets);
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &id, &peer(3));
+    assert_eq!(why, Reason::UnknownNames(vec!["unknown".into()]));
+    bench.view.nodes.insert(peer(9), Node { name: "unknown".into(), ..Node::default() });
+    bench.settle(Event::NodeChanged(peer(9)));
+    assert_eq!(bench.states[&id], DistributionState::Pending);
+    assert_eq!(bench.view.documents[&id].roster, Some([peer(9)].into()));
+}
+
+#[test]
+fn at_its_end_a_distribution_is_partial_expired_failed_or_cancelled() {
+    use DistributionState as State;
+    let end = Timestamp::from_millis(600_000_000);
+    for (states, cancelled, now, expected) in [
+        (vec![], false, 0, State::Pending),
+        (vec![(2, TargetState::Fetching)], false, 0, State::InProgress),
+        (vec![], false, end.as_millis(), State::Expired),
+        (vec![(2, TargetState::Delivered)], false, end.as_millis(), State::Partial),
+        (vec![(2, TargetState::Delivered), (3, TargetState::Superseded)], false, end.as_millis(), State::Completed),
+        (vec![(2, TargetState::Failed), (3, TargetState::Refused)], false, 0, State::Failed),
+        (vec![(2, TargetState::Failed), (3, TargetState::Delivered)], false, 0, State::Partial),
+        (vec![], true, 0, State::Cancelled),
+        (vec![(2, TargetState::Delivered)], true, 0, State::Partial),
+    ] {
+        let mut bench = Bench::new();
+        let id = bench.add(&Sketch { sender: ME, scope: only(&[2, 3]), ..Sketch::default() });
+        for (who, state) in &states {
+            bench.say(id, *who, *state);
+        }
+        let at = bench.now;
+        bench.edit(id, |document| document.cancelled = cancelled.then_some(at));
+        let state = status(Timestamp::from_millis(now), &bench.view, &bench.view.documents[&id]);
+        assert_eq!(state, expected, "{states:?}");
+    }
+}
+
+#[test]
+fn what_the_policy_does_not_take_is_refused_with_the_rule_and_taken_when_the_policy_changes() {
+    let mut bench = Bench::new();
+    bench.policy.max_file_bytes = Some(5);
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    let own = bench.view.documents[&id].targets[&peer(ME)].clone();
+    assert_eq!(own.state, TargetState::Refused);
+    assert_eq!(own.error.as_deref(), Some("a file of 10 bytes is over the cap of 5 bytes"));
+    assert!(bench.running.is_empty());
+    bench.policy.max_file_bytes = None;
+    bench.settle(Event::PolicyChanged);
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
+fn what_the_quota_has_no_room_for_waits_until_another_is_complete() {
+    let mut bench = Bench::new();
+    bench.policy.quota_bytes = Some(15);
+    bench.settle(Event::PeerUp(peer(2)));
+    let first = bench.add(&Sketch { scope: only(&[ME]), ..Sketch::default() });
+    let second = bench.add(&Sketch { scope: only(&[ME]), blobs: vec![(2, 11)], ..Sketch::default() });
+    assert_eq!(bench.running.len(), 1);
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &second, &peer(ME));
+    assert_eq!(why, Reason::QuotaUsedUp);
+    deliver_all(&mut bench, first);
+    assert_eq!(bench.running.len(), 1, "the first is complete and no longer counts");
+    deliver_all(&mut bench, second);
+}
+
+#[test]
+fn a_full_store_is_recorded_once_and_tried_again_later() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    for _ in 0..3 {
+        let running = bench.running[0];
+        bench.fetch_ended(running, FetchOutcome::NoSpace);
+        assert!(bench.running.is_empty());
+        let time = bench.view.documents[&id].targets[&peer(ME)].time;
+        assert!(time <= Timestamp::from_millis(2_000_000), "recorded once");
+        bench.wait(bench.policy.patience.retry);
+    }
+    deliver_all(&mut bench, id);
+}
+
+#[test]
+fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_again() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch { blobs: vec![(1, 10), (2, 10)], ..Sketch::default() });
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Corrupt);
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.settle(Event::PeerUp(peer(2)));
+    assert!(bench.running.iter().all(|other| other.blob != running.blob));
+    bench.wait(bench.policy.patience.corrupt);
+    assert!(bench.running.iter().any(|other| other.blob == running.blob), "its own check may have mended it");
+}
+
+#[test]
+fn the_urgent_takes_the_place_of_the_less_urgent() {
+    let mut bench = Bench::new();
+    bench.policy.budget.fetches = 1;
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch { priority: Priority::Bulk, ..Sketch::default() });
+    let urgent = bench.add(&Sketch { priority: Priority::Critical, blobs: vec![(2, 10)], ..Sketch::default() });
+    assert_eq!(bench.running.iter().map(|running| running.distribution).collect::<Vec<_>>(), [urgent]);
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert_eq!(bench.running.len(), 1, "the other goes on");
+}
+
+#[test]
+fn a_member_carries_for_a_target_that_was_out_of_reach_for_a_minute_and_drops_it_when_it_has_a_receipt() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.wait(Duration::from_secs(59));
+    assert!(bench.running.is_empty());
+    bench.wait(Duration::from_secs(1));
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert_eq!(bench.view.documents[&id].carriers[&peer(ME)].state, TargetState::Held);
+    assert_eq!(bench.view.pins[&id], PinReason::Carry);
+    assert!(bench.dialling.contains(&peer(3)));
+    bench.say(id, 3, TargetState::Delivered);
+    assert!(bench.view.pins.is_empty());
+}
+
+#[test]
+fn nobody_carries_beside_two_others_or_without_permission_or_room() {
+    let two = |bench: &mut Bench, id| {
+        let record = crate::model::TargetRecord { state: TargetState::Held, bytes: 0, error: None, time: bench.now };
+        bench.edit(id, |document| document.carriers.extend([(peer(4), record.clone()), (peer(5), record)]));
+    };
+    for (carry, quota, others) in [
+        (Carry::Members, 100, true),
+        (Carry::None, 100, false),
+        (Carry::Nodes(vec![peer(4)]), 100, false),
+        (Carry::Members, 5, false),
+    ] {
+        let mut bench = Bench::new();
+        bench.policy.carry_quota_bytes = quota;
+        let id = bench.add(&Sketch { scope: only(&[3]), carry, ..Sketch::default() });
+        if others {
+            two(&mut bench, id);
+        }
+        bench.settle(Event::PeerUp(peer(2)));
+        for _ in 0..5 {
+            bench.wait(Duration::from_secs(60));
+        }
+        assert!(bench.running.is_empty());
+    }
+}
+
+#[test]
+fn a_node_without_an_inbox_holds_and_signs_no_receipt() {
+    let mut bench = Bench::new();
+    bench.policy.inbox = false;
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Held);
+    assert!(bench.delivering.is_empty());
+}
+
+#[test]
+fn a_cancellation_stops_fetching_and_is_acknowledged_unless_it_was_delivered() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.wait(Duration::from_secs(3));
+    let now = bench.now;
+    bench.edit(id, |document| document.cancelled = Some(now));
+    assert!(bench.running.is_empty());
+    assert!(bench.view.pins.is_empty());
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Cancelled);
+}
+
+#[test]
+fn a_restarted_node_does_again_only_what_it_is_asked_to() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    deliver_all(&mut bench, id);
+    bench.memory = Memory::default();
+    bench.settle(Event::Started { distributions: vec![id] });
+    assert!(bench.delivering.is_empty());
+    bench.settle(Event::Redeliver(id));
+    assert!(bench.delivering.contains_key(&id));
+    let actions = bench.delivery_ended(id, &FileOutcome::AlreadyThere);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Record { .. })), "the receipt is there already");
+}
+
+#[test]
+fn every_file_must_arrive_for_a_receipt_and_one_that_cannot_makes_it_failed() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { blobs: vec![(1, 10), (2, 10)], together: false, ..Sketch::default() });
+    bench.settle(Event::PeerUp(peer(2)));
+    let (first, second) = (bench.running[0], bench.running[1]);
+    bench.fetch_ended(first, FetchOutcome::Done);
+    let error = "a directory is in the way".to_owned();
+    bench.delivery_ended(id, &FileOutcome::Failed { error, retry: false });
+    assert!(!bench.view.documents[&id].targets.contains_key(&peer(ME)));
+    bench.fetch_ended(second, FetchOutcome::Done);
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    let own = &bench.view.documents[&id].targets[&peer(ME)];
+    assert_eq!(own.state, TargetState::Failed);
+    assert_eq!(own.error.as_deref(), Some("1 of 2 files: a directory is in the way"));
+}
