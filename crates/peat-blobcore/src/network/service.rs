@@ -133,8 +133,8 @@ impl Network {
     }
 
     /// The count of the bytes of blocks that cross.
-    pub(crate) fn traffic(&self) -> Arc<Traffic> {
-        Arc::clone(&self.traffic)
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Sends envelopes of this node's own to every peer.

@@ -194,7 +194,12 @@ impl Shared {
         }
         on_admitted();
         tracing::info!(peer = %peer.id.short(), dialled, version = peer.version, "connected");
-        if replaced.is_none() {
+        // A peer that has restarted was gone, noticed or not, and is back.
+        let restarted = replaced.as_ref().is_some_and(|old| old.origin.instance != instance);
+        if restarted {
+            self.tell(NetworkEvent::Down(peer.id)).await?;
+        }
+        if replaced.is_none() || restarted {
             self.tell(NetworkEvent::Up(peer.id)).await?;
         }
         let mut reader =

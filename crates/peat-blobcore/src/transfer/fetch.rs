@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
+use n0_future::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::{FetchError, Traffic};
@@ -17,8 +18,10 @@ const BLOCK_TIME: Duration = Duration::from_millis(250);
 const FIRST_BLOCK_BYTES: u64 = 8 * GROUP_BYTES;
 /// Blocks of one request: enough that asking costs no time, few enough that another source can take the rest.
 const BLOCKS_PER_REQUEST: u64 = 8;
-/// Requests under way at once for one blob.
-const REQUESTS: usize = 2;
+/// Requests under way at once for one blob, so that the link never waits for one to be asked.
+const REQUESTS: usize = 4;
+/// Bytes on their way at once for one blob. A killed process loses no more.
+const WINDOW_BYTES: u64 = 1024 * 1024;
 /// A source that sends nothing for so long has stalled.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -40,33 +43,21 @@ pub(crate) async fn fetch(
     let store = content.clone();
     let assembly = blocking(move || store.assemble(&blob, size)).await?;
     let mut block = FIRST_BLOCK_BYTES;
+    let mut under_way = FuturesUnordered::new();
     while !assembly.is_whole() {
-        let mut requests = Vec::with_capacity(REQUESTS);
-        while requests.len() < REQUESTS
-            && let Some(taken) = assembly.take(block * BLOCKS_PER_REQUEST)
+        while under_way.len() < REQUESTS
+            && let Some(taken) = assembly.take((block * BLOCKS_PER_REQUEST).min(WINDOW_BYTES / REQUESTS as u64))
         {
-            requests.push(taken);
+            under_way.push(request(connection, &assembly, taken, block, traffic, on_progress));
         }
-        if requests.is_empty() && size > 0 {
+        block = match under_way.next().await {
+            Some(next) => next?,
             // All that is missing is on its way from other sources.
-            return Err(FetchError::Busy);
-        }
-        let started = Instant::now();
-        let bytes: u64 = requests.iter().map(|taken| length(&taken.range())).sum();
-        let mut under_way =
-            requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, traffic, on_progress)));
-        match (under_way.next(), under_way.next()) {
-            (Some(first), Some(second)) => drop(tokio::try_join!(first, second)?),
-            (Some(first), None) => first.await?,
-            _ => request_empty(connection, &assembly).await?,
-        }
-        block = block_for(bytes, started.elapsed());
+            None => return Err(FetchError::Busy),
+        };
     }
+    drop(under_way);
     blocking(move || assembly.finish()).await
-}
-
-fn length(range: &Range<u64>) -> u64 {
-    range.end - range.start
 }
 
 /// The block size that takes about [`BLOCK_TIME`] at the rate of the last request: a power of two of groups.
@@ -76,7 +67,7 @@ fn block_for(bytes: u64, elapsed: Duration) -> u64 {
     (1 << groups.ilog2()) * GROUP_BYTES
 }
 
-/// Asks for one range and writes what arrives, receiving and writing at the same time.
+/// Asks for one range and writes what arrives, receiving and writing at the same time. Returns the block size for the next.
 async fn request(
     connection: &Connection,
     assembly: &Assembly,
@@ -84,8 +75,9 @@ async fn request(
     block: u64,
     traffic: &Traffic,
     on_progress: &OnProgress,
-) -> Result<(), FetchError> {
-    let range = taken.range();
+) -> Result<u64, FetchError> {
+    let (range, started) = (taken.range(), Instant::now());
+    let bytes = range.end - range.start;
     let request = BlockRequest { blob: assembly.hash(), start: range.start, end: range.end, block };
     let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, Vec<u8>)>(2);
     let writer = assembly.clone();
@@ -117,13 +109,8 @@ async fn request(
         }
         Ok(())
     };
-    tokio::try_join!(receive, write).map(drop)
-}
-
-/// An empty blob has nothing to ask for: its hash is known.
-async fn request_empty(_connection: &Connection, assembly: &Assembly) -> Result<(), FetchError> {
-    let assembly = assembly.clone();
-    blocking(move || assembly.write_block(0..0, &[])).await
+    tokio::try_join!(receive, write)?;
+    Ok(block_for(bytes, started.elapsed()))
 }
 
 async fn blocking<T: Send + 'static>(
