@@ -44,3 +44,8 @@ pub use kind::ErrorKind;
 pub use node::{
     DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
 };
+pub use transfer::BlockBytes;
+
+/// Every place at which a test can have the process killed, and what is durable there.
+#[cfg(feature = "crash-points")]
+pub const CRASH_POINTS: &[(&str, &str)] = &fault::POINTS;

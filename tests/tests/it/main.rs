@@ -5,3 +5,4 @@ mod forgotten;
 mod nodes;
 mod reflink;
 mod simulation;
+mod starts;
