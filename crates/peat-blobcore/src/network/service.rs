@@ -175,9 +175,9 @@ impl Network {
     }
 
     /// Closes every connection, says so to the peers, and waits for all tasks.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.command(Command::Stop).await;
-        if let Err(error) = self.run.await {
+        if let Err(error) = (&mut self.run).await {
             tracing::error!(%error, "the network loop ended badly");
         }
     }
@@ -185,6 +185,13 @@ impl Network {
     async fn command(&self, command: Command) {
         // The loop outlives every command but those that come after stop.
         let _ = self.commands.send(command).await;
+    }
+}
+
+impl Drop for Network {
+    /// Without [`Network::stop`] everything ends as it stands, as if the process had been killed.
+    fn drop(&mut self) {
+        self.run.abort();
     }
 }
 
