@@ -3,6 +3,7 @@
 //! ```text
 //! cargo run --release -p peat-blob-benches [-- [--quick] [--runs N] [--dir DIRECTORY] [NAME...]]
 //! ```
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::process::ExitCode;
 

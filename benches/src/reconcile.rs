@@ -30,7 +30,7 @@ impl Idle {
     fn new(count: usize) -> Outcome<Self> {
         let mut distributions = BTreeMap::new();
         for number in 0..count {
-            let (sender, target) = if number % 2 == 0 { (ME, PEER) } else { (PEER, ME) };
+            let (sender, target) = if number.is_multiple_of(2) { (ME, PEER) } else { (PEER, ME) };
             let manifest = manifest(sender, target, number, NOW);
             let (id, _) = manifest.seal()?;
             let targets = BTreeMap::from([(target, delivered(NOW))]);
@@ -120,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Outcome<Vec<Row>> {
     let ids: Vec<DistributionId> = many.view.distributions.keys().copied().collect();
     let few_ids: Vec<DistributionId> = few.view.distributions.keys().copied().collect();
     let changed = |ids: &[DistributionId], time: usize| Event::DistributionChanged(ids[time * 7919 % ids.len()]);
-    let comes_and_goes = |time: usize, _: &Idle| if time % 2 == 0 { Event::PeerDown(PEER) } else { Event::PeerUp(PEER) };
+    let comes_and_goes = |time: usize, _: &Idle| if time.is_multiple_of(2) { Event::PeerDown(PEER) } else { Event::PeerUp(PEER) };
     let mut costs = [const { Vec::new() }; 4];
     for _ in 0..options.runs {
         costs[0].push(few.cost(2000, |time, _| changed(&few_ids, time)));

@@ -26,7 +26,7 @@ impl Spread {
     #[must_use]
     pub fn median(&self) -> f64 {
         let middle = self.0.len() / 2;
-        if self.0.len() % 2 == 1 { self.0[middle] } else { f64::midpoint(self.0[middle - 1], self.0[middle]) }
+        if self.0.len().is_multiple_of(2) { f64::midpoint(self.0[middle - 1], self.0[middle]) } else { self.0[middle] }
     }
 }
 
