@@ -21,8 +21,6 @@
 //! - [`Node`] and its driver wire the two.
 //!
 //! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 pub mod clock;
 pub mod content;
 pub mod document;
