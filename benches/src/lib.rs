@@ -3,8 +3,6 @@
 //! A figure alone says more about the machine than about us. So each bench gives rows of ours, theirs and their ratio, as
 //! the median of several runs that alternate between the two. What needs a process of its own is run in a child, which is
 //! this program again. Nothing here is a test: it fails when something does not work, never because it was slow.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 mod child;
 mod documents;
 mod idle;

@@ -3,8 +3,6 @@
 //! ```text
 //! cargo run --release -p peat-blob-benches [-- [--quick] [--runs N] [--dir DIRECTORY] [NAME...]]
 //! ```
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 use std::process::ExitCode;
 
 use peat_blob_benches::{BENCHES, Options, Outcome, heading, run_child};

@@ -2,4 +2,6 @@
 
 pub mod filesystem;
 pub mod fleet;
+pub mod fuzzing;
+pub mod raw;
 pub mod simulation;

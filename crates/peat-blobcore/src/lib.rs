@@ -21,8 +21,6 @@
 //! - [`Node`] and its driver wire the two.
 //!
 //! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 pub mod clock;
 pub mod content;
 pub mod document;
@@ -44,3 +42,8 @@ pub use kind::ErrorKind;
 pub use node::{
     DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
 };
+pub use transfer::BlockBytes;
+
+/// Every place at which a test can have the process killed, and what is durable there.
+#[cfg(feature = "crash-points")]
+pub const CRASH_POINTS: &[(&str, &str)] = &fault::POINTS;

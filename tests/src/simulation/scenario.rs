@@ -28,7 +28,7 @@ impl Scenario {
         let count = 20 + rng.index(5);
         let nodes: Vec<_> = (0..count).map(|index| node(index, &mut rng)).collect();
         let late = nodes.len() - 3;
-        let mut world = World::new(Rng::new(rng.next()), nodes);
+        let mut world = World::new(Rng::new(rng.number()), nodes);
         // The last three join while it runs.
         (0..late).for_each(|node| world.start(node, false));
         (Self { rng, sent: Vec::new(), blobs: 0 }, world)
@@ -195,7 +195,7 @@ impl Scenario {
             _ => 10_000,
         };
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&Rng::new(content).next().to_be_bytes());
+        bytes[..8].copy_from_slice(&Rng::new(content).number().to_be_bytes());
         FileEntry {
             root: "outbox".into(),
             path: index.to_string().into_bytes(),
@@ -230,7 +230,7 @@ impl Scenario {
 
 fn node(index: usize, rng: &mut Rng) -> SimNode {
     let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&rng.next().to_be_bytes());
+    bytes[..8].copy_from_slice(&rng.number().to_be_bytes());
     let id = EndpointId::from_bytes(bytes);
     let patience = Patience {
         backoff: Duration::from_secs(1),

@@ -7,7 +7,7 @@ mod deliveries;
 mod fetches;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,10 +93,13 @@ pub(crate) struct Driver {
     world: World,
     memory: Memory,
     fetches: Fetches,
+    inbox: Option<Inbox>,
     deliveries: Deliveries,
     progress: Arc<Progress>,
     progress_ticks: u32,
     timer: Option<Timestamp>,
+    /// What the actions of one event have brought about; empty between two events.
+    ahead: VecDeque<Event>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, DistributionId>,
     /// Documents that could not be written; they are looked at again.
@@ -112,9 +115,11 @@ impl Driver {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
             fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
+            inbox: inbox.clone(),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
             progress_ticks: 0,
             timer: None,
+            ahead: VecDeque::new(),
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             identity,
@@ -175,14 +180,47 @@ impl Driver {
             self.publish().await;
         }
         let distributions = self.replica.distributions();
-        self.decide(Event::Started { distributions }).await;
+        self.decide(Event::Started { distributions: distributions.clone() }).await;
+        for id in distributions {
+            self.redeliver_if_lost(id).await;
+        }
     }
 
-    /// Asks reconcile and performs what it answers.
+    /// Delivers again what this node has signed a receipt for and its ledger knows nothing of: the disk, or the ledger on it,
+    /// was lost. Equal files are left as they are.
+    async fn redeliver_if_lost(&mut self, id: DistributionId) {
+        let (Some(inbox), Some(distribution)) = (self.inbox.clone(), self.world.distribution(&id)) else { return };
+        let signed = distribution.targets.get(&self.identity.id()).is_some_and(|record| record.state.is_receipt());
+        if !signed {
+            return;
+        }
+        let lost = match self.world.files(&distribution) {
+            Some(Ok(files)) => match files.first() {
+                Some(first) => inbox.knows(&id, 0, distribution.manifest.file_count(), first).map(|known| !known),
+                None => Ok(false),
+            },
+            Some(Err(_)) => Ok(false),
+            // The list of files may have been dropped since; that alone says nothing.
+            None => inbox.is_blank(),
+        };
+        let lost = lost.unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot look into the ledger");
+            false
+        });
+        if lost {
+            tracing::warn!(distribution = %id, "delivered in an earlier life and unknown to the ledger: delivered again");
+            self.decide(Event::Redeliver(id)).await;
+        }
+    }
+
+    /// Asks reconcile and performs what it answers, and so on for what this itself brings about.
     async fn decide(&mut self, event: Event) {
-        let now = self.clock.now();
-        for action in reconcile::reconcile(now, self.seed, &self.policy, &self.world, &mut self.memory, event) {
-            self.perform(action).await;
+        self.ahead.push_back(event);
+        while let Some(event) = self.ahead.pop_front() {
+            let now = self.clock.now();
+            for action in reconcile::reconcile(now, self.seed, &self.policy, &self.world, &mut self.memory, event) {
+                self.perform(action).await;
+            }
         }
     }
 
@@ -261,7 +299,13 @@ impl Driver {
 
     async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
         match written {
-            Ok(accepted) => self.pass_on(&accepted).await,
+            Ok(accepted) => {
+                self.pass_on(&accepted).await;
+                self.ahead.extend(accepted.changes.iter().filter_map(|change| match change {
+                    Change::Distribution(id) => Some(Event::DistributionChanged(*id)),
+                    _ => None,
+                }));
+            }
             // This life has yet to learn what an earlier one wrote; the first reconciliation is the time to try again.
             Err(crate::replica::ReplicaError::NotReady) => {
                 self.unwritten.insert(id);
@@ -395,7 +439,10 @@ impl Driver {
         }
         for change in changes {
             match change {
-                Change::Distribution(id) => self.decide(Event::DistributionChanged(id)).await,
+                Change::Distribution(id) => {
+                    self.decide(Event::DistributionChanged(id)).await;
+                    self.redeliver_if_lost(id).await;
+                }
                 Change::Node(id) => {
                     if let Some(record) = self.replica.node(&id) {
                         self.learn_addresses(id, &record.addresses).await;

@@ -26,7 +26,7 @@ use crate::document::Hint;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
-use crate::transfer::Entitlement;
+use crate::transfer::{Entitlement, Traffic};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
@@ -68,6 +68,7 @@ enum Command {
 pub(crate) struct Network {
     endpoint: Endpoint,
     peers: Arc<Peers>,
+    traffic: Arc<Traffic>,
     admitted: Admitted,
     commands: mpsc::Sender<Command>,
     run: JoinHandle<()>,
@@ -81,7 +82,7 @@ impl Network {
         let lookup = MemoryLookup::new();
         let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
-        let peers = Arc::new(Peers::default());
+        let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::default()));
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let shared = Shared {
             identity: config.identity,
@@ -90,6 +91,7 @@ impl Network {
             replica: config.replica,
             content: config.content,
             entitlement: config.entitlement,
+            traffic: Arc::clone(&traffic),
             peers: Arc::clone(&peers),
             events: config.events,
             instance: config.instance,
@@ -109,7 +111,7 @@ impl Network {
             tasks: JoinSet::new(),
         };
         let run = tokio::spawn(service.run(commanded));
-        Ok(Self { endpoint, peers, admitted, commands, run })
+        Ok(Self { endpoint, peers, traffic, admitted, commands, run })
     }
 
     /// The sockets that it listens on.
@@ -130,6 +132,11 @@ impl Network {
     /// All admitted connections.
     pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
         self.peers.all()
+    }
+
+    /// The count of the bytes of blocks that cross.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// Sends envelopes of this node's own to every peer.
@@ -168,9 +175,9 @@ impl Network {
     }
 
     /// Closes every connection, says so to the peers, and waits for all tasks.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.command(Command::Stop).await;
-        if let Err(error) = self.run.await {
+        if let Err(error) = (&mut self.run).await {
             tracing::error!(%error, "the network loop ended badly");
         }
     }
@@ -178,6 +185,13 @@ impl Network {
     async fn command(&self, command: Command) {
         // The loop outlives every command but those that come after stop.
         let _ = self.commands.send(command).await;
+    }
+}
+
+impl Drop for Network {
+    /// Without [`Network::stop`] everything ends as it stands, as if the process had been killed.
+    fn drop(&mut self) {
+        self.run.abort();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BY
 use crate::identity::{Admitted, Identity, Rejection};
 use crate::model::{EndpointId, EnvelopeId, Timestamp};
 use crate::replica::{self, Clocks, Replica, ReplicaError, Session, Side, Step};
-use crate::transfer::{Entitlement, serve};
+use crate::transfer::{Entitlement, Traffic, serve};
 
 /// How long admission may take, over the slowest link that is of use.
 const ADMISSION_DEADLINE: Duration = Duration::from_secs(20);
@@ -48,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) replica: Replica,
     pub(crate) content: Content,
     pub(crate) entitlement: Arc<dyn Entitlement>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) events: mpsc::Sender<NetworkEvent>,
     /// Drawn when the node started.
@@ -243,7 +244,12 @@ impl Shared {
         widen(&entry.connection);
         on_admitted();
         tracing::info!(peer = %entry.id.short(), dialled = session.dialled, version = session.version, "connected");
-        if replaced.is_none() {
+        // A peer that has restarted was gone, noticed or not, and is back.
+        let restarted = replaced.as_ref().is_some_and(|old| old.origin.instance != entry.origin.instance);
+        if restarted {
+            self.tell(NetworkEvent::Down(entry.id)).await?;
+        }
+        if replaced.is_none() || restarted {
             self.tell(NetworkEvent::Up(entry.id)).await?;
         }
         Ok(())
@@ -297,7 +303,8 @@ impl Shared {
             tokio::select! {
                 stream = peer.connection.accept_bi(), if streams.len() < MAX_SERVED => {
                     let (send, recv) = stream.map_err(WireError::from)?;
-                    streams.spawn(serve(peer.id, self.content.clone(), Arc::clone(&self.entitlement), send, recv));
+                    let (entitlement, traffic) = (Arc::clone(&self.entitlement), Arc::clone(&self.traffic));
+                    streams.spawn(serve(peer.id, self.content.clone(), entitlement, traffic, send, recv));
                 }
                 Some(ended) = streams.join_next() => {
                     if let Ok(Err(error)) = ended {

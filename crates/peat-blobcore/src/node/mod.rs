@@ -31,6 +31,7 @@ use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
+use crate::transfer::BlockBytes;
 use data::DataDirectory;
 
 /// A running node. Dropping it without [`Node::shutdown`] loses nothing that was reported as done, but peers only notice
@@ -242,6 +243,12 @@ impl Node {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.replica.stats()
+    }
+
+    /// Bytes of blocks that were received and served since the node started.
+    #[must_use]
+    pub fn block_bytes(&self) -> BlockBytes {
+        self.network.traffic().bytes()
     }
 
     /// The store, for reading blobs.

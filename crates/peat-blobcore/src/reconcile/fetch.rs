@@ -30,6 +30,7 @@ impl Fetching {
             stuck: BTreeSet::new(),
             bytes: 0,
             since: now,
+            halted: false,
             admitted: false,
             begun: false,
             starved: None,
@@ -44,7 +45,7 @@ impl Fetching {
 
     /// Whether every blob is here.
     pub(super) fn is_whole(&self) -> bool {
-        self.files.is_some() && self.missing.is_empty()
+        !self.halted && self.files.is_some() && self.missing.is_empty()
     }
 
     pub(super) fn clock_went_back(&mut self, now: Timestamp, patience: &Patience) {
@@ -108,6 +109,9 @@ impl Pass<'_> {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         if fetching.files.is_some() {
+            if std::mem::take(&mut fetching.halted) {
+                self.look_for_blobs(id);
+            }
             return;
         }
         match (FileSource::open(self.view, &job.distribution), &job.distribution.manifest.files) {
@@ -231,12 +235,24 @@ impl Pass<'_> {
         }
     }
 
-    /// A job has ended that missed the blob. A fetch of it goes on only if another job misses it too.
+    /// Fetches nothing more for a job that still waits for the end of a delivery.
+    pub(super) fn halt(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        fetching.halted = true;
+        fetching.todo.clear();
+        fetching.stuck.clear();
+        self.memory.ready.remove(&job.rank);
+        for blob in std::mem::take(&mut fetching.missing).into_keys() {
+            self.no_longer_wanted(id, &blob);
+        }
+    }
+
+    /// A job has ended that missed the blob. A fetch on its behalf ends too; whoever else misses the blob begins its own.
     pub(super) fn no_longer_wanted(&mut self, id: DistributionId, blob: &BlobHash) {
         let Some(wanted) = self.memory.wanted.get_mut(blob) else { return };
         wanted.remove(&id);
-        let heir = wanted.first().copied();
-        if heir.is_none() {
+        if wanted.is_empty() {
             self.memory.wanted.remove(blob);
             self.forget_avoided(blob);
         }

@@ -182,7 +182,7 @@ impl Pass<'_> {
         let verdict = decide(self.now, self.policy, self.view, &distribution, again);
         if verdict != Verdict::Take && self.is_delivering(id) {
             // What is being written is waited for: it decides whether there is a receipt.
-            return;
+            return self.halt(id);
         }
         let total = distribution.manifest.total_bytes();
         match verdict {

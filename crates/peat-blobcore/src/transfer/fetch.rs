@@ -1,13 +1,14 @@
 //! Fetches one blob from one holder into its assembly, from wherever an earlier run left it.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::FetchError;
+use super::{FetchError, Traffic};
 use crate::content::{Assembly, Content, Ingested, Taken};
 use crate::model::BlobHash;
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, write_frame};
@@ -39,6 +40,7 @@ pub(crate) async fn fetch(
     blob: BlobHash,
     size: u64,
     patience: Duration,
+    traffic: Arc<Traffic>,
     on_progress: &OnProgress,
 ) -> Result<Ingested, FetchError> {
     let store = content.clone();
@@ -51,7 +53,7 @@ pub(crate) async fn fetch(
         while requests.len() < REQUESTS
             && let Some(taken) = assembly.take((block * BLOCKS_PER_REQUEST).min(REQUEST_BYTES))
         {
-            requests.spawn(request(connection.clone(), assembly.clone(), taken, block, patience));
+            requests.spawn(request(connection.clone(), assembly.clone(), taken, block, patience, Arc::clone(&traffic)));
         }
         tokio::select! {
             Some(ended) = requests.join_next() => {
@@ -81,6 +83,7 @@ async fn request(
     taken: Taken,
     block: u64,
     patience: Duration,
+    traffic: Arc<Traffic>,
 ) -> Result<u64, FetchError> {
     let started = Instant::now();
     let range = taken.range();
@@ -100,6 +103,7 @@ async fn request(
         for range in request.blocks() {
             match BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)? {
                 BlockFrame::Block(encoded) => {
+                    traffic.received(encoded.len());
                     // The writer leaves early only with an error of its own, which then counts.
                     if blocks.send((range, encoded)).await.is_err() {
                         break;

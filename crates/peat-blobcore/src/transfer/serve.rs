@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use iroh::endpoint::{RecvStream, SendStream};
 
+use super::Traffic;
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, WireError, read_frame};
@@ -28,6 +29,7 @@ pub(crate) async fn serve(
     peer: EndpointId,
     content: Content,
     entitlement: Arc<dyn Entitlement>,
+    traffic: Arc<Traffic>,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), WireError> {
@@ -48,6 +50,9 @@ pub(crate) async fn serve(
                 _ => None,
             }
         };
+        if let BlockFrame::Block(bytes) = &frame {
+            traffic.served(bytes.len());
+        }
         let (written, following) = tokio::join!(frame.write(&mut send, PATIENCE), following);
         written?;
         next = following;
