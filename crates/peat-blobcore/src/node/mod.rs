@@ -57,7 +57,6 @@ pub struct Node {
 
 impl Node {
     /// Begins to describe a node whose data directory is `data`.
-    #[must_use]
     pub fn builder(data: impl Into<std::path::PathBuf>) -> NodeBuilder {
         NodeBuilder::new(data.into())
     }
