@@ -8,7 +8,7 @@ use std::time::Duration;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{Incoming, IncomingAddr};
 use iroh::{Endpoint, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
@@ -32,6 +32,8 @@ use crate::transfer::{Entitlement, Traffic};
 const MAX_DIALLED: usize = 16;
 /// How long a dial may take, over the slowest link that is of use.
 const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long the end of the last connections is waited for at shutdown.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// Commands that wait for the loop.
@@ -106,6 +108,7 @@ impl Network {
             dialing: Dialing::default(),
             addresses: BTreeMap::new(),
             asked: BTreeSet::new(),
+            dials: BTreeMap::new(),
             lobby: Lobby::default(),
             untold: VecDeque::new(),
             tasks: JoinSet::new(),
@@ -206,6 +209,8 @@ struct Service {
     addresses: BTreeMap<EndpointId, Addresses>,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
+    /// Drops of these end dials that have not got through.
+    dials: BTreeMap<EndpointId, oneshot::Sender<()>>,
     lobby: Lobby,
     /// What the driver is to hear once it has room. The loop never waits for the driver, which may be waiting for the loop.
     untold: VecDeque<NetworkEvent>,
@@ -255,7 +260,8 @@ impl Service {
             peer.connection.close(super::CloseCode::Stopped.var_int(), b"stopped");
         }
         self.tasks.shutdown().await;
-        self.endpoint.close().await;
+        // The farewells are sent by now; the rest is waiting for packets of those who have gone.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.close()).await;
     }
 
     fn accept(&mut self, incoming: Incoming) {
@@ -300,11 +306,16 @@ impl Service {
         for peer in self.dialing.due(self.shared.clock.now(), room) {
             let address = self.addresses.entry(peer).or_default().of(&peer);
             let (shared, endpoint, commands) = (self.shared.clone(), self.endpoint.clone(), self.commands.clone());
+            let (wanted, given_up) = oneshot::channel();
+            self.dials.insert(peer, wanted);
             self.tasks.spawn(async move {
                 let outcome = async {
                     let address = address.ok_or(SessionError::NoEndpoint)?;
-                    let connecting = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN));
-                    let connection = connecting.await.map_err(|_| SessionError::Slow)?;
+                    let connection = tokio::select! {
+                        connection = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)) => connection,
+                        _ = given_up => return Err(SessionError::Moved),
+                    };
+                    let connection = connection.map_err(|_| SessionError::Slow)?;
                     let connection = connection.map_err(|error| SessionError::Dial(error.to_string()))?;
                     session::dialled(shared, connection, stands(commands, peer)).await
                 }
@@ -324,12 +335,17 @@ impl Service {
                     self.lookup.set_endpoint_info(address);
                 }
                 self.dialing.want(peer, fixed);
-                if news {
-                    self.dialing.hurry(peer);
+                if news && self.dialing.moved(peer) {
+                    // Its old address may be one where nobody answers; a dial that has got through is past giving up.
+                    self.dials.remove(&peer);
                 }
             }
             Command::Forget(peer) => {
                 self.dialing.forget(&peer);
+                self.dials.remove(&peer);
+                if self.asked.remove(&peer) {
+                    self.tell(NetworkEvent::DialEnded { peer, ok: false });
+                }
                 self.addresses.remove(&peer);
                 if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
                     self.lookup.remove_endpoint_info(id);
@@ -376,6 +392,9 @@ impl Service {
             }
         }
         let Some(peer) = ended.peer else { return };
+        if matches!(ended.outcome, Err(SessionError::Moved)) {
+            return;
+        }
         if self.shared.peers.get(&peer).is_some() {
             return;
         }

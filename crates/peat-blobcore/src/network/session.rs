@@ -82,6 +82,8 @@ pub(crate) enum SessionError {
     Wire(#[from] WireError),
     #[error("no such endpoint can exist: the id is not a public key")]
     NoEndpoint,
+    #[error("the peer is to be dialled elsewhere")]
+    Moved,
     #[error("cannot connect: {0}")]
     Dial(String),
     #[error("the connection has no keying material")]
@@ -108,7 +110,7 @@ impl SessionError {
     fn close_code(&self) -> CloseCode {
         match self {
             Self::Rejected(_) | Self::Slow | Self::Exporter | Self::Expelled => CloseCode::NotAdmitted,
-            Self::NoEndpoint | Self::Dial(_) => CloseCode::Stopped,
+            Self::NoEndpoint | Self::Moved | Self::Dial(_) => CloseCode::Stopped,
             Self::Duplicate => CloseCode::Duplicate,
             Self::Full | Self::Crowded => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,

@@ -286,10 +286,7 @@ mod tests {
         let blocks: Vec<_> = decoded.blocks().collect();
         assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
         let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
-        assert_eq!(
-            BlockRequest::decode(&empty.encode()).expect("empty").blocks().collect::<Vec<_>>(),
-            std::slice::from_ref(&(0..0))
-        );
+        assert_eq!(BlockRequest::decode(&empty.encode()).expect("empty").blocks().next(), Some(0..0));
     }
 
     #[test]
