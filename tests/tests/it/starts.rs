@@ -189,7 +189,7 @@ async fn a_full_disk_is_a_state_with_a_name_and_ends_when_there_is_room() {
     assert!(matches!(&error, Error::Content(ContentError::NoSpace { .. })), "{error}");
     assert!(error.kind() == ErrorKind::NoSpace && error.hint().is_some(), "{error}");
     let id = send(&alpha, "bravo", &fleet, &root).await;
-    eventually("the sender can read why it waits", || async {
+    eventually("its status says why it waits", || async {
         let status = bravo.status(id).await;
         status.is_ok_and(|status| status.targets.get(&bravo.id()).is_some_and(|target| target.why.contains("is full")))
     })
