@@ -10,7 +10,7 @@ use peat_blobcore::model::{EndpointId, Labels};
 use peat_blobcore::{Node, NodeBuilder};
 
 /// How long a test waits for what must happen. Nothing in a test waits for what must not.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// A formation with an authority, and a temporary directory for its nodes.
 #[derive(Debug)]
@@ -74,7 +74,6 @@ impl Fleet {
     }
 
     /// Describes an enrolled node with an inbox, on a loopback port of its own. Gossip is off: tests say what they need.
-    #[must_use]
     pub fn describe(&self, name: &str) -> NodeBuilder {
         describe(self.directory.path(), name)
     }
@@ -114,7 +113,6 @@ impl Fleet {
 }
 
 /// Describes a node of the fleet in this directory, also for another process.
-#[must_use]
 pub fn describe(directory: &Path, name: &str) -> NodeBuilder {
     Node::builder(directory.join(name))
         .listen(([127, 0, 0, 1], 0).into())

@@ -255,7 +255,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         name: format!("node-{index}"),
         labels: BTreeMap::from([("role".into(), ["edge", "hub"][rng.index(2)].into())]),
         // Each node has one among its static peers that can be dialled.
-        dialable: rng.chance(70) || index % 3 == 0,
+        dialable: rng.chance(70) || index.is_multiple_of(3),
         policy,
         alive: false,
         started: false,
@@ -267,6 +267,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         memory: Memory::default(),
         timer: 0,
         delivering: BTreeSet::new(),
+        cancelled: BTreeSet::new(),
         replica: BTreeMap::new(),
         digest: 0,
         documents: BTreeMap::new(),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use super::testing::{Bench, NOW, names_in, word};
-use super::{Delivery, Inbox, InboxPolicy};
+use super::{Delivery, Inbox, InboxPolicy, Ledger};
 use crate::fault::POINTS;
 
 /// Every place of the exchange.
@@ -24,7 +24,8 @@ fn deliveries(bench: &Bench, with_group: bool) -> Vec<Delivery> {
 }
 
 fn open(dir: &Path) -> Inbox {
-    Inbox::open(&dir.join("inbox"), &dir.join("exchange.redb"), InboxPolicy::default()).expect("a ledger")
+    Inbox::open(&dir.join("inbox"), Ledger::open(&dir.join("exchange.redb")).expect("a ledger"), InboxPolicy::default())
+        .expect("a ledger")
 }
 
 /// Runs in a process of its own: delivers, unless it is killed.

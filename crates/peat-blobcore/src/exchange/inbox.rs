@@ -94,8 +94,8 @@ impl Inbox {
     /// # Errors
     /// [`ExchangeError`] when the ledger cannot be opened. An inbox that cannot be written to is no error here: each delivery
     /// reports it, and succeeds once it can.
-    pub fn open(directory: &Path, ledger: &Path, policy: InboxPolicy) -> Result<Self, ExchangeError> {
-        let shared = Shared { directory: directory.to_owned(), policy, ledger: Ledger::open(ledger)?, turn: Mutex::new(()) };
+    pub fn open(directory: &Path, ledger: Ledger, policy: InboxPolicy) -> Result<Self, ExchangeError> {
+        let shared = Shared { directory: directory.to_owned(), policy, ledger, turn: Mutex::new(()) };
         let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| recover::recover(&mut dirs, &shared.ledger));
         if let Err(error) = recovered {
             tracing::warn!(inbox = %directory.display(), %error, "the inbox cannot be written to yet");
@@ -165,14 +165,22 @@ impl Inbox {
         self.0.ledger.forget(distribution)
     }
 
-    /// The made-at of a new distribution with these paths, by a hybrid clock: `now`, or one more than the greatest accepted
-    /// here or given before for one of the paths. It is remembered before it is returned, so that a clock which was set back
-    /// cannot make this node's next version older than its last.
+    /// Whether the ledger knows of anything under the name that this file of a distribution has here. Where this node has
+    /// signed a receipt and it does not, the ledger was lost.
     ///
     /// # Errors
     /// [`ExchangeError::Ledger`].
-    pub fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
-        self.0.ledger.stamp(paths, now)
+    pub fn knows(&self, id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> Result<bool, ExchangeError> {
+        let path = name::inbox_path(id, index, file_count, entry);
+        Ok(self.0.ledger.records(std::iter::once(path.as_str()))?.iter().any(Option::is_some))
+    }
+
+    /// Whether the ledger knows of no delivery at all: it is new.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn is_blank(&self) -> Result<bool, ExchangeError> {
+        self.0.ledger.is_blank()
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {

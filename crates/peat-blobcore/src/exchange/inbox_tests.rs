@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use super::testing::{Bench, Fault, NOW, sender, word};
-use super::{Inbox, InboxPolicy, Outcome, Owner};
+use super::{Inbox, InboxPolicy, Ledger, Outcome, Owner};
 use crate::ErrorKind;
 use crate::model::{DistributionId, Timestamp};
 
@@ -343,7 +343,7 @@ fn an_inbox_that_was_removed_is_made_again_and_one_that_cannot_be_says_so() {
     std::fs::remove_dir_all(bench.path("")).expect("the user may remove");
     assert_eq!(bench.deliver(&delivery), ["delivered"]);
     let (file, ledger) = (bench.dir.path().join("canary/file"), bench.dir.path().join("other.redb"));
-    let inbox = Inbox::open(&file, &ledger, InboxPolicy::default()).expect("the ledger is fine");
+    let inbox = Inbox::open(&file, Ledger::open(&ledger).expect("a ledger"), InboxPolicy::default()).expect("the ledger is fine");
     let error = inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect_err("a file is no inbox");
     assert!(error.to_string().contains("cannot open the inbox's directory"), "{error}");
 }
@@ -353,7 +353,8 @@ fn an_inbox_that_nobody_can_write_to_fails_each_file_and_stays_open() {
     let bench = Bench::new();
     // Procfs refuses new files to root as well.
     let ledger = bench.path("other.redb");
-    let inbox = Inbox::open(std::path::Path::new("/proc/self"), &ledger, InboxPolicy::default()).expect("the ledger is fine");
+    let inbox = Inbox::open(std::path::Path::new("/proc/self"), Ledger::open(&ledger).expect("a ledger"), InboxPolicy::default())
+        .expect("the ledger is fine");
     let delivery = bench.make(1, 10, &[(b"a", "one"), (b"d/b", "two")]);
     let outcomes = inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect("the ledger is fine");
     for (_, outcome) in &outcomes[0] {
@@ -367,19 +368,19 @@ fn a_stamp_is_later_than_all_that_was_accepted_or_given_for_its_paths_and_surviv
     let bench = Bench::new();
     let at = Timestamp::from_millis;
     bench.deliver(&bench.make(1, 500, &[(b"a", "one")]));
-    assert_eq!(bench.inbox.stamp(&[b"b"], at(100)).expect("a ledger"), at(100));
-    assert_eq!(bench.inbox.stamp(&[b"b", b"a"], at(100)).expect("a ledger"), at(501));
+    assert_eq!(bench.ledger.stamp(&[b"b"], at(100)).expect("a ledger"), at(100));
+    assert_eq!(bench.ledger.stamp(&[b"b", b"a"], at(100)).expect("a ledger"), at(501));
     let bench = bench.reopen();
-    assert_eq!(bench.inbox.stamp(&[b"b", b"\xff"], at(50)).expect("a ledger"), at(502), "the clock was set back");
-    assert_eq!(bench.inbox.stamp(&[b"a"], at(9_000)).expect("a ledger"), at(9_000));
-    assert_eq!(bench.inbox.stamp(&[b"c"], at(1)).expect("a ledger"), at(1));
+    assert_eq!(bench.ledger.stamp(&[b"b", b"\xff"], at(50)).expect("a ledger"), at(502), "the clock was set back");
+    assert_eq!(bench.ledger.stamp(&[b"a"], at(9_000)).expect("a ledger"), at(9_000));
+    assert_eq!(bench.ledger.stamp(&[b"c"], at(1)).expect("a ledger"), at(1));
 }
 
 #[test]
 fn a_ledger_that_is_no_ledger_is_an_error_with_a_hint() {
     let bench = Bench::new();
     let ledger = bench.dir.path().join("canary/file");
-    let error = Inbox::open(&bench.path(""), &ledger, InboxPolicy::default()).expect_err("a text is no ledger");
+    let error = Ledger::open(&ledger).expect_err("a text is no ledger");
     assert!(error.hint().is_some_and(|hint| hint.contains("move the ledger away")), "{error:?}");
     assert_eq!(bench.inbox.forget(&DistributionId::from_bytes([9; 32])).expect("a ledger"), 0);
 }

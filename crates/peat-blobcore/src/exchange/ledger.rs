@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use super::error::ExchangeError;
 use super::look::Print;
@@ -81,16 +82,20 @@ pub(super) struct Unfinished {
     pub(super) rows: Vec<(u64, Pending)>,
 }
 
-/// A handle of the database.
-#[derive(Debug)]
-pub(super) struct Ledger(Database);
+/// What this node's inbox got and what times it gave to what it sent. A handle: clones share the database.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Database>);
 
 fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, ExchangeError> {
     decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("a record is malformed: {error}")).into())
 }
 
 impl Ledger {
-    pub(super) fn open(path: &Path) -> Result<Self, ExchangeError> {
+    /// Opens the ledger, or makes it.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`] when the file cannot be used, or another process has it open.
+    pub fn open(path: &Path) -> Result<Self, ExchangeError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let write = database.begin_write()?;
         // Tables exist from here on, so that readers need not ask.
@@ -99,7 +104,7 @@ impl Ledger {
         write.open_table(PENDING)?;
         write.open_table(BATCH)?;
         write.commit()?;
-        Ok(Self(database))
+        Ok(Self(Arc::new(database)))
     }
 
     /// What is known of each path.
@@ -112,6 +117,11 @@ impl Ledger {
                 None => Ok(None),
             })
             .collect()
+    }
+
+    /// Whether nothing was ever delivered.
+    pub(super) fn is_blank(&self) -> Result<bool, ExchangeError> {
+        Ok(self.0.begin_read()?.open_table(DELIVERED)?.is_empty()?)
     }
 
     /// Notes the temporary files of a batch before the first of them is made.
@@ -177,8 +187,13 @@ impl Ledger {
         Ok(forgotten)
     }
 
-    /// A time for a new distribution of `paths`: at least `now`, and later than any accepted or given for one of them.
-    pub(super) fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
+    /// The made-at of a new distribution with these paths, by a hybrid clock: `now`, or one more than the greatest accepted
+    /// here or given before for one of the paths. It is remembered before it is returned, so that a clock which was set back
+    /// cannot make this node's next version older than its last.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
         let write = self.0.begin_write()?;
         let mut stamp = now;
         for path in paths {

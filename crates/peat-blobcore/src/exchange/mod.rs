@@ -32,5 +32,6 @@ mod testing;
 pub use blobs::{Blobs, Export};
 pub use error::ExchangeError;
 pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
+pub use ledger::Ledger;
 pub use outbox::{Collected, Outbox, SkipReason};
 pub use walk::{Found, Walk};

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Outcome, Owner};
+use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Ledger, Outcome, Owner};
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Sha256Digest, Timestamp};
 
 /// What [`MemoryBlobs::export`] does next instead of its duty.
@@ -57,6 +57,7 @@ pub(super) struct Bench {
     pub(super) dir: tempfile::TempDir,
     pub(super) blobs: MemoryBlobs,
     pub(super) inbox: Inbox,
+    pub(super) ledger: Ledger,
     pub(super) policy: InboxPolicy,
 }
 
@@ -90,25 +91,28 @@ impl Bench {
         std::fs::create_dir(dir.path().join("canary")).expect("a canary");
         std::fs::write(dir.path().join("canary/file"), "untouched").expect("a canary");
         let policy = InboxPolicy { owner };
-        let inbox = Inbox::open(&dir.path().join("inbox"), &dir.path().join("exchange.redb"), policy).expect("an inbox");
-        Self { dir, blobs: MemoryBlobs::default(), inbox, policy }
+        Self::open(dir, MemoryBlobs::default(), policy)
+    }
+
+    fn open(dir: tempfile::TempDir, blobs: MemoryBlobs, policy: InboxPolicy) -> Self {
+        let ledger = Ledger::open(&dir.path().join("exchange.redb")).expect("a ledger");
+        let inbox = Inbox::open(&dir.path().join("inbox"), ledger.clone(), policy).expect("an inbox");
+        Self { dir, blobs, inbox, ledger, policy }
     }
 
     /// The same inbox after a restart of the node.
     pub(super) fn reopen(self) -> Self {
-        let Self { dir, blobs, inbox, policy } = self;
-        drop(inbox);
-        let inbox = Inbox::open(&dir.path().join("inbox"), &dir.path().join("exchange.redb"), policy).expect("an inbox");
-        Self { dir, blobs, inbox, policy }
+        let Self { dir, blobs, inbox, ledger, policy } = self;
+        drop((inbox, ledger));
+        Self::open(dir, blobs, policy)
     }
 
     /// The same inbox after its ledger was lost.
     pub(super) fn lose_ledger(self) -> Self {
-        let Self { dir, blobs, inbox, policy } = self;
-        drop(inbox);
+        let Self { dir, blobs, inbox, ledger, policy } = self;
+        drop((inbox, ledger));
         std::fs::remove_file(dir.path().join("exchange.redb")).expect("a ledger");
-        let inbox = Inbox::open(&dir.path().join("inbox"), &dir.path().join("exchange.redb"), policy).expect("an inbox");
-        Self { dir, blobs, inbox, policy }
+        Self::open(dir, blobs, policy)
     }
 
     pub(super) fn path(&self, path: &str) -> PathBuf {

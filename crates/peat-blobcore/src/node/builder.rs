@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::{RwLock, broadcast, mpsc};
 
@@ -14,7 +15,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
 use crate::document::Distribution;
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
-use crate::exchange::{Inbox, InboxPolicy};
+use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::VERSIONS;
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
@@ -40,6 +41,7 @@ pub struct NodeBuilder {
     policy: Policy,
     content: Options,
     gossip: bool,
+    stall: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -55,6 +57,7 @@ impl NodeBuilder {
             policy: Policy::default(),
             content: Options::default(),
             gossip: true,
+            stall: Duration::from_secs(30),
             clock: Arc::new(SystemClock),
         }
     }
@@ -108,6 +111,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
+    /// that are to be ridden out.
+    pub fn stall(mut self, longest: Duration) -> Self {
+        self.stall = longest;
+        self
+    }
+
     /// Takes the time from this clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -120,10 +130,10 @@ impl NodeBuilder {
     /// [`Error`] when the data directory is in use or of another version, the identity is missing or does not hold, the
     /// store or the replica cannot be opened, or the address is in use.
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, clock } = self;
+        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, stall, clock } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, inbox } = opened;
+        let Opened { data, identity, replica, content, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -163,6 +173,7 @@ impl NodeBuilder {
             inbox: inbox.clone(),
             network: Arc::clone(&network),
             policy,
+            stall,
             record,
             progress: Arc::clone(&progress),
             nodes,
@@ -177,6 +188,7 @@ impl NodeBuilder {
             clock,
             replica,
             content,
+            ledger,
             inbox,
             network,
             requests,
@@ -195,6 +207,7 @@ struct Opened {
     identity: Identity,
     replica: Replica,
     content: Content,
+    ledger: Ledger,
     inbox: Option<Inbox>,
 }
 
@@ -223,8 +236,9 @@ fn open(
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
     let content = Content::open(&data.join("content"), options, clock)?;
-    let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, &data.join("exchange.redb"), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, inbox })
+    let ledger = Ledger::open(&data.join("exchange.redb"))?;
+    let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
+    Ok(Opened { data, identity, replica, content, ledger, inbox })
 }
 
 impl Membership for Formation {

@@ -3,11 +3,13 @@
 mod builder;
 mod data;
 mod event;
+mod peer;
 mod send;
 mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use peer::PeerStats;
 pub use send::{SendRequest, Sent, Skipped};
 pub use status::{DistributionStatus, TargetStatus};
 
@@ -23,7 +25,7 @@ use crate::Error;
 use crate::clock::Clock;
 use crate::content::{CheckReport, Content, GcReport};
 use crate::driver::{Progress, Request, Status};
-use crate::exchange::Inbox;
+use crate::exchange::{Inbox, Ledger};
 use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
 use crate::network::Network;
@@ -39,6 +41,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     replica: Replica,
     content: Content,
+    ledger: Ledger,
     inbox: Option<Inbox>,
     network: Arc<Network>,
     requests: mpsc::Sender<Request>,
@@ -54,7 +57,6 @@ pub struct Node {
 
 impl Node {
     /// Begins to describe a node whose data directory is `data`.
-    #[must_use]
     pub fn builder(data: impl Into<std::path::PathBuf>) -> NodeBuilder {
         NodeBuilder::new(data.into())
     }
@@ -93,6 +95,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<EndpointId> {
         self.network.peers().iter().map(|peer| peer.id).collect()
+    }
+
+    /// Figures of the admitted connections.
+    #[must_use]
+    pub fn peer_stats(&self) -> Vec<PeerStats> {
+        self.network.peers().iter().map(|peer| PeerStats::of(peer)).collect()
     }
 
     /// Every member whose record is known, this node included.

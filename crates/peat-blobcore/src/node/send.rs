@@ -8,7 +8,7 @@ use super::{Node, blocking};
 use crate::Error;
 use crate::content::{Batch, Content, Pin, PinRole};
 use crate::driver::Request;
-use crate::exchange::{Collected, Found, Inbox, Outbox, Walk};
+use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, Scope,
     Timestamp,
@@ -96,7 +96,7 @@ impl Node {
             me: self.id(),
             content: self.content.clone(),
             replica: self.replica.clone(),
-            inbox: self.inbox.clone(),
+            ledger: self.ledger.clone(),
             now: self.clock.now(),
             bundle,
         };
@@ -113,7 +113,7 @@ struct Job {
     me: EndpointId,
     content: Content,
     replica: Replica,
-    inbox: Option<Inbox>,
+    ledger: Ledger,
     now: Timestamp,
     bundle: String,
 }
@@ -196,10 +196,7 @@ impl Job {
     /// Later than everything that this node has accepted or sent under one of the paths.
     fn stamp(&self, files: &[FileEntry]) -> Result<Timestamp, Error> {
         let paths: Vec<&[u8]> = files.iter().map(|file| file.path.as_slice()).collect();
-        match &self.inbox {
-            Some(inbox) => Ok(inbox.stamp(&paths, self.now)?),
-            None => Ok(self.now),
-        }
+        Ok(self.ledger.stamp(&paths, self.now)?)
     }
 }
 

@@ -80,6 +80,7 @@ impl FetchError {
             WireError::Read(iroh::endpoint::ReadExactError::ReadError(_)) | WireError::Write(_) | WireError::Connection(_) => {
                 Self::Unreachable(error.to_string())
             }
+            WireError::Stalled => Self::Stalled,
             _ => Self::Protocol(error),
         }
     }

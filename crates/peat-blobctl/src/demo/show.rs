@@ -102,6 +102,16 @@ pub(super) fn summary(sent: &Sent, taken_in: Duration, all: Duration) {
         seconds(all),
         rate(bytes, all),
     );
+    if let Some(bytes) = peak_memory() {
+        println!("peak memory of both nodes: {}", HumanBytes(bytes));
+    }
+}
+
+/// The most resident memory that this process ever had, in bytes, where the system tells (`VmHWM`, proc_pid_status(5)).
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// The name with every control character shown rather than obeyed.

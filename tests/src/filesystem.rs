@@ -1,0 +1,76 @@
+//! File systems of a test's own, in a file: small ones to fill, and ones that can share extents. Needs root.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A mounted file system that goes with its value.
+#[derive(Debug)]
+pub struct FileSystem {
+    /// Removed once the file system is unmounted.
+    _image: tempfile::TempDir,
+    mount: PathBuf,
+}
+
+impl FileSystem {
+    /// Makes an XFS of `mebibytes`, which shares extents; `None`, with a word on stderr, where this machine does not let us.
+    ///
+    /// # Panics
+    /// When a temporary file cannot be made.
+    #[must_use]
+    pub fn xfs(mebibytes: u64) -> Option<Self> {
+        Self::image(mebibytes, &["mkfs.xfs", "-q", "-m", "reflink=1"], &["-o", "loop"])
+    }
+
+    /// Makes a file system in memory of `mebibytes`, to be filled.
+    ///
+    /// # Panics
+    /// When a temporary directory cannot be made.
+    #[must_use]
+    pub fn tmpfs(mebibytes: u64) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mount = directory.path().join("mount");
+        std::fs::create_dir(&mount).expect("a directory");
+        let size = format!("size={mebibytes}m");
+        succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&mount))
+            .then_some(Self { _image: directory, mount })
+    }
+
+    fn image(mebibytes: u64, make: &[&str], options: &[&str]) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (image, mount) = (directory.path().join("image"), directory.path().join("mount"));
+        std::fs::create_dir(&mount).expect("a directory");
+        std::fs::File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("a sparse file");
+        let made = succeeds(Command::new(make[0]).args(&make[1..]).arg(&image));
+        (made && succeeds(Command::new("mount").args(options).arg(&image).arg(&mount)))
+            .then_some(Self { _image: directory, mount })
+    }
+
+    /// Mounts it anew with these options, as `ro` or another `size=`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn remount(&self, options: &str) {
+        assert!(succeeds(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount)));
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mount
+    }
+}
+
+impl Drop for FileSystem {
+    fn drop(&mut self) {
+        succeeds(Command::new("umount").arg(&self.mount));
+    }
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let output = command.stdin(Stdio::null()).output();
+    let succeeded = output.as_ref().is_ok_and(|output| output.status.success());
+    if !succeeded {
+        eprintln!("did not run, since this machine does not let us: {command:?}: {output:?}");
+    }
+    succeeded
+}

@@ -1,0 +1,32 @@
+//! What is fuzzed: each function takes bytes that anyone may have made and panics when a law is broken. `fuzz/` calls them
+//! with bytes that libFuzzer makes up, the test `corpora` with those that were kept. Must stay total and deterministic: one
+//! input, one outcome.
+
+mod certificate;
+mod document;
+mod envelope;
+mod fixture;
+mod insider;
+mod manifest;
+pub mod seeds;
+mod small;
+mod wire;
+
+pub use certificate::certificate;
+pub use envelope::envelope;
+pub use manifest::manifest;
+pub use small::{hint, path};
+pub use wire::wire;
+
+/// What is run with each input.
+pub type Target = fn(&[u8]);
+
+/// Every target by its name, which is also that of its corpus.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("certificate", certificate),
+    ("envelope", envelope),
+    ("hint", hint),
+    ("manifest", manifest),
+    ("path", path),
+    ("wire", wire),
+];
