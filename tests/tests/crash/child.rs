@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-use peat_blob_tests::fleet::{DEADLINE, Fleet, describe, eventually};
+use peat_blob_tests::fleet::{DEADLINE, Fleet, connected, describe, eventually};
 use peat_blobcore::model::{DistributionId, DistributionState, EndpointId, FileEntry, Files, NodeRef, Scope};
 use peat_blobcore::reconcile::{Patience, Policy};
 use peat_blobcore::{Node, SendRequest};
@@ -26,7 +26,7 @@ const BLOCK: u64 = 1024 * 1024;
 /// What the child's lines begin with, among those of the test runner.
 const SIGN: &str = "child: ";
 
-/// What the child does once it runs.
+/// What the child does once it runs and is connected with its peers; then it says "done".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     /// Takes in a file that nothing pins, and collects garbage.
@@ -166,10 +166,13 @@ async fn run() {
     let directory = Path::new(&directory);
     let orders: Vec<Order> = value(ORDERS).split_whitespace().map(Order::decode).collect();
     let mut node = describe(directory, &name);
+    let mut peers = Vec::new();
     for peer in value(PEERS).split_whitespace() {
         let (id, addresses) = peer.split_once('@').expect("an id and addresses");
         let addresses: Vec<SocketAddr> = addresses.split(',').map(|address| address.parse().expect("an address")).collect();
-        node = node.peer(id.parse().expect("an endpoint id"), addresses);
+        let id = id.parse().expect("an endpoint id");
+        peers.push(id);
+        node = node.peer(id, addresses);
     }
     if orders.contains(&Order::Carry) {
         let patience = Patience { carry_after: Duration::from_millis(50), ..Policy::default().patience };
@@ -183,6 +186,9 @@ async fn run() {
         let _ = stop.send(());
     });
     let work = async {
+        for peer in peers {
+            connected(&node, peer).await;
+        }
         for order in orders {
             match order {
                 Order::Tidy => tidy(&node, directory).await,

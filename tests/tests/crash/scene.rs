@@ -147,6 +147,7 @@ impl Scene {
                 () = child.ended() => {}
                 () = held() => {}
             }
+            child.says("done").await;
             died.push(child.stop().await == Ending::Died);
         }
         let mut child = Child::start(&self.fleet, "bravo", &[&alpha], &[Order::Carry], None);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use peat_blob_tests::filesystem::FileSystem;
 use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
 use peat_blobcore::content::{ContentError, Options};
 use peat_blobcore::model::{DistributionId, DistributionState, NodeRef, Scope};
@@ -134,52 +134,30 @@ async fn a_node_without_an_identity_says_how_to_make_one() {
     assert!(error.hint().is_some_and(|hint| hint.contains("identity")), "{error}: {:?}", error.hint());
 }
 
-/// A file system in memory of this size, until it is dropped; none where this user may not mount.
-struct Mount(PathBuf);
-
-impl Mount {
-    fn new(at: &Path, size: &str) -> Option<Self> {
-        std::fs::create_dir_all(at).expect("a directory");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(Self(at.to_owned())),
-            _ => {
-                println!("did not run: mounting a file system needs root");
-                None
-            }
-        }
-    }
-
-    fn remount(&self, options: &str) {
-        let output = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0).output().expect("it runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // The temporary directory goes with it, or stays if this fails.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
+/// Gives a node a data directory on a file system of its own; none where this user may not mount.
+fn mount(fleet: &Fleet, name: &str, mebibytes: u64) -> Option<FileSystem> {
+    let filesystem = FileSystem::tmpfs(mebibytes)?;
+    std::os::unix::fs::symlink(filesystem.path(), fleet.path(name)).expect("a link");
+    Some(filesystem)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_data_directory_is_an_error_with_a_hint() {
     let fleet = Fleet::new();
-    let Some(mount) = Mount::new(&fleet.path("alpha"), "64m") else { return };
+    let Some(disk) = mount(&fleet, "alpha", 64) else { return };
     fleet.start("alpha", &[]).await.shutdown().await;
-    mount.remount("ro");
+    disk.remount("ro");
     let error = fleet.describe("alpha").start().await.expect_err("it cannot be written to");
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
     assert!(error.hint().is_some(), "{error}");
-    mount.remount("rw");
+    disk.remount("rw");
     fleet.restart("alpha", &[]).await.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_a_state_with_a_name_and_ends_when_there_is_room() {
     let fleet = Fleet::new();
-    let Some(mount) = Mount::new(&fleet.path("bravo"), "16m") else { return };
+    let Some(disk) = mount(&fleet, "bravo", 16) else { return };
     let root = fleet.write("outbox", &[("large", &[7; 32 * 1024 * 1024])]);
     let alpha = fleet.start("alpha", &[]).await;
     fleet.enroll("bravo", &[]);
@@ -189,14 +167,14 @@ async fn a_full_disk_is_a_state_with_a_name_and_ends_when_there_is_room() {
     assert!(matches!(&error, Error::Content(ContentError::NoSpace { .. })), "{error}");
     assert!(error.kind() == ErrorKind::NoSpace && error.hint().is_some(), "{error}");
     let id = send(&alpha, "bravo", &fleet, &root).await;
-    eventually("the sender can read why it waits", || async {
+    eventually("its status says why it waits", || async {
         let status = bravo.status(id).await;
         status.is_ok_and(|status| status.targets.get(&bravo.id()).is_some_and(|target| target.why.contains("is full")))
     })
     .await;
     assert!(contents(&fleet.inbox("bravo")).is_empty());
     bravo.shutdown().await;
-    mount.remount("size=128m");
+    disk.remount("size=128m");
     let bravo = tight().peer(alpha.id(), alpha.addresses()).start().await.expect("it starts");
     completed(&alpha, id).await;
     assert!(contents(&fleet.inbox("bravo")) == contents(&root), "it is there and equal");
