@@ -45,6 +45,14 @@ impl FileSystem {
             .then_some(Self { _image: directory, mount })
     }
 
+    /// Mounts it anew with these options, as `ro` or another `size=`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn remount(&self, options: &str) {
+        assert!(succeeds(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount)));
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -39,6 +39,19 @@ impl Fleet {
         Self { directory, formation: FormationKey::generate(), authority: AuthorityKey::generate() }
     }
 
+    /// A new formation whose directory is in memory where there is room: for tests that kill processes, not machines, and so
+    /// need nothing of the disk.
+    ///
+    /// # Panics
+    /// When no temporary directory can be made.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let free = rustix::fs::statvfs(memory).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+        let directory = if free < 1 << 30 { tempfile::tempdir() } else { tempfile::tempdir_in(memory) };
+        Self { directory: directory.expect("a temporary directory"), ..Self::new() }
+    }
+
     /// A path in the fleet's directory.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
@@ -61,12 +74,8 @@ impl Fleet {
     }
 
     /// Describes an enrolled node with an inbox, on a loopback port of its own. Gossip is off: tests say what they need.
-    #[must_use]
     pub fn describe(&self, name: &str) -> NodeBuilder {
-        Node::builder(self.path(name))
-            .listen(([127, 0, 0, 1], 0).into())
-            .inbox(self.inbox(name), InboxPolicy::default())
-            .gossip(false)
+        describe(self.directory.path(), name)
     }
 
     /// Enrolls and starts a node that knows these peers.
@@ -101,6 +110,14 @@ impl Fleet {
         }
         root
     }
+}
+
+/// Describes a node of the fleet in this directory, also for another process.
+pub fn describe(directory: &Path, name: &str) -> NodeBuilder {
+    Node::builder(directory.join(name))
+        .listen(([127, 0, 0, 1], 0).into())
+        .inbox(directory.join(format!("{name}.inbox")), InboxPolicy::default())
+        .gossip(false)
 }
 
 /// Waits until `condition` holds, looking again whenever a little time has passed.

@@ -3,4 +3,5 @@
 pub mod filesystem;
 pub mod fleet;
 pub mod fuzzing;
+pub mod raw;
 pub mod simulation;

@@ -1,67 +1,14 @@
 //! The umbrella error of the library: what happened, of which kind, and what to do about it.
 
-use std::fmt;
 use std::path::PathBuf;
 
+use crate::ErrorKind;
 use crate::content::ContentError;
 use crate::exchange::ExchangeError;
 use crate::identity::IdentityError;
 use crate::model::{DistributionId, ManifestError};
 use crate::network::NetworkError;
 use crate::replica::ReplicaError;
-
-/// What an error means for the one who called, one kind an exit code of the CLI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorKind {
-    /// Something went wrong that no other kind covers.
-    Failed,
-    /// What was asked for is malformed or contradicts itself.
-    Usage,
-    /// What was asked for does not exist.
-    NotFound,
-    /// A peer or daemon is out of reach.
-    Unreachable,
-    /// It took longer than was allowed.
-    TimedOut,
-    /// Bytes are not what they should be.
-    Integrity,
-    /// A rule forbids it.
-    Refused,
-    /// A file system is full.
-    NoSpace,
-}
-
-impl ErrorKind {
-    /// The kind of an I/O error.
-    #[must_use]
-    pub fn of_io(error: &std::io::Error) -> Self {
-        use std::io::ErrorKind as Io;
-        match error.kind() {
-            Io::NotFound => Self::NotFound,
-            Io::PermissionDenied | Io::ReadOnlyFilesystem => Self::Refused,
-            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => Self::NoSpace,
-            Io::TimedOut => Self::TimedOut,
-            Io::InvalidData => Self::Integrity,
-            Io::ConnectionRefused | Io::ConnectionReset | Io::HostUnreachable | Io::NetworkUnreachable => Self::Unreachable,
-            _ => Self::Failed,
-        }
-    }
-}
-
-impl fmt::Display for ErrorKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failed => "failed",
-            Self::Usage => "usage",
-            Self::NotFound => "not found",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed out",
-            Self::Integrity => "integrity",
-            Self::Refused => "refused",
-            Self::NoSpace => "no space",
-        })
-    }
-}
 
 /// What went wrong in a call of the library.
 #[derive(Debug, thiserror::Error)]

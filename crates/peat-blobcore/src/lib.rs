@@ -21,8 +21,6 @@
 //! - [`Node`] and its driver wire the two.
 //!
 //! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 pub mod clock;
 pub mod content;
 pub mod document;
@@ -31,6 +29,7 @@ mod error;
 pub mod exchange;
 mod fault;
 pub mod identity;
+mod kind;
 pub mod model;
 pub mod network;
 mod node;
@@ -38,5 +37,13 @@ pub mod reconcile;
 pub mod replica;
 pub mod transfer;
 
-pub use error::{Error, ErrorKind};
-pub use node::{DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, SendRequest, Sent, Skipped, TargetStatus};
+pub use error::Error;
+pub use kind::ErrorKind;
+pub use node::{
+    DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
+};
+pub use transfer::BlockBytes;
+
+/// Every place at which a test can have the process killed, and what is durable there.
+#[cfg(feature = "crash-points")]
+pub const CRASH_POINTS: &[(&str, &str)] = &fault::POINTS;

@@ -46,7 +46,7 @@ fn hints() -> Vec<Vec<u8>> {
     let author = Author::named(0);
     let hint = |news| Hint { author: author.id(), time: NOW, news };
     let news = [
-        News::New { kind: Kind::Distribution.number(), id: EnvelopeId::from_bytes([1; 32]) },
+        News::New(EnvelopeId::from_bytes([1; 32])),
         News::Holds(DistributionId::from_bytes([2; 32])),
         News::Addresses(vec!["192.0.2.1:4433".to_owned(), "[2001:db8::1]:4433".to_owned()]),
         News::Addresses(vec!["192.0.2.1:4433".to_owned(); 50]),

@@ -10,6 +10,7 @@ use peat_blobcore::model::{DistributionState, TargetState};
 use peat_blobcore::reconcile::{View as _, explain, is_target, status, targets};
 
 use node::{SimView, files_of};
+pub use rng::Rng;
 use scenario::Scenario;
 use world::{BEGIN, World};
 

@@ -97,6 +97,8 @@ pub(super) struct SimNode {
     pub(super) timer: u64,
     /// Deliveries under way.
     pub(super) delivering: BTreeSet<DistributionId>,
+    /// Distributions of whose cancellation its reconciler was told in this life.
+    pub(super) cancelled: BTreeSet<DistributionId>,
     /// Everything replicated.
     pub(super) replica: BTreeMap<Key, Entry>,
     /// Equal on two nodes that know the same.

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 /// A stream of numbers that follows from one seed.
 #[derive(Debug, Clone)]
-pub(super) struct Rng(u64);
+pub struct Rng(u64);
 
 impl Rng {
     /// The stream of a seed.
     #[must_use]
-    pub(super) const fn new(seed: u64) -> Self {
+    pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014).
-    pub(super) fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,22 +23,22 @@ impl Rng {
     }
 
     /// A number from `low` to `high`, both included.
-    pub(super) fn within(&mut self, low: u64, high: u64) -> u64 {
-        low + self.next() % (high - low + 1)
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.number() % (high - low + 1)
     }
 
     /// An index below `len`, which is not zero.
-    pub(super) fn index(&mut self, len: usize) -> usize {
-        usize::try_from(self.next() % len as u64).expect("it is below a usize")
+    pub fn index(&mut self, len: usize) -> usize {
+        usize::try_from(self.number() % len as u64).expect("it is below a usize")
     }
 
     /// True in `percent` of a hundred cases.
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.number() % 100 < percent
     }
 
     /// A duration from `low` to `high` milliseconds.
-    pub(super) fn millis(&mut self, low: u64, high: u64) -> Duration {
+    pub fn millis(&mut self, low: u64, high: u64) -> Duration {
         Duration::from_millis(self.within(low, high))
     }
 }

@@ -28,7 +28,7 @@ impl Scenario {
         let count = 20 + rng.index(5);
         let nodes: Vec<_> = (0..count).map(|index| node(index, &mut rng)).collect();
         let late = nodes.len() - 3;
-        let mut world = World::new(Rng::new(rng.next()), nodes);
+        let mut world = World::new(Rng::new(rng.number()), nodes);
         // The last three join while it runs.
         (0..late).for_each(|node| world.start(node, false));
         (Self { rng, sent: Vec::new(), blobs: 0 }, world)
@@ -195,7 +195,7 @@ impl Scenario {
             _ => 10_000,
         };
         let mut bytes = [0; 32];
-        bytes[..8].copy_from_slice(&Rng::new(content).next().to_be_bytes());
+        bytes[..8].copy_from_slice(&Rng::new(content).number().to_be_bytes());
         FileEntry {
             root: "outbox".into(),
             path: index.to_string().into_bytes(),
@@ -230,7 +230,7 @@ impl Scenario {
 
 fn node(index: usize, rng: &mut Rng) -> SimNode {
     let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&rng.next().to_be_bytes());
+    bytes[..8].copy_from_slice(&rng.number().to_be_bytes());
     let id = EndpointId::from_bytes(bytes);
     let patience = Patience {
         backoff: Duration::from_secs(1),
@@ -255,7 +255,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         name: format!("node-{index}"),
         labels: BTreeMap::from([("role".into(), ["edge", "hub"][rng.index(2)].into())]),
         // Each node has one among its static peers that can be dialled.
-        dialable: rng.chance(70) || index % 3 == 0,
+        dialable: rng.chance(70) || index.is_multiple_of(3),
         policy,
         alive: false,
         started: false,
@@ -267,6 +267,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         memory: Memory::default(),
         timer: 0,
         delivering: BTreeSet::new(),
+        cancelled: BTreeSet::new(),
         replica: BTreeMap::new(),
         digest: 0,
         documents: BTreeMap::new(),

@@ -132,6 +132,7 @@ impl World {
         let it = &mut self.nodes[node];
         (it.life, it.alive, it.started, it.memory) = (life, true, false, Memory::default());
         it.delivering.clear();
+        it.cancelled.clear();
         it.members.entry(it.id).or_default();
         self.plan(node, 1, Happening::DialSomeone);
         if !disk_is_new {
@@ -169,7 +170,8 @@ impl World {
             if actions.iter().any(|action| !matches!(action, Action::CancelFetch { .. })) {
                 self.violate(node, format!("began something at its end: {actions:?}"));
             }
-            if self.nodes[node].memory.fetches_in_flight() > 0 {
+            let mine = self.transfers.keys().filter(|(owner, _)| *owner == node).count();
+            if self.nodes[node].memory.fetches_in_flight() > 0 || actions.len() != mine {
                 self.violate(node, "has fetches in flight after its end");
             }
         }
@@ -416,6 +418,11 @@ impl World {
         if !self.nodes[node].started {
             return;
         }
+        if let Event::DistributionChanged(id) = event
+            && self.nodes[node].documents.get(&id).is_some_and(|document| document.cancelled.is_some())
+        {
+            self.nodes[node].cancelled.insert(id);
+        }
         for action in self.ask(node, event) {
             self.perform(node, action);
         }
@@ -518,6 +525,8 @@ impl World {
             Some("fetches what is neither meant for it nor carried")
         } else if !files_of(&document.manifest).iter().any(|file| file.blob == *blob) {
             Some("fetches a blob that is not of the distribution")
+        } else if it.cancelled.contains(id) {
+            Some("fetches what was cancelled")
         } else if it.blobs.contains(blob) {
             Some("fetches what it holds")
         } else if !it.pins.contains_key(id) {

@@ -1,7 +1,11 @@
 //! Every test of more than one node, in one binary.
 
+mod admission;
 mod corpora;
 mod forgotten;
+mod hostile;
 mod nodes;
 mod reflink;
+mod replication;
 mod simulation;
+mod starts;

@@ -263,3 +263,36 @@ async fn a_cancelled_distribution_is_not_delivered_to_who_comes_later() {
     alpha.shutdown().await;
     bravo.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_lost_its_disk_gets_again_what_it_had_signed_for() {
+    let fleet = Fleet::new();
+    let few = fleet.write("few", &[("one", b"1"), ("two", b"2")]);
+    let many: Vec<(String, Vec<u8>)> = (0..300).map(|number| (format!("many-{number}"), vec![number as u8; 40])).collect();
+    let many: Vec<(&str, &[u8])> = many.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
+    let many = fleet.write("many", &many);
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    for root in [&few, &many] {
+        let sent = alpha.send(SendRequest::new(root)).await.expect("sent");
+        completed(&alpha, sent.distribution).await;
+    }
+    bravo.shutdown().await;
+    let kept = std::fs::metadata(fleet.inbox("bravo").join("one")).expect("delivered");
+    std::fs::remove_file(fleet.inbox("bravo").join("two")).expect("lost with the disk");
+    std::fs::remove_file(fleet.inbox("bravo").join("many-7")).expect("lost with the disk");
+    std::fs::remove_dir_all(fleet.path("bravo").join("content")).expect("lost");
+    for name in ["replica.redb", "exchange.redb"] {
+        std::fs::remove_file(fleet.path("bravo").join(name)).expect("lost");
+    }
+    let bravo = fleet.restart("bravo", &[&alpha]).await;
+    eventually("everything is there again", || async {
+        let inbox = contents(&fleet.inbox("bravo"));
+        inbox.len() == 302 && ["two", "many-7"].iter().all(|path| inbox.contains_key(&PathBuf::from(path)))
+    })
+    .await;
+    let still = std::fs::metadata(fleet.inbox("bravo").join("one")).expect("delivered");
+    assert_eq!(std::os::unix::fs::MetadataExt::ino(&still), std::os::unix::fs::MetadataExt::ino(&kept), "not written again");
+    alpha.shutdown().await;
+    bravo.shutdown().await;
+}

@@ -135,6 +135,15 @@ impl Inner {
         let to = self.layout.outboard(hash);
         fs::rename(&outboard.path, &to).map_err(ContentError::io("rename", &outboard.path))?;
         to.parent().map_or(Ok(()), sync_dir)?;
+        self.mended(hash, row)
+    }
+
+    /// Notes that a damaged blob is right again; done with the lock on names held. What a crash has left of the assembly
+    /// that mended it goes, as it would at the next start.
+    pub(super) fn mended(&self, hash: &BlobHash, row: &Row) -> Result<bool, ContentError> {
+        if !self.layout.assembly(hash, row.size, DATA).exists() {
+            self.remove_files(hash, row.size)?;
+        }
         self.index.mark(hash, row.added, false)
     }
 

@@ -22,11 +22,9 @@ use super::{Content, ContentError, GROUP_BYTES, Ingested, MAX_BLOCK_BYTES, inges
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
 
-/// After this many bytes, or this long after the last time, what was written is synced.
+/// After this many bytes, or this long after the last time, what was written is synced; twice as many never wait for it.
 const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 const SYNC_AFTER: Duration = Duration::from_secs(1);
-/// How far one writer brings SHA-256 forward before it goes on.
-const SHA256_STEP_BYTES: u64 = 2 * MAX_BLOCK_BYTES;
 
 /// A handle of the assembly of one blob; all handles of a blob are of the same assembly. When the last one is dropped, what
 /// was assembled stays on disk, to be continued (blobs up to [`super::MAX_INLINE_BYTES`] start again).
@@ -183,13 +181,27 @@ impl Assembly {
         fault::point("content.assembly.written");
         shared.hold(&groups)?;
         fault::point("content.assembly.marked");
-        if shared.sync_is_due(range.end - range.start) {
+        // Whoever keeps up has fallen behind the disk, or there is nobody.
+        if shared.unsynced.fetch_add(range.end - range.start, Ordering::Relaxed) >= 2 * SYNC_BYTES {
+            shared.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Does what follows the writing of blocks, beside it: syncs when that is due, and brings SHA-256 to the end of the
+    /// contiguous prefix. Whoever writes blocks calls it now and then.
+    ///
+    /// # Errors
+    /// When the files cannot be read or synced.
+    pub fn keep_up(&self) -> Result<(), ContentError> {
+        let shared = &*self.0;
+        if shared.unsynced.load(Ordering::Relaxed) >= SYNC_BYTES || lock(&shared.last_sync).elapsed() >= SYNC_AFTER {
             shared.sync()?;
         }
         shared.follow_sha256()
     }
 
-    /// Makes durable what was written. It happens by itself while blocks come; call it when they cease to.
+    /// Makes durable what was written. [`Assembly::keep_up`] does it while blocks come; call it when they cease to.
     ///
     /// # Errors
     /// When the files cannot be synced.
@@ -351,11 +363,6 @@ impl Shared {
         self.slot.held.store(held, Ordering::Relaxed);
     }
 
-    fn sync_is_due(&self, written: u64) -> bool {
-        let unsynced = self.unsynced.fetch_add(written, Ordering::Relaxed) + written;
-        unsynced >= SYNC_BYTES || lock(&self.last_sync).elapsed() >= SYNC_AFTER
-    }
-
     fn sync(&self) -> Result<(), ContentError> {
         let Storage::Files { data, outboard, bitmap } = &self.storage else { return Ok(()) };
         self.unsynced.store(0, Ordering::Relaxed);
@@ -376,8 +383,7 @@ impl Shared {
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
         let prefix = (lock(&self.progress).prefix * GROUP_BYTES).min(self.size);
-        let end = prefix.min(sha256.position + SHA256_STEP_BYTES);
-        self.bring_sha256(&mut sha256, data, end)
+        self.bring_sha256(&mut sha256, data, prefix)
     }
 
     fn bring_sha256(&self, sha256: &mut Sha256Prefix, data: &File, end: u64) -> Result<(), ContentError> {

@@ -96,7 +96,8 @@ impl Inner {
         report.checked += 1;
         let found = match source {
             Ok(Ok(())) => {
-                if row.damaged && self.index.mark(hash, row.added, false)? {
+                let _names = lock(&self.names);
+                if row.damaged && self.mended(hash, row)? {
                     report.repaired.push(*hash);
                 }
                 return Ok(());

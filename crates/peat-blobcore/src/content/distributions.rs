@@ -13,15 +13,20 @@ impl Content {
     /// # Errors
     /// When the index cannot be read.
     pub fn pinned_as(&self, id: &DistributionId) -> Result<Option<PinRole>, ContentError> {
+        Ok(self.roles(id)?.first().copied())
+    }
+
+    fn roles(&self, id: &DistributionId) -> Result<Vec<PinRole>, ContentError> {
         self.0.index.read(|txn| {
             let pins = txn.open_table(PINS)?;
+            let mut roles = Vec::new();
             for role in ROLES {
                 let (key, _) = Pin::Distribution(*id, role).key();
                 if pins.range((key.as_slice(), ALL_HASHES.0)..=(key.as_slice(), ALL_HASHES.1))?.next().is_some() {
-                    return Ok(Some(role));
+                    roles.push(role);
                 }
             }
-            Ok(None)
+            Ok(roles)
         })
     }
 
@@ -31,10 +36,8 @@ impl Content {
     /// When the index cannot be written.
     pub fn pin_distribution(&self, id: &DistributionId, role: PinRole, hashes: &[BlobHash]) -> Result<(), ContentError> {
         self.pin(&Pin::Distribution(*id, role), hashes)?;
-        match self.pinned_as(id)? {
-            Some(held) if held != role => self.unpin(&Pin::Distribution(*id, held)),
-            _ => Ok(()),
-        }
+        let mut others = self.roles(id)?.into_iter().filter(|other| *other != role);
+        others.try_for_each(|other| self.unpin(&Pin::Distribution(*id, other)))
     }
 
     /// Ends every role that this node has in a distribution.
@@ -42,10 +45,7 @@ impl Content {
     /// # Errors
     /// When the index cannot be written.
     pub fn unpin_distribution(&self, id: &DistributionId) -> Result<(), ContentError> {
-        while let Some(role) = self.pinned_as(id)? {
-            self.unpin(&Pin::Distribution(*id, role))?;
-        }
-        Ok(())
+        self.roles(id)?.into_iter().try_for_each(|role| self.unpin(&Pin::Distribution(*id, role)))
     }
 
     /// The distributions that a blob is kept for.

@@ -3,7 +3,6 @@
 
 use iroh::{PublicKey, SecretKey, Signature};
 
-use super::Kind;
 use crate::model::{DistributionId, EndpointId, EnvelopeId, Timestamp, decode_whole, encode};
 
 /// What the signature covers, before the payload.
@@ -33,14 +32,7 @@ pub struct Hint {
 pub enum News {
     /// There is a new envelope.
     #[n(0)]
-    New {
-        /// The number of its [`Kind`].
-        #[n(0)]
-        kind: u8,
-        /// Its id.
-        #[n(1)]
-        id: EnvelopeId,
-    },
+    New(#[n(0)] EnvelopeId),
     /// The author holds all blobs of a distribution.
     #[n(1)]
     Holds(#[n(0)] DistributionId),
@@ -50,12 +42,6 @@ pub enum News {
 }
 
 impl Hint {
-    /// News of an envelope.
-    #[must_use]
-    pub fn new_envelope(author: EndpointId, time: Timestamp, kind: Kind, id: EnvelopeId) -> Self {
-        Self { author, time, news: News::New { kind: kind.number(), id } }
-    }
-
     /// The bytes of the hint, signed by its author's key.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -35,6 +36,8 @@ pub(super) struct Ended {
 pub(super) struct Fetches {
     content: Content,
     network: Arc<Network>,
+    /// How long a source may send nothing.
+    patience: Duration,
     tasks: JoinSet<Ended>,
     running: BTreeMap<FetchId, Running>,
 }
@@ -47,29 +50,32 @@ struct Running {
 }
 
 impl Fetches {
-    pub(super) fn new(content: Content, network: Arc<Network>) -> Self {
-        Self { content, network, tasks: JoinSet::new(), running: BTreeMap::new() }
+    pub(super) fn new(content: Content, network: Arc<Network>, patience: Duration) -> Self {
+        Self { content, network, patience, tasks: JoinSet::new(), running: BTreeMap::new() }
     }
 
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
         let Order { fetch, blob, size, source, distribution } = order;
-        let (content, peer) = (self.content.clone(), self.network.peer(&source));
+        let (content, network, patience) = (self.content.clone(), Arc::clone(&self.network), self.patience);
         let held = Arc::new(AtomicU64::new(0));
         let progress = Arc::clone(&held);
         let abort = self.tasks.spawn(async move {
-            let outcome = match peer {
-                Some(peer) => {
-                    let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
-                    match transfer::fetch(&peer.connection, &content, blob, size, &on_progress).await {
-                        Ok(_) => FetchOutcome::Done,
-                        Err(error) => {
-                            tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
-                            outcome_of(&error)
-                        }
-                    }
+            let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
+            let outcome = loop {
+                let Some(peer) = network.peer(&source) else { break FetchOutcome::Unreachable };
+                let traffic = Arc::clone(network.traffic());
+                let fetched = transfer::fetch(&peer.connection, &content, blob, size, patience, traffic, &on_progress).await;
+                let Err(error) = fetched else {
+                    break FetchOutcome::Done;
+                };
+                tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
+                let outcome = outcome_of(&error);
+                // Another connection has taken the place of the one that ended: nothing has failed but that one.
+                let replaced = network.peer(&source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
+                if outcome != FetchOutcome::Unreachable || !replaced {
+                    break outcome;
                 }
-                None => FetchOutcome::Unreachable,
             };
             Ended { fetch, blob, distribution, outcome }
         });

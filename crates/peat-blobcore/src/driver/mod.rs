@@ -7,7 +7,7 @@ mod deliveries;
 mod fetches;
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::content::Content;
-use crate::document::{Distribution, Hint, Kind, News, Section};
+use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox};
 use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
@@ -34,6 +34,8 @@ use world::World;
 
 /// How often those who watch hear of bytes.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Ticks of progress between two words to the sender.
+const PROGRESS_TICKS_A_WORD: u32 = 5;
 /// How often what can wait is done: expired envelopes dropped, failed writes tried again.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -67,6 +69,8 @@ pub(crate) struct Parts {
     pub(crate) inbox: Option<Inbox>,
     pub(crate) network: Arc<Network>,
     pub(crate) policy: Policy,
+    /// How long a source may send nothing before another is asked.
+    pub(crate) stall: Duration,
     /// What this node says of itself; addresses are filled in as they become known.
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
@@ -89,9 +93,13 @@ pub(crate) struct Driver {
     world: World,
     memory: Memory,
     fetches: Fetches,
+    inbox: Option<Inbox>,
     deliveries: Deliveries,
     progress: Arc<Progress>,
+    progress_ticks: u32,
     timer: Option<Timestamp>,
+    /// What the actions of one event have brought about; empty between two events.
+    ahead: VecDeque<Event>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, DistributionId>,
     /// Documents that could not be written; they are looked at again.
@@ -100,14 +108,18 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, record, progress, nodes, watchers, seed } = parts;
+        let Parts { identity, clock, replica, content, inbox, network, policy, stall, record, progress, nodes, watchers, seed } =
+            parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
-            fetches: Fetches::new(content.clone(), Arc::clone(&network)),
+            fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
+            inbox: inbox.clone(),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            progress_ticks: 0,
             timer: None,
+            ahead: VecDeque::new(),
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
             identity,
@@ -168,14 +180,47 @@ impl Driver {
             self.publish().await;
         }
         let distributions = self.replica.distributions();
-        self.decide(Event::Started { distributions }).await;
+        self.decide(Event::Started { distributions: distributions.clone() }).await;
+        for id in distributions {
+            self.redeliver_if_lost(id).await;
+        }
     }
 
-    /// Asks reconcile and performs what it answers.
+    /// Delivers again what this node has signed a receipt for and its ledger knows nothing of: the disk, or the ledger on it,
+    /// was lost. Equal files are left as they are.
+    async fn redeliver_if_lost(&mut self, id: DistributionId) {
+        let (Some(inbox), Some(distribution)) = (self.inbox.clone(), self.world.distribution(&id)) else { return };
+        let signed = distribution.targets.get(&self.identity.id()).is_some_and(|record| record.state.is_receipt());
+        if !signed {
+            return;
+        }
+        let lost = match self.world.files(&distribution) {
+            Some(Ok(files)) => match files.first() {
+                Some(first) => inbox.knows(&id, 0, distribution.manifest.file_count(), first).map(|known| !known),
+                None => Ok(false),
+            },
+            Some(Err(_)) => Ok(false),
+            // The list of files may have been dropped since; that alone says nothing.
+            None => inbox.is_blank(),
+        };
+        let lost = lost.unwrap_or_else(|error| {
+            tracing::error!(distribution = %id, %error, "cannot look into the ledger");
+            false
+        });
+        if lost {
+            tracing::warn!(distribution = %id, "delivered in an earlier life and unknown to the ledger: delivered again");
+            self.decide(Event::Redeliver(id)).await;
+        }
+    }
+
+    /// Asks reconcile and performs what it answers, and so on for what this itself brings about.
     async fn decide(&mut self, event: Event) {
-        let now = self.clock.now();
-        for action in reconcile::reconcile(now, self.seed, &self.policy, &self.world, &mut self.memory, event) {
-            self.perform(action).await;
+        self.ahead.push_back(event);
+        while let Some(event) = self.ahead.pop_front() {
+            let now = self.clock.now();
+            for action in reconcile::reconcile(now, self.seed, &self.policy, &self.world, &mut self.memory, event) {
+                self.perform(action).await;
+            }
         }
     }
 
@@ -254,7 +299,17 @@ impl Driver {
 
     async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
         match written {
-            Ok(accepted) => self.pass_on(&accepted).await,
+            Ok(accepted) => {
+                self.pass_on(&accepted).await;
+                self.ahead.extend(accepted.changes.iter().filter_map(|change| match change {
+                    Change::Distribution(id) => Some(Event::DistributionChanged(*id)),
+                    _ => None,
+                }));
+            }
+            // This life has yet to learn what an earlier one wrote; the first reconciliation is the time to try again.
+            Err(crate::replica::ReplicaError::NotReady) => {
+                self.unwritten.insert(id);
+            }
             Err(error) => {
                 tracing::error!(distribution = %id, %error, "cannot write to a document; it is tried again");
                 self.unwritten.insert(id);
@@ -267,7 +322,7 @@ impl Driver {
         self.network.push(&accepted.push);
         self.report_clones(accepted);
         if let Some(id) = accepted.push.first() {
-            self.spread(News::New { kind: Kind::Distribution.number(), id: *id }).await;
+            self.spread(News::New(*id)).await;
         }
     }
 
@@ -330,6 +385,8 @@ impl Driver {
                 self.tell(NodeEvent::PeerUp(peer));
                 self.decide(Event::PeerUp(peer)).await;
             }
+            // A newer connection has come since; its own event says so, before this one or after.
+            NetworkEvent::Down(peer) if self.network.peer(&peer).is_some() => {}
             NetworkEvent::Down(peer) => {
                 self.tell(NodeEvent::PeerDown(peer));
                 self.decide(Event::PeerDown(peer)).await;
@@ -341,6 +398,7 @@ impl Driver {
                 }
                 self.publish().await;
                 self.decide(Event::Reconciled(peer)).await;
+                self.write_again().await;
             }
             NetworkEvent::Accepted(accepted) => {
                 self.report_clones(&accepted);
@@ -364,7 +422,7 @@ impl Driver {
             News::Holds(distribution) => self.decide(Event::Holding { peer: hint.author, distribution }).await,
             News::Addresses(addresses) => self.learn_addresses(hint.author, &addresses).await,
             // A neighbour will push it; if none does, its author is worth a connection.
-            News::New { id, .. } => {
+            News::New(id) => {
                 let wanted = self.replica.wanted(vec![id]).is_ok_and(|wanted| !wanted.is_empty());
                 if wanted && self.network.peers().is_empty() {
                     self.network.dial(hint.author).await;
@@ -381,7 +439,10 @@ impl Driver {
         }
         for change in changes {
             match change {
-                Change::Distribution(id) => self.decide(Event::DistributionChanged(id)).await,
+                Change::Distribution(id) => {
+                    self.decide(Event::DistributionChanged(id)).await;
+                    self.redeliver_if_lost(id).await;
+                }
                 Change::Node(id) => {
                     if let Some(record) = self.replica.node(&id) {
                         self.learn_addresses(id, &record.addresses).await;
@@ -434,11 +495,16 @@ impl Driver {
             Ok(accepted) => self.changed(accepted.changes).await,
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
         }
-        for id in std::mem::take(&mut self.unwritten) {
-            self.decide(Event::DistributionChanged(id)).await;
-        }
+        self.write_again().await;
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
+        }
+    }
+
+    /// Looks again at the documents that could not be written to.
+    async fn write_again(&mut self) {
+        for id in std::mem::take(&mut self.unwritten) {
+            self.decide(Event::DistributionChanged(id)).await;
         }
     }
 
@@ -468,11 +534,18 @@ impl Driver {
         }
     }
 
-    fn tell_progress(&self) {
+    fn tell_progress(&mut self) {
+        self.progress_ticks = self.progress_ticks.wrapping_add(1);
         for (distribution, under_way) in self.fetches.bytes_under_way() {
             let Some(whole) = self.progress.get(&distribution) else { continue };
             let bytes = whole + under_way;
-            self.network.tell_all(&Message::Progress { distribution, bytes });
+            // The sender is who watches, and it is not worth more of the link than a word a second.
+            if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD)
+                && let Some(found) = self.world.distribution(&distribution)
+                && let Some(sender) = self.network.peer(&found.manifest.sender)
+            {
+                sender.queue.message(Message::Progress { distribution, bytes });
+            }
             self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
         }
     }

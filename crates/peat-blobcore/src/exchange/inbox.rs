@@ -165,6 +165,24 @@ impl Inbox {
         self.0.ledger.forget(distribution)
     }
 
+    /// Whether the ledger knows of anything under the name that this file of a distribution has here. Where this node has
+    /// signed a receipt and it does not, the ledger was lost.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn knows(&self, id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> Result<bool, ExchangeError> {
+        let path = name::inbox_path(id, index, file_count, entry);
+        Ok(self.0.ledger.records(std::iter::once(path.as_str()))?.iter().any(Option::is_some))
+    }
+
+    /// Whether the ledger knows of no delivery at all: it is new.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn is_blank(&self) -> Result<bool, ExchangeError> {
+        self.0.ledger.is_blank()
+    }
+
     fn turn(&self) -> MutexGuard<'_, ()> {
         // What a panic left half-done, the next delivery finishes like what a crash left.
         self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)

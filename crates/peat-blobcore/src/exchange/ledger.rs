@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use super::error::ExchangeError;
 use super::look::Print;
@@ -117,6 +117,11 @@ impl Ledger {
                 None => Ok(None),
             })
             .collect()
+    }
+
+    /// Whether nothing was ever delivered.
+    pub(super) fn is_blank(&self) -> Result<bool, ExchangeError> {
+        Ok(self.0.begin_read()?.open_table(DELIVERED)?.is_empty()?)
     }
 
     /// Notes the temporary files of a batch before the first of them is made.

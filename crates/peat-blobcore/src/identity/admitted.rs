@@ -85,6 +85,12 @@ impl Admitted {
         }
     }
 
+    /// Changes whenever a peer leaves the set, for those who watch over more than one.
+    #[must_use]
+    pub fn departures(&self) -> watch::Receiver<()> {
+        self.departures.subscribe()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Set> {
         self.set.lock().expect("nothing panics while it holds the set")
     }

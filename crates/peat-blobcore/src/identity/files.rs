@@ -17,8 +17,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::ErrorKind;
 use crate::clock::{Clock as _, SystemClock};
-use crate::error::ErrorKind;
 use crate::model::{Certificate, CertificateBody, Credential, EndpointId, Incarnation, Labels, ParseIdError, Role};
 
 use super::keys::random;

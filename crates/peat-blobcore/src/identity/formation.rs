@@ -1,7 +1,7 @@
 //! Whether an endpoint is a member: by a certificate of the authority, or because its id derives from the formation key.
 //! Decides from its arguments alone; never takes a certificate's word before its signature holds.
 
-use crate::error::ErrorKind;
+use crate::ErrorKind;
 use crate::model::{Certificate, CertificateBody, Credential, EndpointId, FormationId, Labels, Timestamp};
 
 use super::admission::VersionRange;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use data_encoding::BASE64;
 
-use crate::error::ErrorKind;
+use crate::ErrorKind;
 use crate::model::{Certificate, CertificateBody, Credential, CredentialError, EndpointId, FormationId};
 
 use super::Rejection;

@@ -52,6 +52,16 @@ impl Dialing {
         }
     }
 
+    /// It can be dialled elsewhere: so it is, at the next opportunity. Whether a dial was under way, which is to be given up.
+    pub(crate) fn moved(&mut self, peer: EndpointId) -> bool {
+        let entry = self.peers.entry(peer).or_default();
+        let was_dialling = entry.state == State::Dialling;
+        if was_dialling || matches!(entry.state, State::At(_)) {
+            entry.state = State::Due;
+        }
+        was_dialling
+    }
+
     /// All pauses end: the machine's network has changed.
     pub(crate) fn hurry_all(&mut self) {
         for peer in self.peers.values_mut().filter(|peer| matches!(peer.state, State::At(_))) {
@@ -146,6 +156,21 @@ mod tests {
         assert_eq!(dialing.next(), None);
         dialing.disconnected(&PEER, now, 0);
         assert!(dialing.next().expect("dialled again").since(now) <= MIN_PAUSE);
+    }
+
+    #[test]
+    fn who_has_moved_is_dialled_anew_though_a_dial_is_under_way() {
+        let mut dialing = Dialing::default();
+        dialing.want(PEER, true);
+        assert!(!dialing.moved(PEER));
+        assert_eq!(dialing.due(at(0), 0), [PEER]);
+        dialing.hurry(PEER);
+        assert_eq!(dialing.due(at(0), 0), [], "haste alone makes no second dial");
+        assert!(dialing.moved(PEER));
+        assert_eq!(dialing.due(at(0), 0), [PEER]);
+        dialing.connected(PEER);
+        assert!(!dialing.moved(PEER));
+        assert_eq!(dialing.due(at(0), 0), [], "nor is who is connected");
     }
 
     #[test]

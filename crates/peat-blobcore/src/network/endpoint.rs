@@ -39,10 +39,15 @@ impl CloseCode {
     }
 }
 
-/// Streams of blocks that a peer may have open at once.
+/// Streams of blocks that an admitted peer may have open at once.
 const MAX_BLOCK_STREAMS: u32 = 128;
-/// Bytes that a peer may have in flight to us over all streams. Bounds memory; one stream alone has QUIC's default window.
+/// Bytes that an admitted peer may have in flight to us over all streams. Bounds memory; one stream alone has QUIC's default
+/// window.
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
+/// The same for everybody else. Admission needs one stream and 10 KiB, gossip little more.
+const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
+/// Connections of other protocols that a peer may have at once: one each way, and what is about to end.
+const MAX_OTHER_CONNECTIONS: usize = 4;
 
 /// Binds the endpoint.
 ///
@@ -53,11 +58,18 @@ pub(crate) async fn bind(
     addresses: &[SocketAddr],
     lookup: MemoryLookup,
     gate: Gate,
+    gossip: bool,
 ) -> Result<Endpoint, NetworkError> {
     let transport = QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_BLOCK_STREAMS))
-        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
+        // Nobody reads datagrams, so nobody may fill memory with them.
+        .datagram_receive_buffer_size(None)
         .build();
+    let mut protocols = vec![ALPN.to_vec()];
+    if gossip {
+        protocols.push(iroh_gossip::ALPN.to_vec());
+    }
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(identity.key().as_iroh().clone())
         .relay_mode(RelayMode::Disabled)
@@ -65,7 +77,7 @@ pub(crate) async fn bind(
         .address_lookup(lookup)
         .hooks(gate)
         .transport_config(transport)
-        .alpns(vec![ALPN.to_vec(), iroh_gossip::ALPN.to_vec()]);
+        .alpns(protocols);
     if !addresses.is_empty() {
         builder = builder.clear_ip_transports();
     }
@@ -73,6 +85,12 @@ pub(crate) async fn bind(
         builder = builder.bind_addr(*address).map_err(|error| NetworkError::Listen(error.to_string()))?;
     }
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
+}
+
+/// Gives an admitted peer the streams and the memory that blocks need.
+pub(crate) fn widen(connection: &Connection) {
+    connection.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_BLOCK_STREAMS));
 }
 
 /// Lets connections of every protocol but ours through only for peers that were admitted on ours, in both directions.
@@ -114,15 +132,20 @@ impl EndpointHooks for Gate {
             return AfterHandshakeOutcome::Accept;
         }
         let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
-        if !self.admitted.is_admitted(&peer, self.clock.now()) {
-            return AfterHandshakeOutcome::Reject {
-                error_code: CloseCode::NotAdmitted.var_int(),
-                reason: b"not admitted".to_vec(),
-            };
-        }
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked up with the list in hand: who departs from here on is found in it and closed.
+        if !self.admitted.is_admitted(&peer, self.clock.now()) {
+            return reject(CloseCode::NotAdmitted, "not admitted");
+        }
         passed.retain(|(_, handle)| handle.upgrade().is_some_and(|open| open.close_reason().is_none()));
+        if passed.iter().filter(|(other, _)| *other == peer).count() >= MAX_OTHER_CONNECTIONS {
+            return reject(CloseCode::Full, "too many connections");
+        }
         passed.push((peer, connection.weak_handle()));
         AfterHandshakeOutcome::Accept
     }
+}
+
+fn reject(code: CloseCode, reason: &str) -> AfterHandshakeOutcome {
+    AfterHandshakeOutcome::Reject { error_code: code.var_int(), reason: reason.as_bytes().to_vec() }
 }

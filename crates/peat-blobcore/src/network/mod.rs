@@ -1,14 +1,18 @@
 //! The connections of a node: one with each peer, admitted before anything else is said on it. They carry envelopes, hints
 //! and blocks. Decides nothing about distributions; what arrives goes to the replica, and what changed to the driver.
 //!
-//! - [`endpoint`]: the QUIC endpoint and the gate before protocols other than ours.
-//! - [`service`]: accepts, dials, and owns the task of each connection.
-//! - [`session`]: one connection, from admission to its end.
-//! - [`gossip`]: signed hints beyond direct neighbours.
+//! - `endpoint`: the QUIC endpoint and the gate before protocols other than ours.
+//! - `service`: accepts, dials, and owns the task of each connection.
+//! - `addresses`, `dialing`: where a peer may be, and when to dial it.
+//! - `lobby`: who came in and is not admitted yet.
+//! - `session`: one connection, from admission to its end.
+//! - `gossip`: signed hints beyond direct neighbours.
 
+mod addresses;
 mod dialing;
 mod endpoint;
 mod gossip;
+mod lobby;
 mod peers;
 mod queue;
 mod service;

@@ -51,14 +51,17 @@ pub(crate) enum Entered {
     Stays(Option<Arc<Peer>>),
     /// The pair has a better one.
     Loses,
+    /// There is no room for another pair's.
+    Full,
 }
 
 impl Peers {
-    /// Enters a connection that was admitted.
-    pub(crate) fn enter(&self, peer: Arc<Peer>) -> Entered {
+    /// Enters a connection that was admitted, among at most `most` of different peers.
+    pub(crate) fn enter(&self, peer: Arc<Peer>, most: usize) -> Entered {
         let mut table = self.lock();
         match table.get(&peer.id) {
             Some(old) if !old.origin.yields_to(peer.origin) && old.connection.close_reason().is_none() => Entered::Loses,
+            None if table.len() >= most => Entered::Full,
             _ => Entered::Stays(table.insert(peer.id, peer)),
         }
     }

@@ -1,22 +1,24 @@
 //! The network's one loop: accepts, dials, and owns the task of each connection until it is drained at shutdown.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
-use iroh::endpoint::Incoming;
-use iroh::{Endpoint, EndpointAddr, Watcher};
-use tokio::sync::mpsc;
+use iroh::endpoint::{Incoming, IncomingAddr};
+use iroh::{Endpoint, Watcher};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::addresses::Addresses;
 use super::dialing::Dialing;
 use super::endpoint::{Gate, bind};
 use super::gossip::Hints;
+use super::lobby::Lobby;
 use super::peers::Peers;
 use super::session::{self, SessionError, Shared};
-use super::wire::{ALPN, Message};
+use super::wire::ALPN;
 use super::{NetworkError, NetworkEvent, Peer};
 use crate::clock::Clock;
 use crate::content::Content;
@@ -24,16 +26,16 @@ use crate::document::Hint;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
-use crate::transfer::Entitlement;
+use crate::transfer::{Entitlement, Traffic};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
-/// Connections that this node keeps at most; more are refused while they are in their handshake.
-const MAX_CONNECTIONS: usize = 64;
 /// How long a dial may take, over the slowest link that is of use.
 const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long the end of the last connections is waited for at shutdown.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
-const LEASE_INTERVAL: Duration = Duration::from_secs(5);
+const LEASE_INTERVAL: Duration = Duration::from_secs(2);
 /// Commands that wait for the loop.
 const WAITING_COMMANDS: usize = 256;
 
@@ -68,6 +70,7 @@ enum Command {
 pub(crate) struct Network {
     endpoint: Endpoint,
     peers: Arc<Peers>,
+    traffic: Arc<Traffic>,
     admitted: Admitted,
     commands: mpsc::Sender<Command>,
     run: JoinHandle<()>,
@@ -79,9 +82,9 @@ impl Network {
         let admitted = Admitted::new();
         let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock));
         let lookup = MemoryLookup::new();
-        let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone()).await?;
+        let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
-        let peers = Arc::new(Peers::default());
+        let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::default()));
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let shared = Shared {
             identity: config.identity,
@@ -90,6 +93,7 @@ impl Network {
             replica: config.replica,
             content: config.content,
             entitlement: config.entitlement,
+            traffic: Arc::clone(&traffic),
             peers: Arc::clone(&peers),
             events: config.events,
             instance: config.instance,
@@ -104,10 +108,13 @@ impl Network {
             dialing: Dialing::default(),
             addresses: BTreeMap::new(),
             asked: BTreeSet::new(),
+            dials: BTreeMap::new(),
+            lobby: Lobby::default(),
+            untold: VecDeque::new(),
             tasks: JoinSet::new(),
         };
         let run = tokio::spawn(service.run(commanded));
-        Ok(Self { endpoint, peers, admitted, commands, run })
+        Ok(Self { endpoint, peers, traffic, admitted, commands, run })
     }
 
     /// The sockets that it listens on.
@@ -130,16 +137,14 @@ impl Network {
         self.peers.all()
     }
 
+    /// The count of the bytes of blocks that cross.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
     /// Sends envelopes of this node's own to every peer.
     pub(crate) fn push(&self, ids: &[EnvelopeId]) {
         self.peers.push(ids, None);
-    }
-
-    /// Tells every peer how far this node is with something. May be lost.
-    pub(crate) fn tell_all(&self, message: &Message) {
-        for peer in self.peers.all() {
-            peer.queue.message(message.clone());
-        }
     }
 
     /// Learns where a peer can be dialled, and wants a connection with it; `fixed` when a user said so.
@@ -173,9 +178,9 @@ impl Network {
     }
 
     /// Closes every connection, says so to the peers, and waits for all tasks.
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
         self.command(Command::Stop).await;
-        if let Err(error) = self.run.await {
+        if let Err(error) = (&mut self.run).await {
             tracing::error!(%error, "the network loop ended badly");
         }
     }
@@ -183,6 +188,13 @@ impl Network {
     async fn command(&self, command: Command) {
         // The loop outlives every command but those that come after stop.
         let _ = self.commands.send(command).await;
+    }
+}
+
+impl Drop for Network {
+    /// Without [`Network::stop`] everything ends as it stands, as if the process had been killed.
+    fn drop(&mut self) {
+        self.run.abort();
     }
 }
 
@@ -194,9 +206,14 @@ struct Service {
     hints: Option<Hints>,
     commands: mpsc::Sender<Command>,
     dialing: Dialing,
-    addresses: BTreeMap<EndpointId, BTreeSet<SocketAddr>>,
+    addresses: BTreeMap<EndpointId, Addresses>,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
+    /// Drops of these end dials that have not got through.
+    dials: BTreeMap<EndpointId, oneshot::Sender<()>>,
+    lobby: Lobby,
+    /// What the driver is to hear once it has room. The loop never waits for the driver, which may be waiting for the loop.
+    untold: VecDeque<NetworkEvent>,
     tasks: JoinSet<Ended>,
 }
 
@@ -211,6 +228,8 @@ struct Ended {
 impl Service {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut leases = tokio::time::interval(LEASE_INTERVAL);
+        let mut departures = self.shared.admitted.departures();
+        let events = self.shared.events.clone();
         let mut addresses = self.endpoint.watch_addr();
         loop {
             self.dial_due();
@@ -221,13 +240,16 @@ impl Service {
                     Command::Stop => break,
                     command => self.handle(command).await,
                 },
-                Some(Ok(ended)) = self.tasks.join_next() => self.ended(ended).await,
+                Some(Ok(ended)) = self.tasks.join_next() => self.ended(ended),
                 () = tokio::time::sleep(next_dial.unwrap_or(Duration::MAX)), if next_dial.is_some() => {}
                 _ = leases.tick() => self.end_leases(),
-                Some(hint) = next_hint(&mut self.hints) => self.hear(&hint).await,
+                Ok(()) = departures.changed() => self.gate.close_departed(self.shared.clock.now()),
+                // The driver outlives the network but for the last moments of a shutdown.
+                Ok(room) = events.reserve(), if !self.untold.is_empty() => room.send(self.untold.pop_front().expect("not empty")),
+                Some(hint) = next_hint(&mut self.hints) => self.hear(&hint),
                 Ok(address) = addresses.updated() => {
                     let addresses = address.ip_addrs().copied().collect();
-                    self.tell(NetworkEvent::Addresses(addresses)).await;
+                    self.tell(NetworkEvent::Addresses(addresses));
                 }
             }
         }
@@ -238,23 +260,35 @@ impl Service {
             peer.connection.close(super::CloseCode::Stopped.var_int(), b"stopped");
         }
         self.tasks.shutdown().await;
-        self.endpoint.close().await;
+        // The farewells are sent by now; the rest is waiting for packets of those who have gone.
+        let _ = tokio::time::timeout(FAREWELL, self.endpoint.close()).await;
     }
 
     fn accept(&mut self, incoming: Incoming) {
-        if self.tasks.len() >= MAX_CONNECTIONS + MAX_DIALLED {
-            incoming.refuse();
+        if self.lobby.is_busy() && !incoming.remote_addr_validated() {
+            // It comes again with a token if its address is true; if it is not, nothing was spent on it.
+            let _ = incoming.retry();
             return;
         }
+        let address = match incoming.remote_addr() {
+            IncomingAddr::Ip(address) => address.ip(),
+            // The endpoint has no other transports; whatever came over one would share this place.
+            _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let mut seat = self.lobby.enter(address);
         let (shared, commands) = (self.shared.clone(), self.commands.clone());
         let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
         self.tasks.spawn(async move {
             let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
             let Ok(accepting) = incoming.accept() else { return nobody(Ok(())) };
-            let Ok(Ok(connection)) = tokio::time::timeout(DIAL_DEADLINE, accepting).await else { return nobody(Ok(())) };
+            let connection = tokio::select! {
+                connection = tokio::time::timeout(DIAL_DEADLINE, accepting) => connection,
+                () = seat.lost() => return nobody(Err(SessionError::Crowded)),
+            };
+            let Ok(Ok(connection)) = connection else { return nobody(Ok(())) };
             let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
             if connection.alpn() == ALPN {
-                let outcome = session::accepted(shared, connection, stands(commands, peer)).await;
+                let outcome = session::accepted(shared, connection, seat, stands(commands, peer)).await;
                 return Ended { peer: Some(peer), dialled: false, outcome };
             }
             // The gate has let it through, so the peer is admitted.
@@ -270,14 +304,18 @@ impl Service {
     fn dial_due(&mut self) {
         let room = MAX_DIALLED.saturating_sub(self.shared.peers.len());
         for peer in self.dialing.due(self.shared.clock.now(), room) {
-            let addresses = self.addresses.get(&peer).cloned().unwrap_or_default();
+            let address = self.addresses.entry(peer).or_default().of(&peer);
             let (shared, endpoint, commands) = (self.shared.clone(), self.endpoint.clone(), self.commands.clone());
+            let (wanted, given_up) = oneshot::channel();
+            self.dials.insert(peer, wanted);
             self.tasks.spawn(async move {
                 let outcome = async {
-                    let id = iroh::EndpointId::from_bytes(peer.as_bytes()).map_err(|_| SessionError::NoEndpoint)?;
-                    let address = EndpointAddr::from_parts(id, addresses.into_iter().map(iroh::TransportAddr::Ip));
-                    let connecting = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN));
-                    let connection = connecting.await.map_err(|_| SessionError::Slow)?;
+                    let address = address.ok_or(SessionError::NoEndpoint)?;
+                    let connection = tokio::select! {
+                        connection = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)) => connection,
+                        _ = given_up => return Err(SessionError::Moved),
+                    };
+                    let connection = connection.map_err(|_| SessionError::Slow)?;
                     let connection = connection.map_err(|error| SessionError::Dial(error.to_string()))?;
                     session::dialled(shared, connection, stands(commands, peer)).await
                 }
@@ -292,23 +330,22 @@ impl Service {
             Command::Know { peer, .. } if peer == self.shared.identity.id() => {}
             Command::Know { peer, addresses, fixed } => {
                 let known = self.addresses.entry(peer).or_default();
-                let news = addresses.iter().any(|address| !known.contains(address));
-                if fixed {
-                    known.extend(addresses);
-                } else if !addresses.is_empty() {
-                    *known = addresses.into_iter().collect();
-                }
-                if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
-                    let addresses = known.iter().copied().map(iroh::TransportAddr::Ip);
-                    self.lookup.add_endpoint_info(EndpointAddr::from_parts(id, addresses));
+                let news = known.learn(addresses, fixed);
+                if let Some(address) = known.of(&peer) {
+                    self.lookup.set_endpoint_info(address);
                 }
                 self.dialing.want(peer, fixed);
-                if news {
-                    self.dialing.hurry(peer);
+                if news && self.dialing.moved(peer) {
+                    // Its old address may be one where nobody answers; a dial that has got through is past giving up.
+                    self.dials.remove(&peer);
                 }
             }
             Command::Forget(peer) => {
                 self.dialing.forget(&peer);
+                self.dials.remove(&peer);
+                if self.asked.remove(&peer) {
+                    self.tell(NetworkEvent::DialEnded { peer, ok: false });
+                }
                 self.addresses.remove(&peer);
                 if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
                     self.lookup.remove_endpoint_info(id);
@@ -316,7 +353,7 @@ impl Service {
             }
             Command::Dial(peer) => {
                 if self.shared.peers.get(&peer).is_some() || peer == self.shared.identity.id() {
-                    self.tell(NetworkEvent::DialEnded { peer, ok: self.shared.peers.get(&peer).is_some() }).await;
+                    self.tell(NetworkEvent::DialEnded { peer, ok: self.shared.peers.get(&peer).is_some() });
                 } else {
                     self.asked.insert(peer);
                     self.dialing.hurry(peer);
@@ -325,7 +362,7 @@ impl Service {
             Command::Stands(peer) => {
                 self.dialing.connected(peer);
                 if self.asked.remove(&peer) {
-                    self.tell(NetworkEvent::DialEnded { peer, ok: true }).await;
+                    self.tell(NetworkEvent::DialEnded { peer, ok: true });
                 }
                 if let Some(hints) = &mut self.hints
                     && let Err(error) = hints.join(peer).await
@@ -346,7 +383,7 @@ impl Service {
         }
     }
 
-    async fn ended(&mut self, ended: Ended) {
+    fn ended(&mut self, ended: Ended) {
         if let Err(error) = &ended.outcome {
             let peer = ended.peer.map(|peer| peer.short()).unwrap_or_default();
             match error {
@@ -355,6 +392,9 @@ impl Service {
             }
         }
         let Some(peer) = ended.peer else { return };
+        if matches!(ended.outcome, Err(SessionError::Moved)) {
+            return;
+        }
         if self.shared.peers.get(&peer).is_some() {
             return;
         }
@@ -366,7 +406,7 @@ impl Service {
             self.dialing.failed(&peer, now, seed);
         }
         if ended.dialled && self.asked.remove(&peer) {
-            self.tell(NetworkEvent::DialEnded { peer, ok: false }).await;
+            self.tell(NetworkEvent::DialEnded { peer, ok: false });
         }
     }
 
@@ -376,20 +416,20 @@ impl Service {
         self.gate.close_departed(now);
     }
 
-    async fn hear(&self, bytes: &[u8]) {
+    fn hear(&self, bytes: &[u8]) {
         let replica = &self.shared.replica;
         match Hint::open(bytes) {
             Ok(hint) if replica.credential(&hint.author).is_some() && !replica.is_revoked(&hint.author) => {
-                self.tell(NetworkEvent::Hint(Box::new(hint))).await;
+                // Hints may be lost, and are when there are more than the driver can take.
+                let _ = self.shared.events.try_send(NetworkEvent::Hint(Box::new(hint)));
             }
             Ok(hint) => tracing::debug!(author = %hint.author.short(), "a hint of an unknown author"),
             Err(error) => tracing::debug!(%error, "a hint that does not hold"),
         }
     }
 
-    async fn tell(&self, event: NetworkEvent) {
-        // The driver outlives the network but for the last moments of a shutdown.
-        let _ = self.shared.events.send(event).await;
+    fn tell(&mut self, event: NetworkEvent) {
+        self.untold.push_back(event);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One connection from its first byte to its last: admission, then envelopes until both have the same, then what comes to
 //! be, and blocks all along. Until admission holds both ways nothing but admission is read or sent.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::endpoint::CloseCode;
+use super::endpoint::{CloseCode, widen};
+use super::lobby::Seat;
 use super::peers::{Entered, Origin, Peer, Peers};
 use super::queue::Next;
 use super::wire::{
@@ -20,13 +22,17 @@ use crate::clock::Clock;
 use crate::content::Content;
 use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VERSIONS};
 use crate::identity::{Admitted, Identity, Rejection};
-use crate::model::EndpointId;
+use crate::model::{EndpointId, EnvelopeId, Timestamp};
 use crate::replica::{self, Clocks, Replica, ReplicaError, Session, Side, Step};
-use crate::transfer::{Entitlement, serve};
+use crate::transfer::{Entitlement, Traffic, serve};
 
 /// How long admission may take, over the slowest link that is of use.
 const ADMISSION_DEADLINE: Duration = Duration::from_secs(20);
-/// How long a peer stays admitted after its admission; it is renewed with each connection and ends early with it.
+/// Peers that this node keeps connections with at most, those that it dials itself apart.
+const MAX_ADMITTED: usize = 64;
+/// Requests of one peer that are answered at once; further ones wait. Each costs up to two blocks of memory.
+const MAX_SERVED: usize = 32;
+/// How long a peer stays admitted after its admission. It is renewed with each connection.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes of one frame at most; they also end at [`ENVELOPE_BATCH_BYTES`].
 const ENVELOPE_BATCH: usize = 1024;
@@ -42,10 +48,27 @@ pub(crate) struct Shared {
     pub(crate) replica: Replica,
     pub(crate) content: Content,
     pub(crate) entitlement: Arc<dyn Entitlement>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) events: mpsc::Sender<NetworkEvent>,
     /// Drawn when the node started.
     pub(crate) instance: u64,
+}
+
+/// The stream that messages go over, both ways.
+struct Control {
+    send: SendStream,
+    recv: RecvStream,
+}
+
+/// A connection that was admitted, before it is the pair's own.
+struct Started {
+    peer: Arc<Peer>,
+    /// The time there, when it was admitted.
+    clock: Timestamp,
+    version: u16,
+    control: Control,
+    dialled: bool,
 }
 
 /// Why a session ended.
@@ -59,12 +82,18 @@ pub(crate) enum SessionError {
     Wire(#[from] WireError),
     #[error("no such endpoint can exist: the id is not a public key")]
     NoEndpoint,
+    #[error("the peer is to be dialled elsewhere")]
+    Moved,
     #[error("cannot connect: {0}")]
     Dial(String),
     #[error("the connection has no keying material")]
     Exporter,
     #[error("the pair has another connection")]
     Duplicate,
+    #[error("this node has as many connections as it keeps")]
+    Full,
+    #[error("others wait to be admitted")]
+    Crowded,
     #[error("the peer is not admitted any more")]
     Expelled,
     #[error("the peer breaks the protocol: {0}")]
@@ -81,8 +110,9 @@ impl SessionError {
     fn close_code(&self) -> CloseCode {
         match self {
             Self::Rejected(_) | Self::Slow | Self::Exporter | Self::Expelled => CloseCode::NotAdmitted,
-            Self::NoEndpoint | Self::Dial(_) => CloseCode::Stopped,
+            Self::NoEndpoint | Self::Moved | Self::Dial(_) => CloseCode::Stopped,
             Self::Duplicate => CloseCode::Duplicate,
+            Self::Full | Self::Crowded => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
             Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
         }
@@ -101,34 +131,50 @@ impl SessionError {
 /// Runs a connection that this node dialled until it ends. `admitted` hears when it stands.
 pub(crate) async fn dialled(shared: Shared, connection: Connection, admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
     let outcome = async {
-        let handshake = async {
+        let admission = async {
+            let terms = shared.terms(&connection)?;
+            if shared.replica.is_revoked(&terms.peer) {
+                // It must not even get the hello, which says who this node is to everybody who knows the formation key.
+                return Err(Rejection::Revoked.into());
+            }
             let (mut send, mut recv) = connection.open_bi().await.map_err(WireError::from)?;
-            let (initiator, hello) = Initiator::new(shared.terms(&connection)?);
+            let (initiator, hello) = Initiator::new(terms);
             write_frame(&mut send, &hello).await?;
             let answer = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
             let peer = initiator.finish(&answer, |id| shared.replica.is_revoked(id))?;
-            Ok::<_, SessionError>((peer, send, recv))
+            shared.start(peer, &connection, Control { send, recv }, true).await
         };
-        let (peer, send, recv) = tokio::time::timeout(ADMISSION_DEADLINE, handshake).await.map_err(|_| SessionError::Slow)??;
-        shared.run(peer, &connection, send, recv, true, admitted).await
+        let session = tokio::time::timeout(ADMISSION_DEADLINE, admission).await.map_err(|_| SessionError::Slow)??;
+        shared.enter(&session, usize::MAX, admitted).await?;
+        shared.run(session).await
     }
     .await;
     close(&connection, outcome)
 }
 
-/// Runs a connection that a peer dialled until it ends.
-pub(crate) async fn accepted(shared: Shared, connection: Connection, admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
+/// Runs a connection that a peer dialled until it ends. It gives its seat back once it stands.
+pub(crate) async fn accepted(
+    shared: Shared,
+    connection: Connection,
+    mut seat: Seat,
+    admitted: impl FnOnce() + Send,
+) -> Result<(), SessionError> {
     let outcome = async {
-        let handshake = async {
+        let admission = async {
             let (mut send, mut recv) = connection.accept_bi().await.map_err(WireError::from)?;
             let responder = Responder::new(shared.terms(&connection)?);
             let hello = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
             let (peer, answer) = responder.receive(&hello, |id| shared.replica.is_revoked(id))?;
             write_frame(&mut send, &answer).await?;
-            Ok::<_, SessionError>((peer, send, recv))
+            shared.start(peer, &connection, Control { send, recv }, false).await
         };
-        let (peer, send, recv) = tokio::time::timeout(ADMISSION_DEADLINE, handshake).await.map_err(|_| SessionError::Slow)??;
-        shared.run(peer, &connection, send, recv, false, admitted).await
+        let session = tokio::select! {
+            admission = tokio::time::timeout(ADMISSION_DEADLINE, admission) => admission.map_err(|_| SessionError::Slow)??,
+            () = seat.lost() => return Err(SessionError::Crowded),
+        };
+        shared.enter(&session, MAX_ADMITTED, admitted).await?;
+        drop(seat);
+        shared.run(session).await
     }
     .await;
     close(&connection, outcome)
@@ -156,57 +202,73 @@ impl Shared {
         })
     }
 
-    async fn run(
+    /// Begins to speak with a peer that was admitted.
+    async fn start(
         &self,
         peer: admission::Peer,
         connection: &Connection,
-        mut send: SendStream,
-        mut recv: RecvStream,
+        mut control: Control,
         dialled: bool,
-        on_admitted: impl FnOnce() + Send,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Started, SessionError> {
         let now = self.clock.now();
         if !self.admitted.admit(peer.id, peer.lease_end(now, LEASE)) {
             return Err(SessionError::Expelled);
         }
         self.replica.note_clock(peer.id, peer.clock);
         // A stream's priority can only be refused once the stream has ended, which the next write says better.
-        let _ = send.set_priority(CONTROL_PRIORITY);
-        write_frame(&mut send, &Message::Start(self.instance).encode()).await?;
-        let Message::Start(instance) = Message::decode(&read_frame(&mut recv, MAX_FRAME_BYTES).await?)? else {
+        let _ = control.send.set_priority(CONTROL_PRIORITY);
+        write_frame(&mut control.send, &Message::Start(self.instance).encode()).await?;
+        let Message::Start(instance) = Message::decode(&read_frame(&mut control.recv, MAX_FRAME_BYTES).await?)? else {
             return Err(SessionError::Protocol("its first message is not a start"));
         };
-        let me = self.identity.id();
+        let smaller_dialled = (self.identity.id() < peer.id) == dialled;
         let entry = Arc::new(Peer {
             id: peer.id,
             connection: connection.clone(),
             queue: SendQueue::default(),
-            origin: Origin { smaller_dialled: (me < peer.id) == dialled, instance },
+            origin: Origin { smaller_dialled, instance },
         });
-        let replaced = match self.peers.enter(Arc::clone(&entry)) {
+        Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled })
+    }
+
+    /// Makes a connection the pair's own, if it is the one to stay.
+    async fn enter(&self, session: &Started, most: usize, on_admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
+        let entry = &session.peer;
+        let replaced = match self.peers.enter(Arc::clone(entry), most) {
             Entered::Stays(replaced) => replaced,
             Entered::Loses => return Err(SessionError::Duplicate),
+            Entered::Full => return Err(SessionError::Full),
         };
         if let Some(old) = &replaced {
             old.queue.close();
             old.connection.close(CloseCode::Duplicate.var_int(), b"replaced");
         }
+        widen(&entry.connection);
         on_admitted();
-        tracing::info!(peer = %peer.id.short(), dialled, version = peer.version, "connected");
-        if replaced.is_none() {
-            self.tell(NetworkEvent::Up(peer.id)).await?;
+        tracing::info!(peer = %entry.id.short(), dialled = session.dialled, version = session.version, "connected");
+        // A peer that has restarted was gone, noticed or not, and is back.
+        let restarted = replaced.as_ref().is_some_and(|old| old.origin.instance != entry.origin.instance);
+        if restarted {
+            self.tell(NetworkEvent::Down(entry.id)).await?;
         }
-        let mut reader =
-            Reader { shared: self.clone(), peer: Arc::clone(&entry), clock: peer.clock, initiator: dialled, session: None };
+        if replaced.is_none() || restarted {
+            self.tell(NetworkEvent::Up(entry.id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&self, session: Started) -> Result<(), SessionError> {
+        let Started { peer: entry, clock, control: Control { mut send, mut recv }, dialled, .. } = session;
+        let mut reader = Reader { shared: self.clone(), peer: Arc::clone(&entry), clock, initiator: dialled, session: None };
         let outcome = tokio::select! {
             outcome = reader.run(&mut recv) => outcome,
             outcome = self.write(&entry, &mut send) => outcome,
             outcome = self.serve(&entry) => outcome,
-            () = self.admitted.departed(peer.id) => Err(SessionError::Expelled),
+            () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
         entry.queue.close();
         if self.peers.leave(&entry) {
-            self.tell(NetworkEvent::Down(peer.id)).await?;
+            self.tell(NetworkEvent::Down(entry.id)).await?;
         }
         outcome
     }
@@ -218,13 +280,18 @@ impl Shared {
                 Next::Closed => return Ok(()),
                 Next::Message(message) => write_frame(send, &message.encode()).await?,
                 Next::Envelopes(ids) => {
-                    let replica = self.replica.clone();
-                    let envelopes = blocking(move || {
-                        ids.iter().filter_map(|id| replica.envelope(id).transpose()).collect::<Result<Vec<_>, _>>()
-                    })
-                    .await?;
-                    for batch in batches(envelopes) {
-                        write_frame(send, &Message::Envelopes(batch).encode()).await?;
+                    let mut ids = VecDeque::from(ids);
+                    while !ids.is_empty() {
+                        let replica = self.replica.clone();
+                        let (rest, frame) = blocking(move || {
+                            let frame = fill_frame(&mut ids, |id| replica.envelope(id))?;
+                            Ok::<_, ReplicaError>((ids, frame))
+                        })
+                        .await?;
+                        ids = rest;
+                        if !frame.is_empty() {
+                            write_frame(send, &Message::Envelopes(frame).encode()).await?;
+                        }
                     }
                 }
             }
@@ -236,9 +303,10 @@ impl Shared {
         let mut streams = JoinSet::new();
         loop {
             tokio::select! {
-                stream = peer.connection.accept_bi() => {
+                stream = peer.connection.accept_bi(), if streams.len() < MAX_SERVED => {
                     let (send, recv) = stream.map_err(WireError::from)?;
-                    streams.spawn(serve(peer.id, self.content.clone(), Arc::clone(&self.entitlement), send, recv));
+                    let (entitlement, traffic) = (Arc::clone(&self.entitlement), Arc::clone(&self.traffic));
+                    streams.spawn(serve(peer.id, self.content.clone(), entitlement, traffic, send, recv));
                 }
                 Some(ended) = streams.join_next() => {
                     if let Ok(Err(error)) = ended {
@@ -254,20 +322,21 @@ impl Shared {
     }
 }
 
-/// Cuts envelopes into frames.
-fn batches(envelopes: impl IntoIterator<Item = Bytes>) -> Vec<Vec<EnvelopeBytes>> {
-    let mut batches = vec![Vec::new()];
-    let mut bytes = 0;
-    for envelope in envelopes {
-        if bytes + envelope.len() > ENVELOPE_BATCH_BYTES && bytes > 0 {
-            batches.push(Vec::new());
-            bytes = 0;
+/// Takes as many envelopes as one frame is filled with, and no more of them into memory. Those that are gone are left out.
+fn fill_frame<E>(
+    ids: &mut VecDeque<EnvelopeId>,
+    mut look_up: impl FnMut(&EnvelopeId) -> Result<Option<Bytes>, E>,
+) -> Result<Vec<EnvelopeBytes>, E> {
+    let (mut frame, mut bytes) = (Vec::new(), 0);
+    while bytes < ENVELOPE_BATCH_BYTES
+        && let Some(id) = ids.pop_front()
+    {
+        if let Some(envelope) = look_up(&id)? {
+            bytes += envelope.len();
+            frame.push(EnvelopeBytes(envelope.into()));
         }
-        bytes += envelope.len();
-        batches.last_mut().expect("there is one from the start").push(EnvelopeBytes(envelope.into()));
     }
-    batches.retain(|batch| !batch.is_empty());
-    batches
+    Ok(frame)
 }
 
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, SessionError>
@@ -284,7 +353,7 @@ where
 struct Reader {
     shared: Shared,
     peer: Arc<Peer>,
-    clock: crate::model::Timestamp,
+    clock: Timestamp,
     initiator: bool,
     /// The reconciliation under way.
     session: Option<Session>,
@@ -400,12 +469,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn envelopes_are_cut_into_frames_that_fit() {
-        assert!(batches([]).is_empty());
-        let cut = batches(vec![Bytes::from(vec![0; ENVELOPE_BATCH_BYTES]); 3]);
-        assert_eq!(cut.len(), 3);
-        let large = batches([300_000, 10, 10].map(|length| Bytes::from(vec![0; length])));
-        assert_eq!(large.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2]);
-        assert!(large.into_iter().all(|batch| Message::Envelopes(batch).encode().len() <= MAX_FRAME_BYTES));
+    fn no_more_envelopes_are_read_than_a_frame_holds_and_all_are_sent() {
+        let largest = 301 * 1024;
+        let envelopes: Vec<usize> = vec![ENVELOPE_BATCH_BYTES - 1, largest, 10, 0, largest, 10];
+        let mut ids: VecDeque<_> = (0..6).map(|number| EnvelopeId::from_bytes([number; 32])).collect();
+        let mut lengths = Vec::new();
+        while !ids.is_empty() {
+            let frame = fill_frame(&mut ids, |id| {
+                let length = envelopes[usize::from(id.as_bytes()[0])];
+                Ok::<_, ()>((length > 0).then(|| Bytes::from(vec![0; length])))
+            });
+            let frame = frame.expect("nothing fails");
+            lengths.push(frame.iter().map(|envelope| envelope.0.len()).collect::<Vec<_>>());
+            assert!(Message::Envelopes(frame).encode().len() <= MAX_FRAME_BYTES);
+        }
+        assert_eq!(lengths, [vec![ENVELOPE_BATCH_BYTES - 1, largest], vec![10, largest], vec![10]]);
     }
 }

@@ -3,7 +3,11 @@
 //! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
 //! [`Message`]s both ways; each further one is a [`BlockRequest`] and its answer of [`BlockFrame`]s.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
+use tokio::time::timeout;
 
 use crate::model::{BlobHash, DistributionId, EnvelopeId, decode_whole, encode};
 
@@ -110,7 +114,7 @@ impl BlockRequest {
         let request: Self = decode_whole(bytes)?;
         let aligned = request.start.is_multiple_of(GROUP_BYTES) && request.block.is_multiple_of(GROUP_BYTES);
         let block_fits = (GROUP_BYTES..=MAX_BLOCK_BYTES).contains(&request.block);
-        // An empty blob is asked for with an empty range.
+        // Nobody need ask for an empty blob, whose hash says all; who does gets an empty block.
         let ordered = request.start < request.end || (request.start, request.end) == (0, 0);
         if aligned && block_fits && ordered { Ok(request) } else { Err(WireError::Request) }
     }
@@ -154,34 +158,49 @@ pub enum Denial {
 }
 
 impl BlockFrame {
-    /// Writes the frame: a tag byte, a `u32` length, the payload.
+    /// Writes the frame: a tag byte, a `u32` length, the payload. Gives up when the peer takes nothing for as long as
+    /// `patience`.
     ///
     /// # Errors
-    /// The stream's.
-    pub async fn write(&self, stream: &mut SendStream) -> Result<(), WireError> {
-        let (tag, payload): (u8, &[u8]) = match self {
+    /// The stream's, or [`WireError::Stalled`].
+    pub async fn write(self, stream: &mut SendStream, patience: Duration) -> Result<(), WireError> {
+        let (tag, payload) = match self {
             Self::Block(bytes) => (0, bytes),
-            Self::Denied(denial) => (1, &[*denial as u8]),
+            Self::Denied(denial) => (1, vec![denial as u8]),
         };
         let length = u32::try_from(payload.len()).expect("a block is at most about 1 MiB");
-        let mut head = [tag; 5];
-        head[1..].copy_from_slice(&length.to_le_bytes());
-        stream.write_all(&head).await?;
-        stream.write_all(payload).await?;
+        let mut head = vec![tag];
+        head.extend(length.to_le_bytes());
+        // Handed over, not copied.
+        let mut rest = &mut [Bytes::from(head), Bytes::from(payload)][..];
+        while !rest.is_empty() {
+            timeout(patience, stream.write_many_chunks(&mut rest)).await.map_err(|_| WireError::Stalled)??;
+        }
         Ok(())
     }
 
-    /// Reads one frame.
+    /// Reads one frame. Gives up when nothing comes for as long as `patience`, and when the whole takes a hundred times that:
+    /// a link may be slow, but who sends a byte now and then holds up what others could send.
     ///
     /// # Errors
-    /// The stream's, or [`WireError::TooLong`] and [`WireError::Request`] for what no honest holder sends.
-    pub async fn read(stream: &mut RecvStream) -> Result<Self, WireError> {
+    /// The stream's, [`WireError::Stalled`], or [`WireError::TooLong`] and [`WireError::Request`] for what no honest holder
+    /// sends.
+    pub async fn read(stream: &mut RecvStream, patience: Duration) -> Result<Self, WireError> {
+        timeout(patience.saturating_mul(100), Self::read_slowly(stream, patience)).await.map_err(|_| WireError::Stalled)?
+    }
+
+    async fn read_slowly(stream: &mut RecvStream, patience: Duration) -> Result<Self, WireError> {
         let mut head = [0; 5];
-        stream.read_exact(&mut head).await?;
+        read_all(stream, &mut head, patience).await?;
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = async |limit| {
+            let mut bytes = body_of(length, limit)?;
+            read_all(stream, &mut bytes, patience).await?;
+            Ok::<_, WireError>(bytes)
+        };
         match head[0] {
-            0 => Ok(Self::Block(read_body(stream, length, MAX_ENCODED_BLOCK_BYTES).await?)),
-            1 => match read_body(stream, length, 1).await?.first() {
+            0 => Ok(Self::Block(body(MAX_ENCODED_BLOCK_BYTES).await?)),
+            1 => match body(1).await?.first() {
                 Some(1) => Ok(Self::Denied(Denial::NotAvailable)),
                 Some(2) => Ok(Self::Denied(Denial::Damaged)),
                 _ => Ok(Self::Denied(Denial::Failed)),
@@ -209,16 +228,23 @@ pub async fn write_frame(stream: &mut SendStream, bytes: &[u8]) -> Result<(), Wi
 pub async fn read_frame(stream: &mut RecvStream, limit: usize) -> Result<Vec<u8>, WireError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await?;
-    read_body(stream, u32::from_le_bytes(length) as usize, limit).await
-}
-
-async fn read_body(stream: &mut RecvStream, length: usize, limit: usize) -> Result<Vec<u8>, WireError> {
-    if length > limit {
-        return Err(WireError::TooLong(length));
-    }
-    let mut bytes = vec![0; length];
+    let mut bytes = body_of(u32::from_le_bytes(length) as usize, limit)?;
     stream.read_exact(&mut bytes).await?;
     Ok(bytes)
+}
+
+/// Memory for a body, if it may be that long.
+fn body_of(length: usize, limit: usize) -> Result<Vec<u8>, WireError> {
+    if length > limit { Err(WireError::TooLong(length)) } else { Ok(vec![0; length]) }
+}
+
+async fn read_all(stream: &mut RecvStream, mut bytes: &mut [u8], patience: Duration) -> Result<(), WireError> {
+    while !bytes.is_empty() {
+        let read = timeout(patience, stream.read(bytes)).await.map_err(|_| WireError::Stalled)?;
+        let read = read.map_err(ReadExactError::from)?.ok_or(ReadExactError::FinishedEarly(0))?;
+        bytes = &mut bytes[read..];
+    }
+    Ok(())
 }
 
 /// Why a stream ended, or why what came over it was no protocol of ours.
@@ -233,6 +259,9 @@ pub enum WireError {
     /// The connection ended.
     #[error("the connection ended: {0}")]
     Connection(#[from] iroh::endpoint::ConnectionError),
+    /// For a long time the peer has sent nothing, or taken nothing.
+    #[error("the peer stalls")]
+    Stalled,
     /// A frame longer than anyone may send here, in bytes.
     #[error("a frame of {0} bytes is over its limit")]
     TooLong(usize),
@@ -257,7 +286,7 @@ mod tests {
         let blocks: Vec<_> = decoded.blocks().collect();
         assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
         let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
-        assert_eq!(BlockRequest::decode(&empty.encode()).expect("empty").blocks().collect::<Vec<_>>(), [0..0]);
+        assert_eq!(BlockRequest::decode(&empty.encode()).expect("empty").blocks().next(), Some(0..0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use tokio::sync::{RwLock, broadcast, mpsc};
 
@@ -40,6 +41,7 @@ pub struct NodeBuilder {
     policy: Policy,
     content: Options,
     gossip: bool,
+    stall: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -55,6 +57,7 @@ impl NodeBuilder {
             policy: Policy::default(),
             content: Options::default(),
             gossip: true,
+            stall: Duration::from_secs(30),
             clock: Arc::new(SystemClock),
         }
     }
@@ -108,6 +111,13 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
+    /// that are to be ridden out.
+    pub fn stall(mut self, longest: Duration) -> Self {
+        self.stall = longest;
+        self
+    }
+
     /// Takes the time from this clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -120,7 +130,7 @@ impl NodeBuilder {
     /// [`Error`] when the data directory is in use or of another version, the identity is missing or does not hold, the
     /// store or the replica cannot be opened, or the address is in use.
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, clock } = self;
+        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, stall, clock } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
         let Opened { data, identity, replica, content, ledger, inbox } = opened;
@@ -163,6 +173,7 @@ impl NodeBuilder {
             inbox: inbox.clone(),
             network: Arc::clone(&network),
             policy,
+            stall,
             record,
             progress: Arc::clone(&progress),
             nodes,

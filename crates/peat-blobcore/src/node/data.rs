@@ -1,7 +1,8 @@
 //! The data directory: its format, and the lock that keeps two processes from sharing it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -20,8 +21,9 @@ impl DataDirectory {
     /// Opens the directory, made if need be, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let fail = |source| Error::DataDirectory { path: path.to_owned(), source };
-        std::fs::create_dir_all(path).map_err(fail)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)?;
         let path = path.canonicalize().map_err(fail)?;
+        close_to_others(&path).map_err(fail)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(path.join("lock")).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -48,6 +50,15 @@ impl DataDirectory {
     }
 }
 
+/// Keys, documents and blobs are for the node's user alone. Tightens a directory that was made by somebody else.
+fn close_to_others(directory: &Path) -> std::io::Result<()> {
+    let mode = std::fs::metadata(directory)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        std::fs::set_permissions(directory, Permissions::from_mode(mode & 0o7700))?;
+    }
+    Ok(())
+}
+
 fn read_format(directory: &Path) -> std::io::Result<String> {
     let mut found = String::new();
     File::open(directory.join("format"))?.take(64).read_to_string(&mut found)?;
@@ -69,11 +80,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_is_for_one_process_at_a_time_and_for_versions_that_know_it() {
+    fn a_directory_is_for_its_user_for_one_process_at_a_time_and_for_versions_that_know_it() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let open = DataDirectory::open(directory.path()).expect("a new one opens");
         assert!(matches!(DataDirectory::open(directory.path()), Err(Error::InUse(_))));
         drop(open);
+        let mode = |path: &Path| std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+        let made = directory.path().join("a/b");
+        drop(DataDirectory::open(&made).expect("a new one opens"));
+        assert_eq!(mode(&made), 0o700);
+        std::fs::set_permissions(&made, Permissions::from_mode(0o755)).expect("it is ours");
+        drop(DataDirectory::open(&made).expect("opens again"));
+        assert_eq!(mode(&made), 0o700, "others are shut out of a directory that was open to them");
         std::fs::write(directory.path().join("format"), "peat-blob data 9\n").expect("written");
         let error = DataDirectory::open(directory.path()).expect_err("a newer format");
         assert!(error.to_string().contains("peat-blob data 9") && error.hint().is_some(), "{error}");

@@ -3,11 +3,13 @@
 mod builder;
 mod data;
 mod event;
+mod peer;
 mod send;
 mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use peer::PeerStats;
 pub use send::{SendRequest, Sent, Skipped};
 pub use status::{DistributionStatus, TargetStatus};
 
@@ -29,6 +31,7 @@ use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
+use crate::transfer::BlockBytes;
 use data::DataDirectory;
 
 /// A running node. Dropping it without [`Node::shutdown`] loses nothing that was reported as done, but peers only notice
@@ -54,7 +57,6 @@ pub struct Node {
 
 impl Node {
     /// Begins to describe a node whose data directory is `data`.
-    #[must_use]
     pub fn builder(data: impl Into<std::path::PathBuf>) -> NodeBuilder {
         NodeBuilder::new(data.into())
     }
@@ -93,6 +95,12 @@ impl Node {
     #[must_use]
     pub fn peers(&self) -> Vec<EndpointId> {
         self.network.peers().iter().map(|peer| peer.id).collect()
+    }
+
+    /// Figures of the admitted connections.
+    #[must_use]
+    pub fn peer_stats(&self) -> Vec<PeerStats> {
+        self.network.peers().iter().map(|peer| PeerStats::of(peer)).collect()
     }
 
     /// Every member whose record is known, this node included.
@@ -235,6 +243,12 @@ impl Node {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.replica.stats()
+    }
+
+    /// Bytes of blocks that were received and served since the node started.
+    #[must_use]
+    pub fn block_bytes(&self) -> BlockBytes {
+        self.network.traffic().bytes()
     }
 
     /// The store, for reading blobs.

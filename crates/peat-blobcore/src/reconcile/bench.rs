@@ -74,6 +74,7 @@ pub(super) struct Fake {
     pub(super) pins: BTreeMap<DistributionId, PinReason>,
     /// How often a document was asked for.
     pub(super) asked: Cell<usize>,
+    pub(super) changes_left: u32,
 }
 
 impl View for Fake {
@@ -97,7 +98,7 @@ impl View for Fake {
         self.pins.get(id).copied()
     }
     fn changes_left(&self, _: &DistributionId) -> u32 {
-        32
+        self.changes_left
     }
     fn clock_trusted(&self) -> bool {
         true
@@ -133,7 +134,7 @@ impl Bench {
         Self {
             now: Timestamp::from_millis(2_000_000),
             policy: Policy::default(),
-            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0) },
+            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32 },
             memory: Memory::default(),
             running: Vec::new(),
             dialling: Vec::new(),

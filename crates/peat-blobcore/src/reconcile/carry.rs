@@ -70,7 +70,8 @@ impl Pass<'_> {
         {
             return true;
         }
-        let again = waited.map(|_| now.plus(patience.carry_after));
+        // The longer it has waited, the less often it is looked at.
+        let again = waited.map(|waited| now.plus(patience.carry_after.max(waited / 4)));
         let first = due.iter().map(|(at, _)| *at).filter(|at| *at > now).min();
         let expiry = self.expiry(distribution);
         self.wake_at(id, [again, first, expiry].into_iter().flatten().min());

@@ -39,6 +39,8 @@ pub(super) enum Settled {
     Cancelled,
     /// It expired.
     Expired,
+    /// Its sender was expelled: nothing of it counts.
+    SenderRevoked,
     /// It is not meant for this node, and nobody needs it carried.
     NotMeant,
 }
@@ -121,6 +123,9 @@ pub(super) fn decide(now: Timestamp, policy: &Policy, view: &dyn View, distribut
     }
     if manifest.sender == me {
         return Verdict::Sent;
+    }
+    if view.nodes().get(&manifest.sender).is_some_and(|node| node.revoked) {
+        return Verdict::Settled(Settled::SenderRevoked);
     }
     let begin = manifest.made_at.minus(MAX_AHEAD);
     if view.clock_trusted() && begin > now {

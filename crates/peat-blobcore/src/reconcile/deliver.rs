@@ -106,6 +106,9 @@ impl Pass<'_> {
     pub(super) fn tend(&mut self, id: DistributionId) {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
+        if fetching.halted {
+            return;
+        }
         let distribution = job.distribution.clone();
         let whole = fetching.is_whole();
         let flying = fetching.missing.len() > fetching.todo.len() + fetching.stuck.len();

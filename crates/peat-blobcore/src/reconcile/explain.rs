@@ -22,6 +22,8 @@ pub enum Reason {
     UnknownNames(Vec<String>),
     /// It was expelled.
     Revoked,
+    /// The sender was expelled, and nothing of it counts any more.
+    SenderRevoked,
     /// The sender cancelled it.
     Cancelled(Timestamp),
     /// It expired.
@@ -82,6 +84,7 @@ impl fmt::Display for Reason {
             Self::NotMeant => f.write_str("the distribution is not meant for it"),
             Self::UnknownNames(names) => write!(f, "no member is known by the name {}", names.join(", ")),
             Self::Revoked => f.write_str("it was expelled from the formation"),
+            Self::SenderRevoked => f.write_str("its sender was expelled from the formation"),
             Self::Cancelled(at) => write!(f, "the sender cancelled it at {at}"),
             Self::Expired(at) => write!(f, "it expired at {at}"),
             Self::TooEarly(at) => write!(f, "it was made in the future and is held until {at}: check the clocks"),
@@ -146,6 +149,7 @@ pub fn explain(
     match decide(now, policy, view, &distribution, again) {
         Verdict::Refused(refusal) => Reason::Refused(refusal),
         Verdict::TooEarly(until) => Reason::TooEarly(until),
+        Verdict::Settled(Settled::SenderRevoked) => Reason::SenderRevoked,
         Verdict::Settled(Settled::Recorded(_)) => record.map_or(Reason::JustArrived, Reason::Recorded),
         Verdict::Take => match memory.jobs.get(id) {
             Some(job @ Job { work: Work::Fetching(fetching), .. }) => here(now, policy, view, memory, job, fetching),

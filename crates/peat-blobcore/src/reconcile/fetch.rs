@@ -30,6 +30,7 @@ impl Fetching {
             stuck: BTreeSet::new(),
             bytes: 0,
             since: now,
+            halted: false,
             admitted: false,
             begun: false,
             starved: None,
@@ -44,7 +45,7 @@ impl Fetching {
 
     /// Whether every blob is here.
     pub(super) fn is_whole(&self) -> bool {
-        self.files.is_some() && self.missing.is_empty()
+        !self.halted && self.files.is_some() && self.missing.is_empty()
     }
 
     pub(super) fn clock_went_back(&mut self, now: Timestamp, patience: &Patience) {
@@ -108,6 +109,9 @@ impl Pass<'_> {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         if fetching.files.is_some() {
+            if std::mem::take(&mut fetching.halted) {
+                self.look_for_blobs(id);
+            }
             return;
         }
         match (FileSource::open(self.view, &job.distribution), &job.distribution.manifest.files) {
@@ -145,8 +149,8 @@ impl Pass<'_> {
                 fetching.todo.insert((index, file.blob));
                 Missing { size: file.size, files: Vec::new() }
             });
-            if !missing.files.contains(&index) {
-                missing.files.push(index);
+            if let Err(at) = missing.files.binary_search(&index) {
+                missing.files.insert(at, index);
             }
             self.memory.wanted.entry(file.blob).or_default().insert(id);
         }
@@ -216,11 +220,11 @@ impl Pass<'_> {
                 }
             }
         }
-        self.to_do_again(&flight.blob);
+        self.begin_again_later(&flight.blob);
     }
 
     /// A blob is no longer being fetched: whoever misses it may begin again.
-    fn to_do_again(&mut self, blob: &BlobHash) {
+    fn begin_again_later(&mut self, blob: &BlobHash) {
         for id in self.memory.wanted.get(blob).cloned().unwrap_or_default() {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
             let Work::Fetching(fetching) = &mut job.work else { continue };
@@ -231,12 +235,24 @@ impl Pass<'_> {
         }
     }
 
-    /// A job has ended that missed the blob. A fetch of it goes on only if another job misses it too.
+    /// Fetches nothing more for a job that still waits for the end of a delivery.
+    pub(super) fn halt(&mut self, id: DistributionId) {
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
+        let Work::Fetching(fetching) = &mut job.work else { return };
+        fetching.halted = true;
+        fetching.todo.clear();
+        fetching.stuck.clear();
+        self.memory.ready.remove(&job.rank);
+        for blob in std::mem::take(&mut fetching.missing).into_keys() {
+            self.no_longer_wanted(id, &blob);
+        }
+    }
+
+    /// A job has ended that missed the blob. A fetch on its behalf ends too; whoever else misses the blob begins its own.
     pub(super) fn no_longer_wanted(&mut self, id: DistributionId, blob: &BlobHash) {
         let Some(wanted) = self.memory.wanted.get_mut(blob) else { return };
         wanted.remove(&id);
-        let heir = wanted.first().copied();
-        if heir.is_none() {
+        if wanted.is_empty() {
             self.memory.wanted.remove(blob);
             self.forget_avoided(blob);
         }
@@ -247,7 +263,7 @@ impl Pass<'_> {
         // The source was asked on behalf of the job that ended, and may entitle us to nothing for another.
         self.memory.flights.end(fetch);
         self.actions.push(Action::CancelFetch { fetch });
-        self.to_do_again(blob);
+        self.begin_again_later(blob);
     }
 
     fn forget_avoided(&mut self, blob: &BlobHash) {
@@ -338,7 +354,7 @@ impl Pass<'_> {
     fn put_off(&mut self, fetch: FetchId) {
         if let Some(flight) = self.memory.flights.end(fetch) {
             self.actions.push(Action::CancelFetch { fetch });
-            self.to_do_again(&flight.blob);
+            self.begin_again_later(&flight.blob);
         }
     }
 

@@ -104,22 +104,22 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
                     bench.settle(Event::BlobHeld(blob));
                 }
             }
-            return Some(Event::DistributionChanged(bench.add(&sketch)));
+            Some(Event::DistributionChanged(bench.add(&sketch)))
         }
         Op::FetchEnds(which, outcome) => {
             let running = pick(&bench.running, which)?;
             bench.fetch_ended(running, outcome);
-            return Some(Event::FetchEnded { fetch: running.fetch, outcome });
+            Some(Event::FetchEnded { fetch: running.fetch, outcome })
         }
         Op::DeliveryEnds(which, outcome) => {
             let delivering: Vec<_> = bench.delivering.keys().copied().collect();
             bench.delivery_ended(pick(&delivering, which)?, &outcome);
-            return None;
+            None
         }
         Op::DialEnds(which, ok) => {
             let peer = pick(&bench.dialling, which)?;
             bench.dialling.retain(|other| *other != peer);
-            return Some(give(bench, Event::DialEnded { peer, ok }));
+            Some(give(bench, Event::DialEnded { peer, ok }))
         }
         Op::Says(what, who, state) => {
             let id = pick(&known, what)?;
@@ -128,39 +128,41 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
             if !standing {
                 bench.say(id, who, state);
             }
-            return Some(Event::DistributionChanged(id));
+            Some(Event::DistributionChanged(id))
         }
         Op::Cancels(what) => {
             let (id, now) = (pick(&known, what)?, bench.now);
             bench.edit(id, |document| document.cancelled = Some(now));
-            return Some(Event::DistributionChanged(id));
+            Some(Event::DistributionChanged(id))
         }
-        Op::Retires(who) => bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true,
+        Op::Retires(who) => {
+            bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true;
+            Some(give(bench, Event::NodeChanged(peer(who))))
+        }
         Op::Waits(millis) => {
             bench.wait(Duration::from_millis(millis));
-            return Some(Event::Timer);
+            Some(Event::Timer)
         }
         Op::ClockGoesBack(millis) => {
             bench.now = bench.now.minus(Duration::from_millis(millis));
-            return Some(give(bench, Event::Timer));
+            Some(give(bench, Event::Timer))
         }
         Op::Restarts => {
             bench.memory = Memory::default();
             (bench.running, bench.dialling) = (Vec::new(), Vec::new());
             bench.delivering.clear();
             bench.states.clear();
-            return Some(give(bench, Event::Started { distributions: known }));
+            Some(give(bench, Event::Started { distributions: known }))
         }
-        Op::Up(who) => return Some(give(bench, Event::PeerUp(peer(who)))),
-        Op::Down(who) => return Some(give(bench, Event::PeerDown(peer(who)))),
+        Op::Up(who) => Some(give(bench, Event::PeerUp(peer(who)))),
+        Op::Down(who) => Some(give(bench, Event::PeerDown(peer(who)))),
         Op::Hint(who, what) => {
             let distribution = pick(&known, what)?;
-            return Some(give(bench, Event::Holding { peer: peer(who), distribution }));
+            Some(give(bench, Event::Holding { peer: peer(who), distribution }))
         }
-        Op::Redeliver(what) => return Some(give(bench, Event::Redeliver(pick(&known, what)?))),
-        Op::Reconciled(who) => return Some(give(bench, Event::Reconciled(peer(who)))),
+        Op::Redeliver(what) => Some(give(bench, Event::Redeliver(pick(&known, what)?))),
+        Op::Reconciled(who) => Some(give(bench, Event::Reconciled(peer(who)))),
     }
-    Some(give(bench, Event::NodeChanged(peer(3))))
 }
 
 fn give(bench: &mut Bench, event: Event) -> Event {
@@ -169,7 +171,7 @@ fn give(bench: &mut Bench, event: Event) -> Event {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     /// The bench checks each action: only what is meant or carried is fetched, within the budget; a receipt is for every
     /// file and stands; completed is for good. Here: the same event again changes nothing, and nothing is begun after Stop.
@@ -213,8 +215,7 @@ proptest! {
                 }
             }
             let fetched: BTreeSet<_> = bench.running.iter().map(|running| running.blob).collect();
-            let dialled: BTreeSet<_> = bench.memory.peers.connected().clone();
-            (fetched, dialled, bench.view.pins, bench.states)
+            (fetched, bench.view.pins, bench.states)
         };
         prop_assert_eq!(outcome(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), outcome(&order));
     }

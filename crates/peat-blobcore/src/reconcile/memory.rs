@@ -103,6 +103,8 @@ pub(super) struct Fetching {
     /// Verified bytes that are here.
     pub(super) bytes: u64,
     pub(super) since: Timestamp,
+    /// Whether it is no longer to be fetched, and only the end of a delivery is waited for.
+    pub(super) halted: bool,
     /// Whether the quota has room for it.
     pub(super) admitted: bool,
     /// Whether a byte may have come in this life.

@@ -71,7 +71,7 @@ impl Pass<'_> {
                 self.memory.dirty.insert(id);
             }
             Event::NodeChanged(id) if id == self.me => self.mark_all(),
-            Event::NodeChanged(_) => self.memory.dirty.extend(self.memory.jobs.keys()),
+            Event::NodeChanged(_) => self.mark_open(),
             Event::PeerUp(peer) => self.peer_up(peer),
             Event::PeerDown(peer) => {
                 if self.memory.peers.went_down(peer) {
@@ -104,6 +104,12 @@ impl Pass<'_> {
                 }
             }
         }
+    }
+
+    /// Who is meant may have changed, and with it the state of all that is not completed for good.
+    fn mark_open(&mut self) {
+        let open = self.memory.known.iter().filter(|(_, known)| known.state != Some(DistributionState::Completed));
+        self.memory.dirty.extend(open.map(|(id, _)| *id));
     }
 
     fn mark_all(&mut self) {
@@ -176,7 +182,7 @@ impl Pass<'_> {
         let verdict = decide(self.now, self.policy, self.view, &distribution, again);
         if verdict != Verdict::Take && self.is_delivering(id) {
             // What is being written is waited for: it decides whether there is a receipt.
-            return;
+            return self.halt(id);
         }
         let total = distribution.manifest.total_bytes();
         match verdict {
@@ -237,7 +243,7 @@ impl Pass<'_> {
     /// The targets that a holder for others seeks a connection to: either side dialling is enough.
     pub(super) fn to_reach(&self, distribution: &Distribution) -> BTreeSet<EndpointId> {
         let mut targets = outstanding(self.view, distribution);
-        targets.retain(|id| !distribution.targets.get(id).is_some_and(|record| record.state == TargetState::Held));
+        targets.retain(|id| distribution.targets.get(id).is_none_or(|record| record.state != TargetState::Held));
         targets.remove(&self.me);
         targets
     }

@@ -184,6 +184,66 @@ fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_agai
 }
 
 #[test]
+fn a_holder_that_is_back_is_asked_at_once_however_often_it_failed() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch::default());
+    for _ in 0..12 {
+        let running = bench.running[0];
+        bench.fetch_ended(running, FetchOutcome::Unreachable);
+        bench.wait(bench.policy.patience.backoff_max);
+    }
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Unreachable);
+    assert!(bench.running.is_empty());
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.settle(Event::PeerUp(peer(2)));
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
+fn a_clock_that_goes_back_makes_nothing_wait_for_the_time_it_showed_before() {
+    let mut bench = Bench::new();
+    bench.now = Timestamp::from_millis(400_000_000);
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch::default());
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::NoSpace);
+    bench.now = Timestamp::from_millis(2_000_000);
+    let actions = bench.settle(Event::Timer);
+    let latest = bench.now.plus(bench.policy.patience.retry);
+    assert!(actions.iter().any(|action| matches!(action, Action::ArmTimer(at) if *at <= latest)), "{actions:?}");
+    bench.wait(bench.policy.patience.retry);
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
+fn nothing_of_a_sender_that_was_expelled_counts() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(3)));
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::Holding { peer: peer(3), distribution: id });
+    assert_eq!(bench.running.len(), 1);
+    bench.view.nodes.get_mut(&peer(2)).expect("a member").revoked = true;
+    bench.settle(Event::NodeChanged(peer(2)));
+    assert!(bench.running.is_empty() && bench.view.pins.is_empty());
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &id, &peer(ME));
+    assert_eq!(why, Reason::SenderRevoked);
+}
+
+#[test]
+fn records_in_between_leave_room_for_the_receipt() {
+    let mut bench = Bench::new();
+    bench.view.changes_left = 8;
+    let id = bench.add(&Sketch::default());
+    bench.wait(Duration::from_secs(3));
+    assert!(bench.view.documents[&id].targets.is_empty());
+    bench.settle(Event::PeerUp(peer(2)));
+    deliver_all(&mut bench, id);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
 fn the_urgent_takes_the_place_of_the_less_urgent() {
     let mut bench = Bench::new();
     bench.policy.budget.fetches = 1;
@@ -262,6 +322,26 @@ fn a_cancellation_stops_fetching_and_is_acknowledged_unless_it_was_delivered() {
     assert!(bench.running.is_empty());
     assert!(bench.view.pins.is_empty());
     assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Cancelled);
+}
+
+#[test]
+fn after_a_cancellation_nothing_more_is_fetched_while_a_delivery_ends() {
+    let mut bench = Bench::new();
+    bench.policy.budget.fetches = 1;
+    bench.settle(Event::PeerUp(peer(2)));
+    let blobs = vec![(1, 10), (2, 10), (3, 10)];
+    let id = bench.add(&Sketch { blobs, together: false, ..Sketch::default() });
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert!(bench.delivering.contains_key(&id));
+    let now = bench.now;
+    bench.edit(id, |document| document.cancelled = Some(now));
+    assert!(bench.running.is_empty());
+    bench.edit(id, |document| document.cancelled = None);
+    assert_eq!(bench.running.len(), 1, "a member that is meant again goes on");
+    bench.edit(id, |document| document.cancelled = Some(now));
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    assert!(bench.running.is_empty() && bench.delivering.is_empty() && bench.view.pins.is_empty());
 }
 
 #[test]

@@ -1,31 +1,36 @@
 //! Fetches one blob from one holder into its assembly, from wherever an earlier run left it.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use super::FetchError;
+use super::{FetchError, Traffic};
 use crate::content::{Assembly, Content, Ingested, Taken};
 use crate::model::BlobHash;
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, MAX_BLOCK_BYTES, write_frame};
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, write_frame};
 
 /// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
 const BLOCK_TIME: Duration = Duration::from_millis(250);
 /// The first block of a blob; from then on the link's rate decides.
-const FIRST_BLOCK_BYTES: u64 = 8 * GROUP_BYTES;
-/// Blocks of one request: enough that asking costs no time, few enough that another source can take the rest.
+const FIRST_BLOCK_BYTES: u64 = 2 * GROUP_BYTES;
+/// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
 const BLOCKS_PER_REQUEST: u64 = 8;
-/// Requests under way at once for one blob.
-const REQUESTS: usize = 2;
-/// A source that sends nothing for so long has stalled.
-const STALL: Duration = Duration::from_secs(30);
+/// What of a blob is asked for and not written yet, at most: this much crosses the link again after a kill.
+const WINDOW_BYTES: u64 = 1024 * 1024;
+/// Requests under way at once for one blob, so that the source reads, the link carries and this node writes all the time.
+const REQUESTS: usize = 4;
+/// Longest request, and with it the longest block.
+const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
 
 /// What a caller hears while a fetch goes on: verified bytes of the blob so far.
 pub(crate) type OnProgress = dyn Fn(u64) + Send + Sync;
 
-/// Fetches the missing parts of a blob over one admitted connection and makes it whole.
+/// Fetches the missing parts of a blob over one admitted connection and makes it whole. A source that sends nothing for as
+/// long as `patience` has stalled.
 ///
 /// # Errors
 /// [`FetchError`]; what had arrived by then is kept.
@@ -34,63 +39,60 @@ pub(crate) async fn fetch(
     content: &Content,
     blob: BlobHash,
     size: u64,
+    patience: Duration,
+    traffic: Arc<Traffic>,
     on_progress: &OnProgress,
 ) -> Result<Ingested, FetchError> {
     let store = content.clone();
     let assembly = blocking(move || store.assemble(&blob, size)).await?;
     let mut block = FIRST_BLOCK_BYTES;
-    while !assembly.is_whole() {
-        let mut requests = Vec::with_capacity(REQUESTS);
+    // Dropped with this call, which ends what they do; what they had taken is given back.
+    let mut requests = JoinSet::new();
+    let mut upkeep = JoinSet::new();
+    loop {
         while requests.len() < REQUESTS
-            && let Some(taken) = assembly.take(block * BLOCKS_PER_REQUEST)
+            && let Some(taken) = assembly.take((block * BLOCKS_PER_REQUEST).min(REQUEST_BYTES))
         {
-            requests.push(taken);
+            requests.spawn(request(connection.clone(), assembly.clone(), taken, block, patience, Arc::clone(&traffic)));
         }
-        if requests.is_empty() && size > 0 {
-            // All that is missing is on its way from other sources.
-            return Err(FetchError::Busy);
+        tokio::select! {
+            Some(ended) = requests.join_next() => {
+                block = ended.map_err(|_| FetchError::Stopped)??;
+                on_progress(assembly.held());
+                if upkeep.is_empty() && !assembly.is_whole() {
+                    let assembly = assembly.clone();
+                    upkeep.spawn_blocking(move || assembly.keep_up());
+                }
+            }
+            Some(ended) = upkeep.join_next() => ended.map_err(|_| FetchError::Stopped)??,
+            else => break,
         }
-        let started = Instant::now();
-        let bytes: u64 = requests.iter().map(|taken| length(&taken.range())).sum();
-        let mut under_way = requests.into_iter().map(|taken| Box::pin(request(connection, &assembly, taken, block, on_progress)));
-        match (under_way.next(), under_way.next()) {
-            (Some(first), Some(second)) => drop(tokio::try_join!(first, second)?),
-            (Some(first), None) => first.await?,
-            _ => request_empty(connection, &assembly).await?,
-        }
-        block = block_for(bytes, started.elapsed());
+    }
+    if !assembly.is_whole() {
+        // All that is missing is on its way from other sources.
+        return Err(FetchError::Busy);
     }
     blocking(move || assembly.finish()).await
 }
 
-fn length(range: &Range<u64>) -> u64 {
-    range.end - range.start
-}
-
-/// The block size that takes about [`BLOCK_TIME`] at the rate of the last request: a power of two of groups.
-fn block_for(bytes: u64, elapsed: Duration) -> u64 {
-    let per_block = bytes as f64 / elapsed.as_secs_f64().max(1e-6) * BLOCK_TIME.as_secs_f64();
-    let groups = (per_block / GROUP_BYTES as f64).clamp(1.0, (MAX_BLOCK_BYTES / GROUP_BYTES) as f64) as u64;
-    (1 << groups.ilog2()) * GROUP_BYTES
-}
-
-/// Asks for one range and writes what arrives, receiving and writing at the same time.
+/// Asks for one range and writes what arrives, receiving and writing at the same time. Returns the size that suits the next
+/// request's blocks.
 async fn request(
-    connection: &Connection,
-    assembly: &Assembly,
+    connection: Connection,
+    assembly: Assembly,
     taken: Taken,
     block: u64,
-    on_progress: &OnProgress,
-) -> Result<(), FetchError> {
+    patience: Duration,
+    traffic: Arc<Traffic>,
+) -> Result<u64, FetchError> {
+    let started = Instant::now();
     let range = taken.range();
     let request = BlockRequest { blob: assembly.hash(), start: range.start, end: range.end, block };
     let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, Vec<u8>)>(2);
-    let writer = assembly.clone();
     let write = async {
         while let Some((range, encoded)) = arrived.recv().await {
-            let assembly = writer.clone();
+            let assembly = assembly.clone();
             blocking(move || assembly.write_block(range, &encoded)).await?;
-            on_progress(writer.held());
         }
         Ok(())
     };
@@ -99,9 +101,9 @@ async fn request(
         write_frame(&mut send, &request.encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
         for range in request.blocks() {
-            let frame = tokio::time::timeout(STALL, BlockFrame::read(&mut recv)).await.map_err(|_| FetchError::Stalled)?;
-            match frame.map_err(FetchError::wire)? {
+            match BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)? {
                 BlockFrame::Block(encoded) => {
+                    traffic.received(encoded.len());
                     // The writer leaves early only with an error of its own, which then counts.
                     if blocks.send((range, encoded)).await.is_err() {
                         break;
@@ -113,13 +115,15 @@ async fn request(
         }
         Ok(())
     };
-    tokio::try_join!(receive, write).map(drop)
+    tokio::try_join!(receive, write)?;
+    Ok(block_for(range.end - range.start, started.elapsed()))
 }
 
-/// An empty blob has nothing to ask for: its hash is known.
-async fn request_empty(_connection: &Connection, assembly: &Assembly) -> Result<(), FetchError> {
-    let assembly = assembly.clone();
-    blocking(move || assembly.write_block(0..0, &[])).await
+/// The block size that takes about [`BLOCK_TIME`] at the rate of a request: a power of two of groups.
+fn block_for(bytes: u64, elapsed: Duration) -> u64 {
+    let per_block = bytes as f64 / elapsed.as_secs_f64().max(1e-6) * BLOCK_TIME.as_secs_f64();
+    let groups = (per_block / GROUP_BYTES as f64).clamp(1.0, (REQUEST_BYTES / GROUP_BYTES) as f64) as u64;
+    (1 << groups.ilog2()) * GROUP_BYTES
 }
 
 async fn blocking<T: Send + 'static>(
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn blocks_follow_the_rate_of_the_link() {
-        assert_eq!(block_for(1 << 20, Duration::from_millis(1)), MAX_BLOCK_BYTES);
+        assert_eq!(block_for(1 << 20, Duration::from_millis(1)), REQUEST_BYTES);
         assert_eq!(block_for(32_000, Duration::from_secs(1)), GROUP_BYTES);
         assert_eq!(block_for(1 << 20, Duration::from_secs(1)), 256 * 1024);
         assert_eq!(block_for(0, Duration::ZERO), GROUP_BYTES);

@@ -6,8 +6,40 @@ mod serve;
 pub(crate) use fetch::fetch;
 pub(crate) use serve::{Entitlement, serve};
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::content::ContentError;
 use crate::network::wire::WireError;
+
+/// Bytes of blocks that have crossed this node's links since it started: data and the hashes that come along.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BlockBytes {
+    /// That came from holders, whether they were of use or not.
+    pub received: u64,
+    /// That were sent to those who asked, whether they arrived or not.
+    pub served: u64,
+}
+
+/// The running count of them.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    received: AtomicU64,
+    served: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn bytes(&self) -> BlockBytes {
+        BlockBytes { received: self.received.load(Ordering::Relaxed), served: self.served.load(Ordering::Relaxed) }
+    }
+
+    fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn served(&self, bytes: usize) {
+        self.served.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
 
 /// Why a fetch from one source ended early. What had arrived is kept.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +80,7 @@ impl FetchError {
             WireError::Read(iroh::endpoint::ReadExactError::ReadError(_)) | WireError::Write(_) | WireError::Connection(_) => {
                 Self::Unreachable(error.to_string())
             }
+            WireError::Stalled => Self::Stalled,
             _ => Self::Protocol(error),
         }
     }

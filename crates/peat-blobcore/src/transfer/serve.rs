@@ -1,17 +1,19 @@
-//! Answers requests for blocks. Never sends a byte to who is not entitled to it, nor one that does not match its hash.
+//! Answers requests for blocks. Never sends a byte to who is not entitled to it, nor one that does not match its hash, and
+//! holds no thread and no more than two blocks while the asker takes its time.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use iroh::endpoint::{RecvStream, SendStream};
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
+use super::Traffic;
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, WireError, read_frame};
 
-/// Encoded blocks that are read ahead of what the stream takes.
-const READ_AHEAD: usize = 2;
+/// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says who may have what.
 pub(crate) trait Entitlement: Send + Sync + 'static {
@@ -22,43 +24,60 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
 /// Answers one request to its end.
 ///
 /// # Errors
-/// [`WireError`] when the peer leaves or breaks the protocol; both concern this stream alone.
+/// [`WireError`] when the peer leaves, stalls or breaks the protocol; all concern this stream alone.
 pub(crate) async fn serve(
     peer: EndpointId,
     content: Content,
     entitlement: Arc<dyn Entitlement>,
+    traffic: Arc<Traffic>,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), WireError> {
-    let request = BlockRequest::decode(&read_frame(&mut recv, BlockRequest::MAX_BYTES).await?)?;
-    let (blocks, mut encoded) = mpsc::channel(READ_AHEAD);
-    let mut reader = JoinSet::new();
-    reader.spawn_blocking(move || {
-        if !entitlement.is_entitled(&peer, &request.blob) {
-            let _ = blocks.blocking_send(BlockFrame::Denied(Denial::NotAvailable));
-            return;
-        }
-        for range in request.blocks() {
-            let frame = match content.encode_block(&request.blob, range) {
-                Ok(bytes) => BlockFrame::Block(bytes),
-                Err(error) => {
-                    tracing::warn!(blob = %request.blob, peer = %peer.short(), %error, "cannot serve");
-                    BlockFrame::Denied(denial(&error))
-                }
-            };
-            let ends = matches!(frame, BlockFrame::Denied(_));
-            // The receiver is gone when the peer has left.
-            if blocks.blocking_send(frame).is_err() || ends {
-                return;
+    let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, BlockRequest::MAX_BYTES)).await;
+    let request = BlockRequest::decode(&asked.map_err(|_| WireError::Stalled)??)?;
+    let blob = request.blob;
+    let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await;
+    let mut blocks = request.blocks();
+    let mut next = match blocks.next() {
+        Some(range) if is_entitled == Some(true) => encode(&content, peer, blob, range).await,
+        _ => Some(BlockFrame::Denied(Denial::NotAvailable)),
+    };
+    while let Some(frame) = next {
+        let goes_on = matches!(frame, BlockFrame::Block(_));
+        let following = async {
+            match blocks.next() {
+                Some(range) if goes_on => encode(&content, peer, blob, range).await,
+                _ => None,
             }
+        };
+        if let BlockFrame::Block(bytes) = &frame {
+            traffic.served(bytes.len());
         }
-    });
-    while let Some(frame) = encoded.recv().await {
-        frame.write(&mut send).await?;
+        let (written, following) = tokio::join!(frame.write(&mut send, PATIENCE), following);
+        written?;
+        next = following;
     }
     // Nothing is left to send; that the peer may have closed the stream first is no matter.
     let _ = send.finish();
     Ok(())
+}
+
+/// One block as it goes over the wire; nothing when this node stops.
+async fn encode(content: &Content, peer: EndpointId, blob: BlobHash, range: Range<u64>) -> Option<BlockFrame> {
+    let content = content.clone();
+    let encoded = blocking(move || content.encode_block(&blob, range)).await?;
+    Some(match encoded {
+        Ok(bytes) => BlockFrame::Block(bytes),
+        Err(error) => {
+            tracing::warn!(%blob, peer = %peer.short(), %error, "cannot serve");
+            BlockFrame::Denied(denial(&error))
+        }
+    })
+}
+
+/// Runs what blocks off the async threads. Only a runtime that shuts down cancels it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 fn denial(error: &ContentError) -> Denial {

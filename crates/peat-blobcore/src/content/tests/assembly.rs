@@ -50,6 +50,7 @@ proptest! {
                         prop_assert_eq!(before, assembly.held_ranges());
                     }
                 }
+                2 => assembly.keep_up().unwrap(),
                 _ => {
                     assembly.write_block(range.clone(), &encoded).unwrap();
                     prop_assert!(assembly.held_ranges().iter().any(|held| held.start <= range.start && range.end <= held.end));

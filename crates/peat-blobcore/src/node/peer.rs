@@ -1,0 +1,35 @@
+//! What a connection with a peer has cost so far.
+
+use std::time::Duration;
+
+use crate::model::EndpointId;
+use crate::network::Peer;
+
+/// Figures of the connection with one peer, since it was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Who is at the other end.
+    pub id: EndpointId,
+    /// Bytes of UDP payload that were sent: all that QUIC adds is in it, IP and UDP headers are not.
+    pub sent_bytes: u64,
+    /// Bytes of UDP payload that were received.
+    pub received_bytes: u64,
+    /// Bytes that were sent in vain.
+    pub lost_bytes: u64,
+    /// The round trip time of the path in use, while there is one.
+    pub round_trip: Option<Duration>,
+}
+
+impl PeerStats {
+    pub(super) fn of(peer: &Peer) -> Self {
+        let stats = peer.connection.stats();
+        let round_trip = peer.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt());
+        Self {
+            id: peer.id,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            lost_bytes: stats.lost_bytes,
+            round_trip,
+        }
+    }
+}
