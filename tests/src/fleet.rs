@@ -156,7 +156,11 @@ pub fn contents(root: &Path) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
             if entry.file_type().expect("a type").is_dir() {
                 directories.push(path);
             } else {
-                let content = std::fs::read(&path).expect("readable");
+                let content = match std::fs::read(&path) {
+                    // A node at work has renamed or removed it meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    read => read.expect("readable"),
+                };
                 found.insert(path.strip_prefix(root).expect("beneath the root").to_owned(), content);
             }
         }

@@ -269,6 +269,7 @@ impl Node {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
         }
+        self.replica.close().await;
         let content = self.content;
         match blocking(move || content.close()).await {
             Ok(Ok(())) => {}

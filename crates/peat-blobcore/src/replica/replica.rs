@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use iroh::SecretKey;
+use tokio::sync::watch;
 
 use super::batch::{Batch, Outcome, load};
 use super::registers::Value;
@@ -51,6 +52,8 @@ struct Core {
     clock: Arc<dyn Clock>,
     limits: Limits,
     state: Mutex<State>,
+    /// The last to be dropped: who waits for it knows that the file is closed.
+    open: watch::Sender<()>,
 }
 
 impl Replica {
@@ -67,7 +70,8 @@ impl Replica {
     ) -> Result<Self, ReplicaError> {
         let now = clock.now();
         let (store, state) = state::open(path, &limits, now, &signer.incarnation)?;
-        let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state: Mutex::new(state) }) };
+        let (state, open) = (Mutex::new(state), watch::Sender::new(()));
+        let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state, open }) };
         if replica.core.store.meta(CLOCK)?.is_none() {
             replica.batch(|batch| {
                 batch.dirty = true;
@@ -76,6 +80,15 @@ impl Replica {
             })?;
         }
         Ok(replica)
+    }
+
+    /// Drops this handle and waits until the file is closed: until every other handle is gone, those of blocking work that
+    /// was begun before included. Then the file can be opened again.
+    pub async fn close(self) {
+        let mut open = self.core.open.subscribe();
+        drop(self);
+        // Nothing is ever sent: it ends when the sender does.
+        let _ = open.changed().await;
     }
 
     /// Takes in envelopes that a peer sent, or that came some other way, in one transaction. What is refused, known already

@@ -337,3 +337,20 @@ fn in_deterministic_mode_any_member_may_retire_and_nobody_revokes() {
     sync(&a, &b);
     assert_eq!(b.replica.retired().len(), 1);
 }
+
+#[tokio::test]
+async fn a_closed_replica_can_be_opened_again_whatever_was_at_work_with_it() {
+    let Node { replica, signer, clock, directory } = Node::new(1);
+    let (at_work, (go_on, wait)) = (replica.clone(), std::sync::mpsc::channel::<()>());
+    let work = tokio::task::spawn_blocking(move || {
+        wait.recv().expect("told to");
+        at_work.distributions()
+    });
+    let mut closed = std::pin::pin!(replica.close());
+    let pending = closed.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_pending();
+    assert!(pending, "something is still at work");
+    go_on.send(()).expect("it waits");
+    closed.await;
+    drop(Node::open(signer, Limits::default(), true, clock, directory));
+    work.await.expect("it ends well");
+}
