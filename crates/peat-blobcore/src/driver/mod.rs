@@ -390,6 +390,10 @@ impl Driver {
             NetworkEvent::Down(peer) => {
                 self.tell(NodeEvent::PeerDown(peer));
                 self.decide(Event::PeerDown(peer)).await;
+                // The next connection may have come up, and been told of, before the end of the last one was.
+                if self.network.peer(&peer).is_some() {
+                    self.decide(Event::PeerUp(peer)).await;
+                }
             }
             NetworkEvent::DialEnded { peer, ok } => self.decide(Event::DialEnded { peer, ok }).await,
             NetworkEvent::Reconciled(peer) => {
