@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use peat_blobcore::exchange::InboxPolicy;
 use peat_blobcore::identity::{AuthorityKey, FormationKey, Identity, files};
-use peat_blobcore::model::{EndpointId, Labels};
+use peat_blobcore::model::{DistributionId, DistributionState, EndpointId, Labels};
 use peat_blobcore::{Node, NodeBuilder};
 
 /// How long a test waits for what must happen. Nothing in a test waits for what must not.
@@ -130,6 +130,16 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
         assert!(tokio::time::Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Waits until all of a distribution's targets have signed for it.
+///
+/// # Panics
+/// With why not when they have not by the deadline.
+pub async fn completed(node: &Node, id: DistributionId) {
+    let ended = node.wait(id, DEADLINE).await;
+    let status = node.status(id).await.expect("it is known");
+    assert_eq!(status.state, DistributionState::Completed, "{ended:?}: {:?}, peers {:?}", status.targets, node.peers());
 }
 
 /// Waits until two nodes have an admitted connection, as the first of them sees it.

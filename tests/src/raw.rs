@@ -15,13 +15,14 @@ use peat_blobcore::document::Section;
 use peat_blobcore::identity::admission::{EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Peer, Responder, Terms, VERSIONS};
 use peat_blobcore::identity::{Formation, Identity, NodeKey, files};
 use peat_blobcore::model::{
-    BlobHash, Certificate, CertificateBody, DistributionId, EndpointId, Incarnation, Labels, NodeRecord, Role, TargetRecord,
-    TargetState, Timestamp,
+    BlobHash, Carry, Certificate, CertificateBody, DistributionId, EndpointId, FileEntry, Files, Incarnation, Labels, Manifest,
+    NodeRecord, NodeRef, Priority, Role, Scope, Sha256Digest, TargetRecord, TargetState, Timestamp,
 };
 use peat_blobcore::network::wire::{
     ALPN, BlockFrame, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_FRAME_BYTES, Message, WireError, read_frame, write_frame,
 };
 use peat_blobcore::replica::{Accepted, Clocks, Limits, Replica, Session, Side, Signer};
+use sha2::Digest as _;
 
 use crate::fleet::{DEADLINE, Fleet};
 
@@ -281,6 +282,37 @@ impl RawMember {
         joined.say(&Message::Start(1)).await;
         assert!(matches!(joined.hear().await, Ok(Message::Start(_))));
         joined
+    }
+
+    /// Makes a distribution of an empty file for `target`.
+    ///
+    /// # Panics
+    /// When the replica refuses.
+    pub fn create(&self, target: EndpointId) -> (DistributionId, Accepted) {
+        let now = SystemClock.now();
+        let file = FileEntry {
+            root: "outbox".to_owned(),
+            path: format!("file-{}", self.replica.distributions().len()).into_bytes(),
+            size: 0,
+            blob: BlobHash::from_bytes(*blake3::hash(b"").as_bytes()),
+            sha256: Sha256Digest::from_bytes(sha2::Sha256::digest(b"").into()),
+            mode: 0o644,
+            mtime: 0,
+            content_type: None,
+            display_name: None,
+        };
+        let manifest = Manifest {
+            sender: self.id(),
+            bundle: "by hand".to_owned(),
+            files: Files::Inline(vec![file]),
+            scope: Scope::Nodes(vec![NodeRef::Id(target)]),
+            priority: Priority::Routine,
+            made_at: now,
+            expiry: now.plus(Duration::from_secs(3600)),
+            carry: Carry::None,
+            together: false,
+        };
+        self.replica.create_distribution(&manifest).expect("it may")
     }
 
     /// Says of itself that it holds a distribution.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use iroh::endpoint::{Connection, ConnectionError};
-use peat_blob_tests::fleet::{DEADLINE, Fleet, connected, contents, eventually};
+use peat_blob_tests::fleet::{DEADLINE, Fleet, completed, connected, contents, eventually};
 use peat_blob_tests::raw::{Joined, RawMember, address_of, endpoint, soon};
 use peat_blobcore::clock::{Clock as _, SystemClock};
 use peat_blobcore::document::Kind;
 use peat_blobcore::identity::NodeKey;
-use peat_blobcore::model::{DistributionId, DistributionState, EnvelopeId, NodeRef, Scope, TargetState};
+use peat_blobcore::model::{BlobHash, EnvelopeId, NodeRef, Scope, TargetState};
 use peat_blobcore::network::wire::{
     ALPN, BlockFrame, BlockRequest, MAX_FRAME_BYTES, MAX_WANTED, Message, read_frame, write_frame,
 };
@@ -17,11 +17,6 @@ use tokio::sync::mpsc;
 
 async fn member(fleet: &Fleet, name: &str) -> RawMember {
     RawMember::new(fleet, fleet.identity_until(name, SystemClock.now().plus(Duration::from_secs(3600)))).await
-}
-
-async fn completed(node: &Node, id: DistributionId) {
-    let status = node.wait(id, DEADLINE).await.expect("it ends");
-    assert_eq!(status.state, DistributionState::Completed, "{:?}", status.targets);
 }
 
 /// Alpha sends to bravo and to a false holder, goes away, and the false holder says that it has everything: bravo has nobody
@@ -254,6 +249,29 @@ async fn thousands_of_strangers_that_never_finish_do_not_keep_a_member_out() {
     let sent = alpha.send(SendRequest::new(&root)).await.expect("sent");
     completed(&alpha, sent.distribution).await;
     alpha.shutdown().await;
+    bravo.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_came_before_a_connection_was_cut_is_acted_upon() {
+    let fleet = Fleet::new();
+    let bravo = fleet.start("bravo", &[]).await;
+    let sender = member(&fleet, "sender").await;
+    let mut joined = sender.join(&bravo).await;
+    joined.reconcile(&sender).await;
+    for _ in 0..50 {
+        let (id, sent) = sender.create(bravo.id());
+        joined.push(&sender, &sent).await;
+        // An answer that is given beside: by then bravo is busy with what came before, in most rounds.
+        joined.ask(BlobHash::from_bytes([7; 32]), 7).await.expect("an answer");
+        joined.connection.close(0u32.into(), b"");
+        joined = sender.join(&bravo).await;
+        joined.reconcile(&sender).await;
+        eventually("bravo acts upon it", || async {
+            bravo.status(id).await.is_ok_and(|status| status.targets[&bravo.id()].why != "it has just arrived")
+        })
+        .await;
+    }
     bravo.shutdown().await;
 }
 

@@ -4,17 +4,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peat_blob_tests::fleet::{DEADLINE, Fleet, connected, contents, eventually};
+use peat_blob_tests::fleet::{DEADLINE, Fleet, completed, connected, contents, eventually};
 use peat_blobcore::model::{Carry, DistributionState, NodeRef, Scope, TargetState};
 use peat_blobcore::{Error, Node, SendRequest};
 
 fn to(node: &Node) -> Scope {
     Scope::Nodes(vec![NodeRef::Id(node.id())])
-}
-
-async fn completed(node: &Node, id: peat_blobcore::model::DistributionId) {
-    let status = node.wait(id, DEADLINE).await.expect("it ends");
-    assert_eq!(status.state, DistributionState::Completed, "{:?}", status.targets);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,6 +236,28 @@ async fn names_that_would_leave_the_inbox_never_do() {
     .await;
     assert_eq!(contents(&outside), [(PathBuf::from("canary"), b"untouched".to_vec())].into_iter().collect());
     assert!(fleet.inbox("bravo").join("taken").is_dir());
+    alpha.shutdown().await;
+    bravo.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_whose_caller_has_gone_is_sent_all_the_same() {
+    let fleet = Fleet::new();
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    connected(&alpha, bravo.id()).await;
+    for round in 0..10 {
+        let root = fleet.write(&format!("outbox-{round}"), &[(&format!("file-{round}"), b"content")]);
+        let known = alpha.distributions();
+        tokio::select! {
+            biased;
+            _ = alpha.send(SendRequest { scope: to(&bravo), ..SendRequest::new(&root) }) => panic!("it cannot be that fast"),
+            () = std::future::ready(()) => {}
+        }
+        eventually("it is a distribution", || async { alpha.distributions().len() > known.len() }).await;
+        let sent = alpha.distributions().into_iter().find(|id| !known.contains(id)).expect("it is new");
+        completed(&alpha, sent).await;
+    }
     alpha.shutdown().await;
     bravo.shutdown().await;
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use peat_blob_tests::filesystem::FileSystem;
-use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
+use peat_blob_tests::fleet::{Fleet, completed, contents, eventually};
 use peat_blobcore::content::{ContentError, Options};
 use peat_blobcore::model::{DistributionId, DistributionState, NodeRef, Scope};
 use peat_blobcore::{Error, ErrorKind, Node, SendRequest};
@@ -14,11 +14,6 @@ async fn send(sender: &Node, target: &str, fleet: &Fleet, root: &Path) -> Distri
     let target = peat_blobcore::identity::files::load(&fleet.path(target)).expect("it is enrolled").0.id();
     let scope = Scope::Nodes(vec![NodeRef::Id(target)]);
     sender.send(SendRequest { scope, ..SendRequest::new(root) }).await.expect("it can be sent").distribution
-}
-
-async fn completed(node: &Node, id: DistributionId) {
-    let status = node.wait(id, DEADLINE).await.expect("it ends");
-    assert_eq!(status.state, DistributionState::Completed, "{:?}", status.targets);
 }
 
 /// The files of an inbox and their inodes: a file that is written again has another one.

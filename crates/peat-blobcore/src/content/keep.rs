@@ -4,6 +4,7 @@
 //! What is pinned, open, or being assembled never goes.
 
 use std::collections::BTreeSet;
+use std::sync::{PoisonError, RwLockReadGuard};
 
 use redb::ReadableTable;
 
@@ -84,6 +85,11 @@ const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
 pub(super) const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
 
 impl Content {
+    /// No collection happens while the guard lives: for who takes blobs in first and knows only then why they are to be kept.
+    pub fn keep_unpinned(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.unpinned.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Keeps blobs for a reason, durably. They need not be here yet. Hashes are added to those that the reason has.
     ///
     /// # Errors
@@ -151,20 +157,23 @@ impl Content {
     }
 
     /// Drops what is not pinned, oldest first, until the store is within its quota. Leases that have ended are forgotten.
+    /// Does nothing while blobs are taken in that are about to be pinned: it is called again and again, and never waits.
     ///
     /// # Errors
     /// When the index cannot be read or written. A file that cannot be removed is in the report instead.
     pub fn gc(&self) -> Result<GcReport, ContentError> {
         let Some(quota) = self.0.options.quota else { return Ok(GcReport::default()) };
+        let Ok(_nobody_ingests) = self.0.unpinned.try_write() else { return Ok(GcReport::default()) };
         let usage = self.usage()?;
         self.0.collect((usage.bytes + usage.assembly_bytes).saturating_sub(quota))
     }
 
-    /// Drops all that is not pinned.
+    /// Drops all that is not pinned, after waiting for who holds [`Content::keep_unpinned`].
     ///
     /// # Errors
     /// As [`Content::gc`].
     pub fn gc_all(&self) -> Result<GcReport, ContentError> {
+        let _nobody_ingests = self.0.unpinned.write().unwrap_or_else(PoisonError::into_inner);
         self.0.collect(u64::MAX)
     }
 }

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use assembly::{Assembly, Taken};
 pub use check::CheckReport;
@@ -128,6 +128,8 @@ struct Inner {
     index: index::Index,
     /// Held while files get or lose their final names together with the index, so that nobody sees one without the other.
     names: Mutex<()>,
+    /// Held for reading while blobs are here that nothing pins yet, for writing while garbage is collected.
+    unpinned: RwLock<()>,
     commits: commit::Queue,
     assemblies: registry::Registry,
     /// How many readers each blob has.
@@ -156,6 +158,7 @@ impl Content {
             clock,
             index,
             names: Mutex::default(),
+            unpinned: RwLock::default(),
             commits: commit::Queue::default(),
             assemblies: registry::Registry::default(),
             readers: Mutex::default(),

@@ -455,12 +455,18 @@ impl Reader {
         Ok(step)
     }
 
+    /// Takes envelopes in. What has been taken in is passed on and told even if the connection ends meanwhile: nobody would
+    /// send it again.
     async fn accept(&mut self, envelopes: Vec<EnvelopeBytes>) -> Result<(), SessionError> {
-        let (replica, from) = (self.shared.replica.clone(), self.peer.id);
+        let (replica, peers, events) = (self.shared.replica.clone(), Arc::clone(&self.shared.peers), self.shared.events.clone());
+        let from = self.peer.id;
         let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| Bytes::from(envelope.0)).collect();
-        let accepted = blocking(move || replica.accept(Some(from), &envelopes)).await?;
-        self.shared.peers.push(&accepted.push, Some(&from));
-        self.shared.tell(NetworkEvent::Accepted(accepted)).await
+        blocking(move || {
+            let accepted = replica.accept(Some(from), &envelopes)?;
+            peers.push(&accepted.push, Some(&from));
+            events.blocking_send(NetworkEvent::Accepted(accepted)).map_err(|_| SessionError::Stopped)
+        })
+        .await
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tokio::sync::{RwLock, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 
 use super::data::DataDirectory;
 use super::{Node, blocking};
@@ -195,7 +195,6 @@ impl NodeBuilder {
             watchers,
             progress,
             driver,
-            unpinned: Arc::new(RwLock::new(())),
             bundles: AtomicU64::new(0),
             _data: data,
         })

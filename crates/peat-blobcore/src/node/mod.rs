@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::Error;
@@ -48,8 +48,6 @@ pub struct Node {
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
     driver: JoinHandle<()>,
-    /// Held for reading while blobs are taken in that nothing pins yet, for writing while garbage is collected.
-    unpinned: Arc<RwLock<()>>,
     bundles: AtomicU64,
     /// Released last.
     _data: DataDirectory,
@@ -187,10 +185,14 @@ impl Node {
     /// [`Error::NoDistribution`], or what the inbox's ledger says.
     pub async fn redeliver(&self, id: DistributionId) -> Result<(), Error> {
         self.known(&id)?;
-        if let Some(inbox) = self.inbox.clone() {
-            blocking(move || inbox.forget(&id)).await??;
-        }
-        self.request(Request::Redeliver(id)).await
+        let (inbox, requests) = (self.inbox.clone(), self.requests.clone());
+        blocking(move || {
+            if let Some(inbox) = inbox {
+                inbox.forget(&id)?;
+            }
+            requests.blocking_send(Request::Redeliver(id)).map_err(|_| Error::Stopped)
+        })
+        .await?
     }
 
     /// Declares a node gone for good: rosters leave it out. In an enrolled formation this wants the authority's key.
@@ -234,8 +236,7 @@ impl Node {
     /// # Errors
     /// When the store's index cannot be read.
     pub async fn gc(&self) -> Result<GcReport, Error> {
-        let (content, unpinned) = (self.content.clone(), Arc::clone(&self.unpinned));
-        let _nobody_ingests = unpinned.write().await;
+        let content = self.content.clone();
         Ok(blocking(move || content.gc_all()).await??)
     }
 
@@ -288,8 +289,21 @@ impl Node {
     /// Changes the replica off the async threads and lets the driver know.
     async fn write(&self, work: impl FnOnce(&Replica) -> Result<Accepted, ReplicaError> + Send + 'static) -> Result<(), Error> {
         let replica = self.replica.clone();
-        let accepted = blocking(move || work(&replica)).await??;
-        self.request(Request::Wrote(accepted)).await
+        self.write_with(move || Ok(((), work(&replica)?))).await
+    }
+
+    /// The same for work that also has a result. The driver hears of what was written even if the caller has stopped waiting.
+    async fn write_with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<(T, Accepted), Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let requests = self.requests.clone();
+        blocking(move || {
+            let (result, accepted) = work()?;
+            requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)?;
+            Ok(result)
+        })
+        .await?
     }
 
     async fn request(&self, request: Request) -> Result<(), Error> {

@@ -4,10 +4,9 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Node, blocking};
+use super::Node;
 use crate::Error;
 use crate::content::{Batch, Content, Pin, PinRole};
-use crate::driver::Request;
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, Scope,
@@ -85,7 +84,8 @@ impl Node {
     /// Takes files into the store and makes a distribution of them. It returns once they are durable here and the peers that
     /// are connected are being told; [`Node::wait`] waits for the receipts.
     ///
-    /// What cannot be read is skipped and reported, and does not stop the others.
+    /// What cannot be read is skipped and reported, and does not stop the others. Who stops waiting for the answer does not
+    /// stop the call.
     ///
     /// # Errors
     /// [`Error::NothingToSend`] when not one file is left, [`Error::Manifest`] for what does not fit a manifest, and what the
@@ -100,11 +100,7 @@ impl Node {
             now: self.clock.now(),
             bundle,
         };
-        let no_collection = std::sync::Arc::clone(&self.unpinned);
-        let _no_collection = no_collection.read().await;
-        let (sent, accepted) = blocking(move || job.run(&request)).await??;
-        self.request(Request::Wrote(accepted)).await?;
-        Ok(sent)
+        self.write_with(move || job.run(&request)).await
     }
 }
 
@@ -123,6 +119,7 @@ impl Job {
         let outbox = Outbox::open(&request.root)?;
         let paths: Vec<&[u8]> = request.paths.iter().map(|path| bytes_of(path)).collect();
         let walk = if paths.is_empty() { outbox.everything() } else { outbox.paths(&paths) };
+        let _no_collection = self.content.keep_unpinned();
         let (files, skipped) = self.ingest(walk, request)?;
         if files.is_empty() {
             let reason = skipped.first().map_or_else(

@@ -33,6 +33,19 @@ fn collection_drops_the_oldest_unpinned_and_only_what_is_over_the_quota() {
 }
 
 #[test]
+fn nothing_is_collected_between_taking_a_blob_in_and_pinning_it() {
+    let store = with_quota(0);
+    let unpinned = store.keep_unpinned();
+    let hash = ingest(&store, 1);
+    assert_eq!(store.gc().unwrap().dropped, 0);
+    store.pin(&Pin::User("mine".into()), &[hash]).unwrap();
+    drop(unpinned);
+    assert_eq!(store.gc().unwrap().dropped, 0);
+    store.unpin(&Pin::User("mine".into())).unwrap();
+    assert_eq!(store.gc().unwrap().dropped, 1);
+}
+
+#[test]
 fn a_dropped_blob_is_gone_with_its_files_and_its_digest() {
     let store = Store::new();
     let small = store.ingest_bytes(b"small").unwrap();
