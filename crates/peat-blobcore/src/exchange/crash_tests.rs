@@ -57,8 +57,8 @@ fn crash_twice(first: &str, second: &str, with_group: bool) -> Option<()> {
     if with_group {
         std::fs::write(bench.dir.path().join("canary/together"), "").expect("a note for the child");
     }
-    let Bench { dir, inbox, .. } = bench;
-    drop(inbox);
+    let Bench { dir, inbox, ledger, .. } = bench;
+    drop((inbox, ledger));
     let dir = dir.path();
     if run_child(dir, first).success() {
         return None;
