@@ -18,7 +18,7 @@ pub fn manifest(bytes: &[u8]) {
         }
         send(manifest);
     }
-    if let Ok(FileList(files)) = minicbor::decode(bytes) {
+    if let Ok(files) = minicbor::decode::<Vec<FileEntry>>(bytes) {
         list(&files);
     }
     if let Ok(selector) = std::str::from_utf8(bytes).unwrap_or_default().parse::<Selector>() {

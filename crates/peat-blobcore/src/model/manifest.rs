@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use minicbor::Decoder;
+
 use super::{
     BlobHash, DistributionId, EndpointId, RelativePath, Scope, Sha256Digest, Timestamp, UnsafePath, decode_whole, encode,
 };
@@ -128,7 +130,7 @@ impl FileEntry {
 }
 
 /// The content of the blob that [`Files::List`] names.
-#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode)]
 #[cbor(transparent)]
 pub struct FileList(#[n(0)] pub Vec<FileEntry>);
 
@@ -142,15 +144,25 @@ impl FileList {
     /// Reads a list from its blob and holds it against the manifest's figures.
     ///
     /// # Errors
-    /// [`ManifestError`] when the bytes are no list, or not of `count` files and `bytes` bytes.
+    /// [`ManifestError`] when the bytes are no list, or not of `count` files and `bytes` bytes. Reading ends at the first that
+    /// does not fit.
     pub fn decode(encoded: &[u8], count: u64, bytes: u64) -> Result<Self, ManifestError> {
-        let list: Self = decode_whole(encoded)?;
-        let sum = list.0.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
-        if list.0.len() as u64 != count || sum != Some(bytes) {
+        let mut decoder = Decoder::new(encoded);
+        if decoder.array()? != Some(count) {
             return Err(ManifestError::ListDiffers);
         }
-        list.0.iter().try_for_each(FileEntry::check)?;
-        Ok(list)
+        // Nothing is reserved for what is only claimed to follow.
+        let (mut files, mut sum) = (Vec::new(), 0_u64);
+        for _ in 0..count {
+            let file: FileEntry = decoder.decode()?;
+            file.check()?;
+            sum = sum.checked_add(file.size).filter(|sum| *sum <= bytes).ok_or(ManifestError::ListDiffers)?;
+            files.push(file);
+        }
+        if sum != bytes || decoder.position() != encoded.len() {
+            return Err(ManifestError::ListDiffers);
+        }
+        Ok(Self(files))
     }
 }
 
@@ -371,5 +383,8 @@ mod tests {
         assert!(FileList::decode(&bytes, 1, 3).is_ok());
         assert!(matches!(FileList::decode(&bytes, 2, 3), Err(ManifestError::ListDiffers)));
         assert!(matches!(FileList::decode(&bytes, 1, 4), Err(ManifestError::ListDiffers)));
+        assert!(matches!(FileList::decode(&bytes, 1, 2), Err(ManifestError::ListDiffers)));
+        assert!(matches!(FileList::decode(&[&bytes[..], &[0]].concat(), 1, 3), Err(ManifestError::ListDiffers)));
+        assert!(matches!(FileList::decode(&bytes[..bytes.len() - 1], 1, 3), Err(ManifestError::Malformed(_))));
     }
 }
