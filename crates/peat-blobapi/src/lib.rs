@@ -1,7 +1,11 @@
-//! The contract of the daemon's API. Today it holds the names of its two protobuf packages; the messages, the generated
-//! code and a typed client are to come. Must never depend on `peat-blobcore`.
+//! The contract of the daemon's APIs: messages, service traits and clients, generated from `proto/`. Must never depend on
+//! `peat-blobcore`: a client needs nothing of a node.
 
-/// The package of the attachment API that clients of this field already call.
-pub const ATTACHMENT_PACKAGE: &str = "peat.sidecar.v1";
-/// The package of the API of our own.
-pub const PACKAGE: &str = "peat.blob.v1";
+/// The generated code, a module for each part of a package's name.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used, unreachable_pub, unused_qualifications)]
+mod generated {
+    include!(concat!(env!("OUT_DIR"), "/contract.rs"));
+}
+
+pub use generated::peat::blob::v1 as blob;
+pub use generated::peat::sidecar::v1 as sidecar;
