@@ -1,0 +1,145 @@
+//! What the daemon is told to do: [`Config`] is the outcome, plain data. It never reads a clock, a socket or the process
+//! environment: flags and environment come in as values.
+
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peat_blobcore::content;
+use peat_blobcore::exchange::{InboxPolicy, Owner};
+use peat_blobcore::identity::{Formation, FormationKey};
+use peat_blobcore::model::{EndpointId, Labels, Priority};
+use peat_blobcore::reconcile::Policy;
+
+pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError};
+
+/// Everything that a daemon can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's data directory.
+    pub data_dir: PathBuf,
+    /// Where the API is served.
+    pub listen: Vec<Listen>,
+    /// What clients show on TCP. Unix sockets are guarded by their file mode alone.
+    pub token: Option<Token>,
+    /// Whether the API may be served beyond loopback without a token.
+    pub insecure: bool,
+    /// The node id of the deterministic identity; there with `shared_key` or not at all.
+    pub node_id: Option<String>,
+    /// The formation key of the deterministic identity.
+    pub shared_key: Option<FormationKey>,
+    /// UDP sockets of the node; none for every interface and any port.
+    pub iroh_listen: Vec<SocketAddr>,
+    /// Peers that a connection is kept with, each once.
+    pub peers: Vec<StaticPeer>,
+    /// Whether hints spread beyond direct neighbours.
+    pub gossip: bool,
+    /// How long a source may send nothing before another is asked.
+    pub stall: Duration,
+    /// The directory that files are delivered into; without one the node sends and carries only.
+    pub inbox: Option<PathBuf>,
+    /// Who may replace a file of the inbox.
+    pub inbox_owner: Owner,
+    /// The roots that files may be sent from, by name.
+    pub outbox: BTreeMap<String, PathBuf>,
+    /// Labels that selectors match; a certificate's win over them.
+    pub labels: Labels,
+    /// The priority of what is sent without one.
+    pub default_priority: Priority,
+    /// Bytes of the largest file that is sent or taken.
+    pub max_file_bytes: Option<u64>,
+    /// Bytes that the files of one send call may have together.
+    pub max_bundle_bytes: Option<u64>,
+    /// Files that one send call may name.
+    pub max_files_per_bundle: u32,
+    /// Nodes that one send call may name.
+    pub max_node_list_len: u32,
+    /// Whose distributions are taken; `None` is any member.
+    pub accepted_senders: Option<BTreeSet<EndpointId>>,
+    /// Bytes that may be held at once of what is meant for this node.
+    pub quota: Option<u64>,
+    /// Whether the node holds for others what is not meant for it.
+    pub carry: bool,
+    /// Bytes that may be held at once for others.
+    pub carry_quota: u64,
+    /// Bytes of the store above which it drops what is not pinned.
+    pub store_quota: Option<u64>,
+    /// Bytes of the store's file system that are left to others.
+    pub store_reserve: u64,
+    /// What is logged: a level, and levels by module.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// The defaults of a node whose data directory is this.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        let (policy, store) = (Policy::default(), content::Options::default());
+        Self {
+            listen: vec![Listen::Unix(data_dir.join("api.sock"))],
+            data_dir,
+            token: None,
+            insecure: false,
+            node_id: None,
+            shared_key: None,
+            iroh_listen: Vec::new(),
+            peers: Vec::new(),
+            gossip: true,
+            stall: Duration::from_secs(30),
+            inbox: None,
+            inbox_owner: Owner::Shared,
+            outbox: BTreeMap::new(),
+            labels: Labels::new(),
+            default_priority: Priority::Routine,
+            max_file_bytes: policy.max_file_bytes,
+            max_bundle_bytes: None,
+            max_files_per_bundle: 4096,
+            max_node_list_len: 256,
+            accepted_senders: policy.accepted_senders,
+            quota: policy.quota_bytes,
+            carry: true,
+            carry_quota: policy.carry_quota_bytes,
+            store_quota: store.quota,
+            store_reserve: store.reserve,
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
+    }
+
+    /// What the node is willing to do.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        Policy {
+            accepted_senders: self.accepted_senders.clone(),
+            max_file_bytes: self.max_file_bytes,
+            quota_bytes: self.quota,
+            carry_quota_bytes: if self.carry { self.carry_quota } else { 0 },
+            inbox: self.inbox.is_some(),
+            ..Policy::default()
+        }
+    }
+
+    /// Limits of the store.
+    #[must_use]
+    pub fn store(&self) -> content::Options {
+        content::Options { quota: self.store_quota, reserve: self.store_reserve }
+    }
+
+    /// The inbox and its rules, where there is one.
+    #[must_use]
+    pub fn inbox(&self) -> Option<(PathBuf, InboxPolicy)> {
+        self.inbox.clone().map(|directory| (directory, InboxPolicy { owner: self.inbox_owner }))
+    }
+
+    /// The deterministic identity, where there is one.
+    #[must_use]
+    pub fn deterministic(&self) -> Option<(Formation, String)> {
+        Some((Formation::deterministic(self.shared_key.clone()?), self.node_id.clone()?))
+    }
+}
