@@ -67,6 +67,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// Nothing beneath `root` could be taken in; the first file that was left out says why.
+    pub(crate) fn nothing_to_send(root: &std::path::Path, skipped: &[crate::Skipped]) -> Self {
+        Self::NothingToSend(skipped.first().map_or_else(
+            || format!("{} has no files", root.display()),
+            |first| format!("{}: {}", String::from_utf8_lossy(&first.path), first.reason),
+        ))
+    }
+
     /// What it means for the one who called.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -40,7 +40,8 @@ pub mod transfer;
 pub use error::Error;
 pub use kind::ErrorKind;
 pub use node::{
-    DistributionStatus, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TargetStatus,
+    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TAKEN_LIFETIME,
+    Taken, TargetStatus, Terms,
 };
 pub use transfer::BlockBytes;
 

@@ -9,6 +9,8 @@ use crate::model::{EndpointId, Timestamp};
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between two dials of one peer.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// A connection that ended sooner counts as a failed dial: who takes it and drops it at once must not be knocked at for ever.
+const STEADY: Duration = Duration::from_secs(5);
 
 /// The peers that this node wants to be connected with, and when each is due.
 #[derive(Debug, Default)]
@@ -30,13 +32,29 @@ enum State {
     Due,
     At(Timestamp),
     Dialling,
-    Connected,
+    Connected(Timestamp),
+    /// A user wants no connection with it.
+    Left,
 }
 
 impl Dialing {
-    /// Wants a connection with this peer; `fixed` when a user named it.
+    /// Wants a connection with this peer; `fixed` when a user named it, which ends that it was left.
     pub(crate) fn want(&mut self, peer: EndpointId, fixed: bool) {
-        self.peers.entry(peer).or_default().fixed |= fixed;
+        let entry = self.peers.entry(peer).or_default();
+        entry.fixed |= fixed;
+        if fixed && entry.state == State::Left {
+            entry.state = State::Due;
+        }
+    }
+
+    /// Dials this peer no more until a user names it again.
+    pub(crate) fn leave(&mut self, peer: EndpointId) {
+        *self.peers.entry(peer).or_default() = Peer { fixed: false, state: State::Left, failures: 0 };
+    }
+
+    /// Whether a user wants no connection with it.
+    pub(crate) fn is_left(&self, peer: &EndpointId) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.state == State::Left)
     }
 
     /// Forgets a peer.
@@ -70,14 +88,18 @@ impl Dialing {
     }
 
     /// A connection with this peer stands, whoever dialled.
-    pub(crate) fn connected(&mut self, peer: EndpointId) {
+    pub(crate) fn connected(&mut self, peer: EndpointId, now: Timestamp) {
         let entry = self.peers.entry(peer).or_default();
-        entry.state = State::Connected;
-        entry.failures = 0;
+        if entry.state != State::Left {
+            entry.state = State::Connected(now);
+        }
     }
 
     /// The connection has ended: dial again soon, but not in the same instant, in which the other side dials too.
     pub(crate) fn disconnected(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
+        if let Some(Peer { state: State::Connected(since), failures, .. }) = self.peers.get_mut(peer) {
+            *failures = if now.since(*since) < STEADY { failures.saturating_add(1) } else { 0 };
+        }
         self.pause(peer, now, seed);
     }
 
@@ -90,7 +112,7 @@ impl Dialing {
     }
 
     fn pause(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
-        if let Some(entry) = self.peers.get_mut(peer) {
+        if let Some(entry) = self.peers.get_mut(peer).filter(|entry| entry.state != State::Left) {
             let longest = MIN_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(MAX_PAUSE);
             // Between half of the pause and all of it, so that nodes that failed together do not dial together.
             let share = (seed ^ u64::from(peer.as_bytes()[0])) % 512;
@@ -107,7 +129,7 @@ impl Dialing {
             let ready = match peer.state {
                 State::Due => true,
                 State::At(time) => time <= now,
-                State::Dialling | State::Connected => false,
+                State::Dialling | State::Connected(_) | State::Left => false,
             };
             if !ready || !(peer.fixed || room > 0) {
                 continue;
@@ -152,10 +174,43 @@ mod tests {
         assert!(pauses[0] <= Duration::from_secs(1), "{pauses:?}");
         assert!(pauses.iter().all(|pause| *pause <= MAX_PAUSE), "{pauses:?}");
         assert!(pauses[11] >= MAX_PAUSE / 2, "{pauses:?}");
-        dialing.connected(PEER);
+        dialing.connected(PEER, now);
         assert_eq!(dialing.next(), None);
-        dialing.disconnected(&PEER, now, 0);
-        assert!(dialing.next().expect("dialled again").since(now) <= MIN_PAUSE);
+        let later = now.plus(STEADY);
+        dialing.disconnected(&PEER, later, 0);
+        assert!(dialing.next().expect("dialled again").since(later) <= MIN_PAUSE);
+    }
+
+    #[test]
+    fn who_takes_connections_and_drops_them_is_dialled_ever_more_seldom() {
+        let mut dialing = Dialing::default();
+        dialing.want(PEER, true);
+        let mut now = at(0);
+        for _ in 0..12 {
+            assert_eq!(dialing.due(now, 0), [PEER]);
+            dialing.connected(PEER, now);
+            dialing.disconnected(&PEER, now, 0);
+            let pause = dialing.next().expect("a dial is planned").since(now);
+            assert!(pause <= MAX_PAUSE);
+            now = now.plus(pause);
+        }
+        assert!(now.since(at(0)) > MAX_PAUSE * 2);
+    }
+
+    #[test]
+    fn who_was_left_is_not_dialled_until_a_user_names_it_again() {
+        let mut dialing = Dialing::default();
+        dialing.want(PEER, true);
+        dialing.leave(PEER);
+        dialing.want(PEER, false);
+        dialing.hurry(PEER);
+        assert!(!dialing.moved(PEER));
+        dialing.hurry_all();
+        dialing.connected(PEER, at(0));
+        dialing.disconnected(&PEER, at(0), 0);
+        assert!(dialing.is_left(&PEER) && dialing.due(at(100_000), 5).is_empty());
+        dialing.want(PEER, true);
+        assert_eq!(dialing.due(at(100_000), 0), [PEER]);
     }
 
     #[test]
@@ -168,7 +223,7 @@ mod tests {
         assert_eq!(dialing.due(at(0), 0), [], "haste alone makes no second dial");
         assert!(dialing.moved(PEER));
         assert_eq!(dialing.due(at(0), 0), [PEER]);
-        dialing.connected(PEER);
+        dialing.connected(PEER, at(0));
         assert!(!dialing.moved(PEER));
         assert_eq!(dialing.due(at(0), 0), [], "nor is who is connected");
     }

@@ -1,6 +1,6 @@
 //! The admitted connections, at most one a pair, and which of two survives when both sides have dialled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use iroh::endpoint::Connection;
@@ -41,7 +41,14 @@ impl Origin {
 /// The table of admitted connections.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    table: Mutex<BTreeMap<EndpointId, Arc<Peer>>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    connected: BTreeMap<EndpointId, Arc<Peer>>,
+    /// A user wants no connection with these.
+    left: BTreeSet<EndpointId>,
 }
 
 /// What became of a connection that was to be entered.
@@ -53,42 +60,60 @@ pub(crate) enum Entered {
     Loses,
     /// There is no room for another pair's.
     Full,
+    /// A user wants none with this peer.
+    Left,
 }
 
 impl Peers {
     /// Enters a connection that was admitted, among at most `most` of different peers.
     pub(crate) fn enter(&self, peer: Arc<Peer>, most: usize) -> Entered {
         let mut table = self.lock();
-        match table.get(&peer.id) {
-            Some(old) if !old.origin.yields_to(peer.origin) && old.connection.close_reason().is_none() => Entered::Loses,
-            None if table.len() >= most => Entered::Full,
-            _ => Entered::Stays(table.insert(peer.id, peer)),
+        if table.left.contains(&peer.id) {
+            return Entered::Left;
         }
+        let connected = &mut table.connected;
+        match connected.get(&peer.id) {
+            Some(old) if !old.origin.yields_to(peer.origin) && old.connection.close_reason().is_none() => Entered::Loses,
+            None if connected.len() >= most => Entered::Full,
+            _ => Entered::Stays(connected.insert(peer.id, peer)),
+        }
+    }
+
+    /// Enters no connection with this peer until [`Peers::want`]; the one that there is, to be closed.
+    pub(crate) fn leave_alone(&self, id: EndpointId) -> Option<Arc<Peer>> {
+        let mut table = self.lock();
+        table.left.insert(id);
+        table.connected.get(&id).cloned()
+    }
+
+    /// Enters connections with this peer again.
+    pub(crate) fn want(&self, id: &EndpointId) {
+        self.lock().left.remove(id);
     }
 
     /// Takes a connection out if it is still the pair's; whether it was.
     pub(crate) fn leave(&self, peer: &Arc<Peer>) -> bool {
-        let mut table = self.lock();
-        let is_current = table.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer));
+        let connected = &mut self.lock().connected;
+        let is_current = connected.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer));
         if is_current {
-            table.remove(&peer.id);
+            connected.remove(&peer.id);
         }
         is_current
     }
 
     /// The connection with this peer.
     pub(crate) fn get(&self, id: &EndpointId) -> Option<Arc<Peer>> {
-        self.lock().get(id).cloned()
+        self.lock().connected.get(id).cloned()
     }
 
     /// All connections, in order of their ids.
     pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
-        self.lock().values().cloned().collect()
+        self.lock().connected.values().cloned().collect()
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().connected.len()
     }
 
     /// Queues envelopes for every peer but the one that they came from.
@@ -100,7 +125,7 @@ impl Peers {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Arc<Peer>>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // The table is changed by single calls of the map: a panic elsewhere leaves it in order.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }

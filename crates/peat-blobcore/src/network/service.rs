@@ -59,6 +59,7 @@ pub(crate) struct NetworkConfig {
 enum Command {
     Know { peer: EndpointId, addresses: Vec<SocketAddr>, fixed: bool },
     Forget(EndpointId),
+    Leave(EndpointId),
     Dial(EndpointId),
     Stands(EndpointId),
     NetworkChanged,
@@ -155,6 +156,16 @@ impl Network {
     /// Neither dials a peer any more nor keeps its addresses.
     pub(crate) async fn forget(&self, peer: EndpointId) {
         self.command(Command::Forget(peer)).await;
+    }
+
+    /// Ends the connection with a peer and takes none until a user names it again; whether there was one.
+    pub(crate) async fn leave(&self, peer: EndpointId) -> bool {
+        let connected = self.peers.leave_alone(peer);
+        self.command(Command::Leave(peer)).await;
+        if let Some(connected) = &connected {
+            connected.connection.close(super::CloseCode::Stopped.var_int(), b"told to leave");
+        }
+        connected.is_some()
     }
 
     /// Dials a peer now. [`NetworkEvent::DialEnded`] says what came of it.
@@ -335,6 +346,9 @@ impl Service {
                     self.lookup.set_endpoint_info(address);
                 }
                 self.dialing.want(peer, fixed);
+                if fixed {
+                    self.shared.peers.want(&peer);
+                }
                 if news && self.dialing.moved(peer) {
                     // Its old address may be one where nobody answers; a dial that has got through is past giving up.
                     self.dials.remove(&peer);
@@ -351,8 +365,14 @@ impl Service {
                     self.lookup.remove_endpoint_info(id);
                 }
             }
+            Command::Leave(peer) => {
+                self.dialing.leave(peer);
+                self.dials.remove(&peer);
+            }
             Command::Dial(peer) => {
-                if self.shared.peers.get(&peer).is_some() || peer == self.shared.identity.id() {
+                if self.dialing.is_left(&peer) {
+                    self.tell(NetworkEvent::DialEnded { peer, ok: false });
+                } else if self.shared.peers.get(&peer).is_some() || peer == self.shared.identity.id() {
                     self.tell(NetworkEvent::DialEnded { peer, ok: self.shared.peers.get(&peer).is_some() });
                 } else {
                     self.asked.insert(peer);
@@ -360,7 +380,7 @@ impl Service {
                 }
             }
             Command::Stands(peer) => {
-                self.dialing.connected(peer);
+                self.dialing.connected(peer, self.shared.clock.now());
                 if self.asked.remove(&peer) {
                     self.tell(NetworkEvent::DialEnded { peer, ok: true });
                 }

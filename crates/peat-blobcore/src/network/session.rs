@@ -92,6 +92,8 @@ pub(crate) enum SessionError {
     Duplicate,
     #[error("this node has as many connections as it keeps")]
     Full,
+    #[error("this node was told to leave the peer alone")]
+    Left,
     #[error("others wait to be admitted")]
     Crowded,
     #[error("the peer is not admitted any more")]
@@ -112,7 +114,7 @@ impl SessionError {
             Self::Rejected(_) | Self::Slow | Self::Exporter | Self::Expelled => CloseCode::NotAdmitted,
             Self::NoEndpoint | Self::Moved | Self::Dial(_) => CloseCode::Stopped,
             Self::Duplicate => CloseCode::Duplicate,
-            Self::Full | Self::Crowded => CloseCode::Full,
+            Self::Full | Self::Crowded | Self::Left => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
             Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
         }
@@ -238,6 +240,7 @@ impl Shared {
             Entered::Stays(replaced) => replaced,
             Entered::Loses => return Err(SessionError::Duplicate),
             Entered::Full => return Err(SessionError::Full),
+            Entered::Left => return Err(SessionError::Left),
         };
         if let Some(old) = &replaced {
             old.queue.close();

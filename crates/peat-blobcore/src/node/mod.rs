@@ -9,8 +9,8 @@ mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
-pub use peer::PeerStats;
-pub use send::{SendRequest, Sent, Skipped};
+pub use peer::{Gone, PeerStats};
+pub use send::{SendRequest, Sent, Skipped, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
 
 use std::net::SocketAddr;
@@ -89,6 +89,12 @@ impl Node {
         self.network.know(peer, addresses, true).await;
     }
 
+    /// Ends the connection with a peer and takes no other, until [`Node::add_peer`] names it again or the node is started
+    /// anew. Says whether there was one. To expel a member for good, see [`Node::revoke`].
+    pub async fn remove_peer(&self, peer: EndpointId) -> bool {
+        self.network.leave(peer).await
+    }
+
     /// The peers with which an admitted connection exists.
     #[must_use]
     pub fn peers(&self) -> Vec<EndpointId> {
@@ -105,6 +111,12 @@ impl Node {
     #[must_use]
     pub fn members(&self) -> Vec<(EndpointId, NodeRecord)> {
         self.replica.nodes().into_iter().map(|(id, record)| (id, NodeRecord::clone(&record))).collect()
+    }
+
+    /// The nodes that were declared gone for good, and those that were expelled.
+    #[must_use]
+    pub fn gone(&self) -> Gone {
+        Gone { retired: self.replica.retired().into_keys().collect(), revoked: self.replica.revoked().into_keys().collect() }
     }
 
     /// Looks at the machine's network interfaces again and dials at once whom it waits to dial.

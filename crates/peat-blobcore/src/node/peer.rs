@@ -1,9 +1,19 @@
 //! What a connection with a peer has cost so far.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::EndpointId;
 use crate::network::Peer;
+
+/// Nodes that do not count any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gone {
+    /// Declared gone for good: rosters leave them out.
+    pub retired: BTreeSet<EndpointId>,
+    /// Expelled: nothing of them counts, and they are cut off.
+    pub revoked: BTreeSet<EndpointId>,
+}
 
 /// Figures of the connection with one peer, since it was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

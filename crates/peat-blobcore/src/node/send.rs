@@ -4,16 +4,18 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Node;
+use super::{Node, blocking};
 use crate::Error;
-use crate::content::{Batch, Content, Pin, PinRole};
+use crate::content::{Batch, Content, ContentError, Pin, PinRole};
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, Scope,
     Timestamp,
 };
-use crate::replica::Replica;
+use crate::replica::{Accepted, Replica};
 
+/// How long files that were taken in are kept for a distribution that they may become part of.
+pub const TAKEN_LIFETIME: Duration = Duration::from_secs(3600);
 /// Files whose blobs share a commit of the store: bounds memory, and what is read again after a failure.
 const FILES_PER_COMMIT: usize = 1024;
 
@@ -58,6 +60,33 @@ impl SendRequest {
     }
 }
 
+/// What a distribution says beside its files.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// The send call that it belongs to.
+    pub bundle: String,
+    /// Whom it is for.
+    pub scope: Scope,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How long it is tried; at most [`Manifest::MAX_LIFETIME`].
+    pub lifetime: Duration,
+    /// Who may hold it for others.
+    pub carry: Carry,
+    /// Whether its files appear in an inbox all at once, or each as it comes.
+    pub together: bool,
+}
+
+/// Files that are in the store and wait to be sent. What has not become part of a distribution within
+/// [`TAKEN_LIFETIME`] is free to go.
+#[derive(Debug, Clone)]
+pub struct Taken {
+    /// The files, in order of their paths.
+    pub files: Vec<FileEntry>,
+    /// What was found and not taken.
+    pub skipped: Vec<Skipped>,
+}
+
 /// What was sent.
 #[derive(Debug, Clone)]
 pub struct Sent {
@@ -91,69 +120,114 @@ impl Node {
     /// [`Error::NothingToSend`] when not one file is left, [`Error::Manifest`] for what does not fit a manifest, and what the
     /// store and the replica report, a full disk among it.
     pub async fn send(&self, request: SendRequest) -> Result<Sent, Error> {
-        let bundle = request.bundle.clone().unwrap_or_else(|| self.next_bundle());
-        let job = Job {
+        let job = self.job();
+        let SendRequest { root, root_name, paths, scope, priority, lifetime, carry, together, bundle } = request;
+        let bundle = bundle.unwrap_or_else(|| self.next_bundle());
+        let terms = Terms { bundle, scope, priority, lifetime, carry, together };
+        self.write_with(move || {
+            let _no_collection = job.content.keep_unpinned();
+            let Taken { files, skipped } = job.take_in(&root, &root_name, &paths)?;
+            if files.is_empty() {
+                return Err(Error::nothing_to_send(&root, &skipped));
+            }
+            let (distribution, accepted) = job.distribute(&files, &terms)?;
+            Ok((Sent { distribution, bundle: terms.bundle, files, skipped }, accepted))
+        })
+        .await
+    }
+
+    /// Takes files into the store without sending them yet: for who wants to look at what they are first.
+    /// [`Node::distribute`] sends them.
+    ///
+    /// # Errors
+    /// What the root and the store report. A file that cannot be read is skipped and reported.
+    pub async fn take_in(&self, root: PathBuf, root_name: String, paths: Vec<PathBuf>) -> Result<Taken, Error> {
+        let (job, now) = (self.job(), self.clock.now());
+        let name = format!("taken in {}", self.next_bundle());
+        blocking(move || {
+            let _no_collection = job.content.keep_unpinned();
+            let taken = job.take_in(&root, &root_name, &paths)?;
+            let blobs: Vec<BlobHash> = taken.files.iter().map(|file| file.blob).collect();
+            job.content.pin(&Pin::Lease { name, until: now.plus(TAKEN_LIFETIME) }, &blobs)?;
+            Ok(taken)
+        })
+        .await?
+    }
+
+    /// Makes a distribution of files that are in the store.
+    ///
+    /// # Errors
+    /// [`Error::Content`] when one of them is not, [`Error::Manifest`] for what does not fit a manifest, and what the store
+    /// and the replica report.
+    pub async fn distribute(&self, files: Vec<FileEntry>, terms: Terms) -> Result<DistributionId, Error> {
+        let job = self.job();
+        self.write_with(move || {
+            let _no_collection = job.content.keep_unpinned();
+            for file in &files {
+                if !job.content.holds(&file.blob)? {
+                    return Err(ContentError::Absent(file.blob).into());
+                }
+            }
+            job.distribute(&files, &terms)
+        })
+        .await
+    }
+
+    fn job(&self) -> Job {
+        Job {
             me: self.id(),
             content: self.content.clone(),
             replica: self.replica.clone(),
             ledger: self.ledger.clone(),
             now: self.clock.now(),
-            bundle,
-        };
-        self.write_with(move || job.run(&request)).await
+        }
     }
 }
 
-/// One send call, off the async threads.
+/// What a call needs, off the async threads.
 struct Job {
     me: EndpointId,
     content: Content,
     replica: Replica,
     ledger: Ledger,
     now: Timestamp,
-    bundle: String,
 }
 
 impl Job {
-    fn run(self, request: &SendRequest) -> Result<(Sent, crate::replica::Accepted), Error> {
-        let outbox = Outbox::open(&request.root)?;
-        let paths: Vec<&[u8]> = request.paths.iter().map(|path| bytes_of(path)).collect();
+    fn take_in(&self, root: &Path, root_name: &str, paths: &[PathBuf]) -> Result<Taken, Error> {
+        let outbox = Outbox::open(root)?;
+        let paths: Vec<&[u8]> = paths.iter().map(|path| bytes_of(path)).collect();
         let walk = if paths.is_empty() { outbox.everything() } else { outbox.paths(&paths) };
-        let _no_collection = self.content.keep_unpinned();
-        let (files, skipped) = self.ingest(walk, request)?;
-        if files.is_empty() {
-            let reason = skipped.first().map_or_else(
-                || format!("{} has no files", request.root.display()),
-                |first| format!("{}: {}", String::from_utf8_lossy(&first.path), first.reason),
-            );
-            return Err(Error::NothingToSend(reason));
-        }
+        self.ingest(walk, root, root_name)
+    }
+
+    fn distribute(&self, files: &[FileEntry], terms: &Terms) -> Result<(DistributionId, Accepted), Error> {
         let mut blobs: Vec<BlobHash> = files.iter().map(|file| file.blob).collect();
-        let listed = self.list(&files)?;
+        let listed = self.list(files)?;
         if let Files::List { blob, .. } = &listed {
             blobs.push(*blob);
         }
-        let made_at = self.stamp(&files)?;
+        let made_at = self.stamp(files)?;
         let manifest = Manifest {
             sender: self.me,
-            bundle: self.bundle.clone(),
+            bundle: terms.bundle.clone(),
             files: listed,
-            scope: request.scope.clone(),
-            priority: request.priority,
+            scope: terms.scope.clone(),
+            priority: terms.priority,
             made_at,
-            expiry: made_at.plus(request.lifetime),
-            carry: request.carry.clone(),
-            together: request.together,
+            expiry: made_at.plus(terms.lifetime),
+            carry: terms.carry.clone(),
+            together: terms.together,
         };
         let (id, _) = manifest.seal()?;
         // Pinned before anybody can ask for it, so that no collection comes between.
         self.content.pin(&Pin::Distribution(id, PinRole::Sender), &blobs)?;
         let (distribution, accepted) = self.replica.create_distribution(&manifest)?;
         debug_assert_eq!(distribution, id, "a distribution's id is the hash of its manifest");
-        Ok((Sent { distribution, bundle: self.bundle, files, skipped }, accepted))
+        Ok((distribution, accepted))
     }
 
-    fn ingest(&self, walk: Walk, request: &SendRequest) -> Result<(Vec<FileEntry>, Vec<Skipped>), Error> {
+    fn ingest(&self, walk: Walk, root: &Path, root_name: &str) -> Result<Taken, Error> {
         let (mut files, mut skipped) = (Vec::new(), Vec::new());
         let mut batch = self.content.batch();
         let mut uncommitted = 0;
@@ -165,7 +239,7 @@ impl Job {
                     continue;
                 }
             };
-            match take_in(&mut batch, &collected, request) {
+            match entry(&mut batch, &collected, root, root_name) {
                 Ok(entry) => files.push(entry),
                 Err(error) if error.kind() == crate::ErrorKind::NoSpace => return Err(error),
                 Err(error) => skipped.push(Skipped { path: collected.path, reason: error.to_string() }),
@@ -177,7 +251,7 @@ impl Job {
             }
         }
         batch.commit()?;
-        Ok((files, skipped))
+        Ok(Taken { files, skipped })
     }
 
     /// The files as a manifest names them: themselves, or a blob that lists them.
@@ -197,13 +271,13 @@ impl Job {
     }
 }
 
-fn take_in(batch: &mut Batch, collected: &Collected, request: &SendRequest) -> Result<FileEntry, Error> {
+fn entry(batch: &mut Batch, collected: &Collected, root: &Path, root_name: &str) -> Result<FileEntry, Error> {
     let file = collected.open()?;
-    let path = request.root.join(path_of(&collected.path));
+    let path = root.join(path_of(&collected.path));
     let ingested = batch.add_file(&file, &path, &mut |_| ControlFlow::Continue(()))?;
     collected.check(&file)?;
     Ok(FileEntry {
-        root: request.root_name.clone(),
+        root: root_name.to_owned(),
         path: collected.path.clone(),
         size: ingested.size,
         blob: ingested.hash,
