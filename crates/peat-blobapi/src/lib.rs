@@ -7,5 +7,14 @@ mod generated {
     include!(concat!(env!("OUT_DIR"), "/contract.rs"));
 }
 
-pub use generated::peat::blob::v1 as blob;
-pub use generated::peat::sidecar::v1 as sidecar;
+/// The API of our own: package `peat.blob.v1`.
+pub mod blob {
+    pub use super::generated::peat::blob::v1::__buffa::oneof;
+    pub use super::generated::peat::blob::v1::*;
+}
+
+/// The attachment API that clients of this field already call: package `peat.sidecar.v1`.
+pub mod sidecar {
+    pub use super::generated::peat::sidecar::v1::__buffa::oneof;
+    pub use super::generated::peat::sidecar::v1::*;
+}

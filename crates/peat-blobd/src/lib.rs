@@ -1,4 +1,190 @@
-//! The daemon: configuration, sockets and signals around one node of `peat-blobcore`.
-pub mod config;
+//! The daemon: configuration, sockets and signals around one node of `peat-blobcore`. It decides nothing that the library does
+//! not decide; [`Running`] is a daemon within a process, and the program adds signals and logs.
 
+mod api;
+pub mod config;
+mod metrics;
+mod server;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use peat_blobcore::{ErrorKind, Node};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use api::errors::{HINT_HEADER, KIND_HEADER};
 pub use config::Config;
+
+use api::Daemon;
+use config::Listen;
+use server::{Bound, FAREWELL, serve};
+
+/// Why a daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The node.
+    #[error(transparent)]
+    Node(#[from] peat_blobcore::Error),
+    /// A socket of the API.
+    #[error("cannot serve the API at {listen}: {source}")]
+    Listen {
+        /// Which.
+        listen: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The directory for streamed files.
+    #[error("cannot clear {}: {source}", path.display())]
+    Uploads {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// What it means for the one who started it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::Listen { source, .. } | Self::Uploads { source, .. } => ErrorKind::of_io(source),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Node(error) => error.hint(),
+            Self::Listen { .. } => Some("stop what holds it, or choose another with --listen".to_owned()),
+            Self::Uploads { .. } => Some("make it a directory that this user may write to".to_owned()),
+        }
+    }
+}
+
+/// A daemon that serves. [`Running::stop`] it in the end.
+pub struct Running {
+    daemon: Arc<Daemon>,
+    addresses: Vec<Listen>,
+    serving: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Starts the node and serves the API. It returns once both can be used.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing goes on running then.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let config = Arc::new(config);
+        let node = start_node(&config).await?;
+        let (stop, stopping) = watch::channel(false);
+        let uploads = |source| Error::Uploads { path: config.data_dir.join("uploads"), source };
+        let daemon = Arc::new(Daemon::new(node, Arc::clone(&config), stopping.clone()).map_err(uploads)?);
+        // The node comes first, since it makes the data directory that a socket may be in, and holds it alone.
+        let (mut bound, mut addresses) = (Vec::new(), Vec::new());
+        for listen in &config.listen {
+            let socket = Bound::bind(listen).await?;
+            addresses.push(socket.address().map_err(|source| Error::Listen { listen: listen.to_string(), source })?);
+            bound.push(socket);
+        }
+        for peer in &config.peers {
+            if let Err(error) = daemon.connect(peer.id, &peer.hosts).await {
+                tracing::warn!(peer = %peer.id.short(), %error, "a peer that was named cannot be dialled yet");
+            }
+        }
+        let serving = serve(bound, &daemon, &stopping);
+        tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
+        Ok(Self { daemon, addresses, serving, stop })
+    }
+
+    /// The node within.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.daemon.node
+    }
+
+    /// Where the API is served, with the ports that the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[Listen] {
+        &self.addresses
+    }
+
+    /// Puts into force what can be changed while it runs: policy, peers, roots, caps and the token. Says what cannot.
+    ///
+    /// # Errors
+    /// [`Error::Node`] when the node has ended.
+    pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, Error> {
+        let old = self.daemon.config();
+        let fixed = [
+            ("data_dir", old.data_dir != config.data_dir),
+            ("listen", old.listen != config.listen),
+            ("node_id", old.node_id != config.node_id),
+            ("iroh_listen", old.iroh_listen != config.iroh_listen),
+            ("gossip", old.gossip != config.gossip),
+            ("stall", old.stall != config.stall),
+            ("inbox", old.inbox != config.inbox || old.inbox_owner != config.inbox_owner),
+            ("labels", old.labels != config.labels),
+            ("store_quota", old.store_quota != config.store_quota || old.store_reserve != config.store_reserve),
+        ];
+        self.daemon.node.set_policy(config.policy()).await?;
+        for peer in &config.peers {
+            if let Err(error) = self.daemon.connect(peer.id, &peer.hosts).await {
+                tracing::warn!(peer = %peer.id.short(), %error, "a peer that was named cannot be dialled yet");
+            }
+        }
+        for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
+            self.daemon.disconnect(peer.id).await;
+        }
+        self.daemon.replace_config(Arc::new(config));
+        Ok(fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
+    }
+
+    /// Lets calls under way end, for three seconds at most, and shuts the node down.
+    pub async fn stop(mut self) {
+        // Every receiver is this daemon's own.
+        let _ = self.stop.send(true);
+        let ended = tokio::time::timeout(FAREWELL, async { while self.serving.join_next().await.is_some() {} }).await;
+        if ended.is_err() {
+            tracing::warn!("calls are under way that do not end; they are cut off");
+            self.serving.shutdown().await;
+        }
+        match Arc::try_unwrap(self.daemon) {
+            Ok(daemon) => daemon.node.shutdown().await,
+            Err(_) => tracing::warn!("the node is still in use and ends as it stands; nothing that was reported is lost"),
+        }
+    }
+}
+
+/// Runs a daemon until `shutdown`.
+///
+/// # Errors
+/// [`Error`] when it does not start.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let running = Running::start(config).await?;
+    shutdown.await;
+    running.stop().await;
+    Ok(())
+}
+
+async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
+    let mut builder = Node::builder(&config.data_dir)
+        .labels(config.labels.clone())
+        .policy(config.policy())
+        .content(config.store())
+        .gossip(config.gossip)
+        .stall(config.stall);
+    for address in &config.iroh_listen {
+        builder = builder.listen(*address);
+    }
+    if let Some((formation, node_id)) = config.deterministic() {
+        builder = builder.deterministic(formation, node_id);
+    }
+    if let Some((directory, policy)) = config.inbox() {
+        builder = builder.inbox(directory, policy);
+    }
+    builder.start().await
+}

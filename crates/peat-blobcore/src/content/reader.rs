@@ -32,6 +32,24 @@ impl Content {
         Ok(BlobReader { row, source, open })
     }
 
+    /// Reads a small blob whole, or its first `most` bytes, which the caller has found reasonable.
+    ///
+    /// # Errors
+    /// `Absent`, or what reading fails with.
+    pub fn read_blob(&self, hash: &BlobHash, most: u64) -> Result<Vec<u8>, ContentError> {
+        let reader = self.open_blob(hash)?;
+        let mut bytes = vec![0; usize::try_from(reader.size().min(most)).unwrap_or_default()];
+        let mut read = 0;
+        while read < bytes.len() {
+            match reader.read_at(read as u64, &mut bytes[read..])? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// The ranges of bytes that [`Content::encode_block`] can serve: all of a blob that is held, else what an open assembly
     /// has verified so far.
     ///

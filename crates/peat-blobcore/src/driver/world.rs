@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
-use crate::content::{Content, ContentError, PinRole};
+use crate::content::{Content, PinRole};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, FileList, Files};
 use crate::reconcile::{Node, PinReason, View};
@@ -82,28 +82,11 @@ impl World {
             return None;
         }
         let read = || -> Result<Arc<[FileEntry]>, String> {
-            let encoded = self.read_blob(blob, *size).map_err(|error| error.to_string())?;
+            let encoded = self.content.read_blob(blob, *size).map_err(|error| error.to_string())?;
             let list = FileList::decode(&encoded, *count, *bytes).map_err(|error| error.to_string())?;
             Ok(list.0.into())
         };
         Some(read())
-    }
-}
-
-impl World {
-    /// Reads a blob of a size that was checked to be reasonable.
-    fn read_blob(&self, blob: &BlobHash, size: u64) -> Result<Vec<u8>, ContentError> {
-        let reader = self.content.open_blob(blob)?;
-        let mut bytes = vec![0; usize::try_from(reader.size().min(size)).unwrap_or_default()];
-        let mut read = 0;
-        while read < bytes.len() {
-            match reader.read_at(read as u64, &mut bytes[read..])? {
-                0 => break,
-                more => read += more,
-            }
-        }
-        bytes.truncate(read);
-        Ok(bytes)
     }
 }
 

@@ -24,10 +24,11 @@ use tokio::task::JoinHandle;
 use crate::Error;
 use crate::clock::Clock;
 use crate::content::{CheckReport, Content, GcReport};
+use crate::document::Distribution;
 use crate::driver::{Progress, Request, Status};
 use crate::exchange::{Inbox, Ledger};
 use crate::identity::{AuthorityKey, Identity};
-use crate::model::{DistributionId, DistributionState, EndpointId, NodeRecord};
+use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
@@ -146,6 +147,35 @@ impl Node {
         let Status { distribution, state, targets } =
             answered.await.map_err(|_| Error::Stopped)?.ok_or(Error::NoDistribution(id))?;
         Ok(DistributionStatus { distribution, state, targets, bytes_here: self.progress.get(&id) })
+    }
+
+    /// The files of a distribution; none while the list of them is not here yet.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`], [`Error::Manifest`] when the list is not what the manifest says of it, or what reading it
+    /// fails with.
+    pub async fn files(&self, id: DistributionId) -> Result<Option<Vec<FileEntry>>, Error> {
+        let (replica, content) = (self.replica.clone(), self.content.clone());
+        blocking(move || {
+            let distribution = replica.distribution(&id)?.ok_or(Error::NoDistribution(id))?;
+            match &distribution.manifest.files {
+                Files::Inline(files) => Ok(Some(files.clone())),
+                Files::List { blob, .. } if !content.holds(blob)? => Ok(None),
+                Files::List { blob, size, count, bytes } => {
+                    Ok(Some(FileList::decode(&content.read_blob(blob, *size)?, *count, *bytes)?.0))
+                }
+            }
+        })
+        .await?
+    }
+
+    /// What a distribution is, without how it stands.
+    ///
+    /// # Errors
+    /// [`Error::NoDistribution`], or what the replica fails with.
+    pub async fn distribution(&self, id: DistributionId) -> Result<Arc<Distribution>, Error> {
+        let replica = self.replica.clone();
+        blocking(move || replica.distribution(&id)?.ok_or(Error::NoDistribution(id))).await?
     }
 
     /// Waits until a distribution has come to an end: until its state is none of no targets, pending and in progress.

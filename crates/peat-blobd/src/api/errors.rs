@@ -1,0 +1,68 @@
+//! The library's errors as answers of the API: a code that every client knows, and in headers the kind and what to do.
+
+use connectrpc::{ConnectError, ErrorCode};
+use peat_blobcore::{Error, ErrorKind};
+
+/// The header that names the [`ErrorKind`].
+pub const KIND_HEADER: &str = "peat-blob-error-kind";
+/// The header that says what to do.
+pub const HINT_HEADER: &str = "peat-blob-hint";
+
+/// An error of the library.
+pub(crate) fn failed(error: impl Into<Error>) -> ConnectError {
+    let error = error.into();
+    answer(error.kind(), error.to_string(), error.hint())
+}
+
+/// What was asked for makes no sense; `field` says where.
+pub(crate) fn invalid(field: &str, why: impl std::fmt::Display) -> ConnectError {
+    answer(ErrorKind::Usage, format!("{field}: {why}"), None)
+}
+
+/// An error of a kind.
+pub(crate) fn answer(kind: ErrorKind, message: String, hint: Option<String>) -> ConnectError {
+    let code = match kind {
+        ErrorKind::Failed => ErrorCode::Internal,
+        ErrorKind::Usage => ErrorCode::InvalidArgument,
+        ErrorKind::NotFound => ErrorCode::NotFound,
+        ErrorKind::Unreachable => ErrorCode::Unavailable,
+        ErrorKind::TimedOut => ErrorCode::DeadlineExceeded,
+        ErrorKind::Integrity => ErrorCode::DataLoss,
+        ErrorKind::Refused => ErrorCode::FailedPrecondition,
+        ErrorKind::NoSpace => ErrorCode::ResourceExhausted,
+    };
+    let mut error = ConnectError::new(code, message);
+    let headers = error.response_headers_mut();
+    headers.insert(KIND_HEADER, axum::http::HeaderValue::from_static(kind_name(kind)));
+    // A hint with a line break or other bytes that no header can carry is left out.
+    if let Some(hint) = hint.and_then(|hint| axum::http::HeaderValue::from_str(&hint).ok()) {
+        headers.insert(HINT_HEADER, hint);
+    }
+    error
+}
+
+const fn kind_name(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Failed => "failed",
+        ErrorKind::Usage => "usage",
+        ErrorKind::NotFound => "not found",
+        ErrorKind::Unreachable => "unreachable",
+        ErrorKind::TimedOut => "timed out",
+        ErrorKind::Integrity => "integrity",
+        ErrorKind::Refused => "refused",
+        ErrorKind::NoSpace => "no space",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_carries_its_kind_and_what_to_do() {
+        let error = failed(Error::TimedOut("a wait".to_owned()));
+        assert_eq!(error.code, ErrorCode::DeadlineExceeded);
+        assert_eq!(error.response_headers()[KIND_HEADER], ErrorKind::TimedOut.to_string());
+        assert!(error.response_headers().contains_key(HINT_HEADER));
+    }
+}

@@ -1,0 +1,145 @@
+//! The services of the API. They translate between the contract and the library, and decide nothing.
+
+mod attachments;
+mod bundles;
+mod convert;
+pub(crate) mod errors;
+mod native;
+mod progress;
+mod upload;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+
+use connectrpc::{ConnectError, Router};
+use peat_blobcore::Node;
+use peat_blobcore::model::{DistributionId, EndpointId};
+use tokio::sync::watch;
+
+use crate::Config;
+use bundles::Bundles;
+
+/// What every call works with.
+pub(crate) struct Daemon {
+    pub(crate) node: Node,
+    /// What the daemon was told last.
+    pub(crate) config: RwLock<Arc<Config>>,
+    /// Peers that a user named, and where.
+    pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
+    bundles: Bundles,
+    /// Where streamed files wait until they are in the store.
+    uploads: PathBuf,
+    /// True once the daemon ends: streams end with it.
+    pub(crate) stopping: watch::Receiver<bool>,
+}
+
+/// Both services over one daemon.
+pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
+    Router::new()
+        .add_service(Arc::new(native::Native(Arc::clone(daemon))))
+        .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
+}
+
+impl Daemon {
+    pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> std::io::Result<Self> {
+        let uploads = config.data_dir.join("uploads");
+        // What an earlier run was being sent when it ended is nobody's any more.
+        if uploads.exists() {
+            std::fs::remove_dir_all(&uploads)?;
+        }
+        let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
+        Ok(Self { node, config: RwLock::new(config), named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping })
+    }
+
+    /// What the daemon is told to do now.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().expect("nothing panics while it holds the configuration"))
+    }
+
+    /// Keeps a connection with a peer, at every address that these hosts have now.
+    pub(crate) async fn connect(&self, id: EndpointId, hosts: &[String]) -> Result<(), ConnectError> {
+        let mut addresses: Vec<SocketAddr> = Vec::new();
+        for (index, host) in hosts.iter().enumerate() {
+            let found = tokio::net::lookup_host(host).await;
+            addresses
+                .extend(found.map_err(|error| errors::invalid(&format!("addresses[{index}]"), format_args!("{host}: {error}")))?);
+        }
+        self.named.write().expect("nothing panics while it holds the peers").insert(id, hosts.to_vec());
+        self.node.add_peer(id, addresses).await;
+        Ok(())
+    }
+
+    /// Leaves a peer alone until it is named again; whether it was connected.
+    pub(crate) async fn disconnect(&self, id: EndpointId) -> bool {
+        self.named.write().expect("nothing panics while it holds the peers").remove(&id);
+        self.node.remove_peer(id).await
+    }
+
+    /// Is told otherwise from now on.
+    pub(crate) fn replace_config(&self, config: Arc<Config>) {
+        *self.config.write().expect("nothing panics while it holds the configuration") = config;
+    }
+
+    /// Every node that is known, connected or named; not this one.
+    pub(crate) fn peers(&self) -> BTreeMap<EndpointId, Peer> {
+        let mut peers: BTreeMap<EndpointId, Peer> = BTreeMap::new();
+        for (id, record) in self.node.members() {
+            let peer = peers.entry(id).or_default();
+            peer.name = record.name;
+            peer.labels = record.labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+            peer.addresses = record.addresses;
+        }
+        for (id, hosts) in self.named.read().expect("nothing panics while it holds the peers").iter() {
+            let addresses = &mut peers.entry(*id).or_default().addresses;
+            addresses.extend(hosts.iter().filter(|host| !addresses.contains(host)).cloned().collect::<Vec<_>>());
+        }
+        for id in self.node.peers() {
+            peers.entry(id).or_default().connected = true;
+        }
+        peers.remove(&self.node.id());
+        peers
+    }
+
+    /// The distribution that an id, or the beginning of one, names.
+    fn find(&self, text: &str) -> Result<DistributionId, ConnectError> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        if text.len() < 8 {
+            return Err(errors::invalid(
+                "distribution_id",
+                format_args!("{text:?} is no id: give 64 hex digits, or the first 8 or more"),
+            ));
+        }
+        let mut found = self.node.distributions().into_iter().filter(|id| id.to_string().starts_with(text));
+        match (found.next(), found.next()) {
+            (Some(id), None) => Ok(id),
+            (Some(_), Some(_)) => {
+                Err(errors::invalid("distribution_id", format_args!("{text:?} begins several ids: give more of it")))
+            }
+            (None, _) => Err(errors::answer(
+                peat_blobcore::ErrorKind::NotFound,
+                format!("no distribution {text} is known here"),
+                Some("check the id; ids of expired distributions are forgotten".to_owned()),
+            )),
+        }
+    }
+
+    /// Resolves when the daemon ends.
+    pub(crate) async fn stopped(&self) {
+        let mut stopping = self.stopping.clone();
+        // Its sender outlives every call; if not, the daemon has ended.
+        let _ = stopping.wait_for(|stopping| *stopping).await;
+    }
+}
+
+/// What is known of a peer.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) labels: Vec<String>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) connected: bool,
+}
