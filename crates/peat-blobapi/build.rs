@@ -14,6 +14,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         .open_files(FILES)?
         .encode_file_descriptor_set();
     std::fs::write(&set, compiled)?;
-    connectrpc_build::Config::new().files(&FILES).descriptor_set(set).include_file("contract.rs").compile()?;
+    connectrpc_build::Config::new()
+        .files(&FILES)
+        .descriptor_set(set)
+        .include_file("contract.rs")
+        .emit_rerun_directives(false)
+        .compile()?;
     Ok(())
 }

@@ -1,0 +1,336 @@
+//! Daemons within this process, spoken to over their sockets as clients do.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use connectrpc::client::{ClientConfig, HttpClient};
+use connectrpc::{ConnectError, ErrorCode, Protocol};
+use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
+use peat_blobapi::blob::{self, BlobServiceClient, oneof};
+use peat_blobapi::sidecar::{self, PeatSidecarClient};
+use peat_blobcore::model::EndpointId;
+use peat_blobd::config::{Listen, StaticPeer, Token};
+use peat_blobd::{Config, KIND_HEADER, Running};
+use sha2::Digest as _;
+
+fn config(fleet: &Fleet, name: &str) -> Config {
+    let loopback = ([127, 0, 0, 1], 0).into();
+    Config {
+        listen: vec![Listen::Tcp(loopback)],
+        iroh_listen: vec![loopback],
+        inbox: Some(fleet.inbox(name)),
+        outbox: BTreeMap::from([("out".to_owned(), fleet.path("outbox"))]),
+        gossip: false,
+        ..Config::new(fleet.path(name))
+    }
+}
+
+async fn start(fleet: &Fleet, name: &str, peers: &[&Running]) -> Running {
+    if !fleet.path(name).exists() {
+        fleet.enroll(name, &[]);
+    }
+    let peer = |peer: &&Running| StaticPeer {
+        id: peer.node().id(),
+        hosts: peer.node().listening_on().iter().map(ToString::to_string).collect(),
+    };
+    let config = Config { peers: peers.iter().map(peer).collect(), ..config(fleet, name) };
+    Running::start(config).await.expect("it starts")
+}
+
+fn authority(daemon: &Running) -> String {
+    let Listen::Tcp(address) = &daemon.addresses()[0] else { panic!("it listens on TCP") };
+    address.to_string()
+}
+
+fn client(daemon: &Running, protocol: Protocol) -> (ClientConfig, HttpClient) {
+    let uri = format!("http://{}", authority(daemon)).parse().expect("an address");
+    let http = if protocol == Protocol::Grpc { HttpClient::plaintext_http2_only() } else { HttpClient::plaintext() };
+    (ClientConfig::new(uri).with_protocol(protocol).with_default_timeout(DEADLINE), http)
+}
+
+fn native(daemon: &Running, protocol: Protocol) -> BlobServiceClient<HttpClient> {
+    let (config, http) = client(daemon, protocol);
+    BlobServiceClient::new(http, config)
+}
+
+fn attachments(daemon: &Running) -> PeatSidecarClient<HttpClient> {
+    let (config, http) = client(daemon, Protocol::Connect);
+    PeatSidecarClient::new(http, config.json())
+}
+
+fn to(node: EndpointId) -> blob::Scope {
+    let nodes = blob::scope::Nodes { nodes: vec![node.to_string()], ..Default::default() };
+    blob::Scope { scope: Some(nodes.into()), ..Default::default() }
+}
+
+async fn completed(client: &BlobServiceClient<HttpClient>, id: &str) -> blob::GetDistributionResponse {
+    eventually("it is completed", || async {
+        let request = blob::GetDistributionRequest { distribution_id: id.to_owned(), ..Default::default() };
+        let found = client.get_distribution(request).await.expect("known").into_owned();
+        found.distribution.state == blob::DistributionState::DISTRIBUTION_STATE_COMPLETED
+    })
+    .await;
+    let request = blob::GetDistributionRequest { distribution_id: id.to_owned(), files: true, ..Default::default() };
+    client.get_distribution(request).await.expect("known").into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_is_sent_through_the_api_arrives_over_each_protocol() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"one"), ("d/b", b"two"), ("empty", b"")]);
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let bravo = start(&fleet, "bravo", &[&alpha]).await;
+    for protocol in [Protocol::Connect, Protocol::Grpc, Protocol::GrpcWeb] {
+        let client = native(&alpha, protocol);
+        let options = blob::SendOptions { scope: to(bravo.node().id()).into(), ..Default::default() };
+        let request = blob::SendPathRequest { root: root.display().to_string(), options: options.into(), ..Default::default() };
+        let sent = client.send_path(request).await.expect("sent").into_owned();
+        assert_eq!((sent.file_count, sent.bytes, sent.skipped.len()), (3, 6, 0), "{protocol:?}");
+        let done = completed(&client, &sent.distribution_id).await;
+        assert!(done.targets[0].receipt && done.targets[0].name == "bravo", "{done:?}");
+        assert!(done.files.iter().all(|file| file.held), "{done:?}");
+        // The beginning of an id will do.
+        completed(&client, &sent.distribution_id[..8]).await;
+        let node = client.get_node(blob::GetNodeRequest::default()).await.expect("it answers").into_owned();
+        assert_eq!((node.name.as_str(), node.connected_peers, node.enrolled), ("alpha", 1, true));
+    }
+    assert_eq!(contents(&fleet.inbox("bravo")), contents(&root));
+    let client = native(&alpha, Protocol::Connect);
+    let page = |limit, after: &str| blob::ListDistributionsRequest { limit, after: after.to_owned(), ..Default::default() };
+    let first = client.list_distributions(page(2, "")).await.expect("listed").into_owned();
+    assert_eq!((first.distributions.len(), first.total), (2, 3));
+    let rest = client.list_distributions(page(0, &first.next)).await.expect("listed").into_owned();
+    assert_eq!((rest.distributions.len(), rest.next.as_str()), (1, ""));
+    alpha.stop().await;
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streamed_files_arrive_and_can_be_read_back_where_they_are_held() {
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let bravo = start(&fleet, "bravo", &[&alpha]).await;
+    let large = [1, 2, 3, 4, 5, 6, 7].repeat(200_000);
+    let part = |part| blob::SendStreamRequest { part: Some(part), ..Default::default() };
+    let file = |path: &str| blob::StreamedFile { path: path.into(), mode: 0o640, mtime: 1_000_000, ..Default::default() };
+    let options = blob::SendOptions { scope: to(bravo.node().id()).into(), ..Default::default() };
+    let mut parts = vec![part(options.into()), part(file("a/large").into())];
+    parts.extend(large.chunks(1 << 20).map(|chunk| part(oneof::send_stream_request::Part::Chunk(chunk.to_vec()))));
+    parts.push(part(file("small").into()));
+    parts.push(part(oneof::send_stream_request::Part::Chunk(b"small".to_vec())));
+    let sent = native(&alpha, Protocol::Connect).send_stream(n0_future::stream::iter(parts)).await.expect("sent").into_owned();
+    assert_eq!(sent.file_count, 2);
+    completed(&native(&alpha, Protocol::Connect), &sent.distribution_id).await;
+    let inbox = contents(&fleet.inbox("bravo"));
+    assert!(inbox[Path::new("a/large")] == large && inbox[Path::new("small")] == b"small");
+    let modified = std::fs::metadata(fleet.inbox("bravo").join("small")).expect("delivered").modified().expect("a time");
+    assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(1000));
+    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new(), "what was streamed waits nowhere any more");
+    let blob = sent.files[0].blob.clone();
+    let reader = native(&bravo, Protocol::Grpc);
+    let mut stream = reader.read_blob(blob::ReadBlobRequest { blob, ..Default::default() }).await.expect("held");
+    let mut read = Vec::new();
+    while let Some(message) = stream.message().await.expect("intact") {
+        read.extend_from_slice(&message.to_owned_message().chunk);
+    }
+    assert!(read == large);
+    alpha.stop().await;
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_names_a_path_outside_or_ends_early_sends_nothing() {
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let client = native(&alpha, Protocol::Connect);
+    let part = |part| blob::SendStreamRequest { part: Some(part), ..Default::default() };
+    let all = blob::Scope { scope: Some(blob::scope::All::default().into()), ..Default::default() };
+    let options = || part(blob::SendOptions { scope: all.clone().into(), ..Default::default() }.into());
+    for path in ["../outside", "/absolute", "", "a//b"] {
+        let file = part(blob::StreamedFile { path: path.into(), ..Default::default() }.into());
+        let error = client.send_stream(n0_future::stream::iter(vec![options(), file])).await.expect_err("refused");
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{path:?}: {error}");
+    }
+    for parts in [vec![], vec![options()], vec![part(oneof::send_stream_request::Part::Chunk(vec![1]))]] {
+        client.send_stream(n0_future::stream::iter(parts)).await.expect_err("refused");
+    }
+    assert!(alpha.node().distributions().is_empty() && !fleet.path("alpha").join("outside").exists());
+    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new());
+    alpha.stop().await;
+}
+
+fn spec(path: &str, content: &[u8]) -> sidecar::FileSpec {
+    sidecar::FileSpec {
+        root_name: "out".to_owned(),
+        relative_path: path.to_owned(),
+        size_bytes: content.len() as u64,
+        sha256: sha2::Sha256::digest(content).to_vec(),
+        ..Default::default()
+    }
+}
+
+fn all_nodes() -> sidecar::DistributionScopeSpec {
+    sidecar::DistributionScopeSpec { scope: Some(sidecar::AllNodes::default().into()), ..Default::default() }
+}
+
+fn attach(files: Vec<sidecar::FileSpec>, bundle: &str) -> sidecar::SendAttachmentsRequest {
+    let bundle_id = Some(bundle.to_owned());
+    sidecar::SendAttachmentsRequest { files, scope: all_nodes().into(), bundle_id, ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attachments_arrive_one_distribution_a_file_and_the_same_call_is_answered_the_same_after_a_restart() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"one"), ("d/b", b"two")]);
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let call = || attach(vec![spec("a", b"one"), spec("d/b", b"two")], "bundle");
+    let sent = attachments(&alpha).send_attachments(call()).await.expect("sent").into_owned();
+    assert_eq!((sent.bundle_id.as_str(), sent.handles.len(), sent.handles[1].file_index), ("bundle", 2, 1));
+    // Nobody is there: that is not completed, and says why.
+    let ask = |id: &str| sidecar::GetAttachmentDistributionRequest { distribution_id: id.to_owned(), ..Default::default() };
+    let first = sent.handles[0].distribution_id.clone();
+    let waits = attachments(&alpha).get_attachment_distribution(ask(&first)).await.expect("known").into_owned();
+    assert_eq!(waits.status, sidecar::DistributionStatus::DISTRIBUTION_STATUS_PENDING);
+    assert!(waits.error.is_some_and(|error| error.starts_with("no targets")));
+    alpha.stop().await;
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let bravo = start(&fleet, "bravo", &[&alpha]).await;
+    let mut stream = attachments(&alpha)
+        .subscribe_attachment_bundle(sidecar::SubscribeAttachmentBundleRequest {
+            bundle_id: "bundle".into(),
+            ..Default::default()
+        })
+        .await
+        .expect("known");
+    let mut last = BTreeMap::new();
+    while let Some(frame) = stream.message().await.expect("it ends well") {
+        let frame = frame.to_owned_message();
+        last.insert(frame.distribution_id, frame.status);
+    }
+    assert_eq!(last.len(), 2);
+    assert!(last.values().all(|status| *status == sidecar::DistributionStatus::DISTRIBUTION_STATUS_COMPLETED), "{last:?}");
+    assert_eq!(contents(&fleet.inbox("bravo")), contents(&root));
+    let again = attachments(&alpha).send_attachments(call()).await.expect("answered").into_owned();
+    assert_eq!(again.handles, sent.handles);
+    let other = attach(vec![spec("a", b"one")], "bundle");
+    let error = attachments(&alpha).send_attachments(other).await.expect_err("another list");
+    assert_eq!(error.code, ErrorCode::AlreadyExists);
+    let cancel = sidecar::CancelAttachmentDistributionRequest { distribution_id: first, ..Default::default() };
+    let cancelled = attachments(&alpha).cancel_attachment_distribution(cancel).await.expect("known").into_owned();
+    assert!(!cancelled.was_cancelled, "it had ended before");
+    alpha.stop().await;
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attachment_that_is_not_what_is_claimed_stops_the_whole_call() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"one"), ("d/b", b"two")]);
+    std::fs::write(fleet.path("secret"), "secret").expect("written");
+    std::os::unix::fs::symlink(fleet.path("secret"), root.join("link")).expect("made");
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let client = attachments(&alpha);
+    let wrong = |change: fn(&mut sidecar::FileSpec)| {
+        let mut spec = spec("d/b", b"two");
+        change(&mut spec);
+        attach(vec![self::spec("a", b"one"), spec], "bundle")
+    };
+    let cases: [(sidecar::SendAttachmentsRequest, ErrorCode, &str); 9] = [
+        (wrong(|file| file.root_name = "other".into()), ErrorCode::InvalidArgument, "files[1].root_name"),
+        (wrong(|file| file.relative_path = "../secret".into()), ErrorCode::InvalidArgument, "files[1].relative_path"),
+        (wrong(|file| file.relative_path = "link".into()), ErrorCode::InvalidArgument, "files[1].relative_path"),
+        (wrong(|file| file.relative_path = "d".into()), ErrorCode::InvalidArgument, "files[1].relative_path"),
+        (wrong(|file| file.size_bytes = 4), ErrorCode::InvalidArgument, "files[1].size_bytes"),
+        (wrong(|file| file.sha256[0] ^= 1), ErrorCode::InvalidArgument, "files[1].sha256"),
+        (wrong(|file| file.sha256.truncate(31)), ErrorCode::InvalidArgument, "files[1].sha256"),
+        (attach(vec![], "bundle"), ErrorCode::InvalidArgument, "files"),
+        (
+            sidecar::SendAttachmentsRequest { files: vec![spec("a", b"one")], ..Default::default() },
+            ErrorCode::InvalidArgument,
+            "scope",
+        ),
+    ];
+    for (request, code, field) in cases {
+        let error: ConnectError = client.send_attachments(request).await.expect_err("refused");
+        assert_eq!(error.code, code, "{field}: {error}");
+        assert!(error.message.as_deref().is_some_and(|message| message.starts_with(field)), "{field}: {error}");
+    }
+    assert!(alpha.node().distributions().is_empty(), "nothing was sent");
+    let unknown = sidecar::GetAttachmentDistributionRequest { distribution_id: "00".repeat(32), ..Default::default() };
+    assert_eq!(client.get_attachment_distribution(unknown).await.expect_err("unknown").code, ErrorCode::NotFound);
+    alpha.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peers_are_connected_listed_left_alone_and_connected_again() {
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let bravo = start(&fleet, "bravo", &[]).await;
+    let client = native(&alpha, Protocol::Connect);
+    let endpoint_id = bravo.node().id().to_string();
+    let addresses: Vec<String> = bravo.node().listening_on().iter().map(|at| format!("localhost:{}", at.port())).collect();
+    let is_connected = || async {
+        let peers = client.list_peers(blob::ListPeersRequest::default()).await.expect("listed").into_owned().peers;
+        peers.iter().any(|peer| peer.endpoint_id == endpoint_id && peer.connected)
+    };
+    for _ in 0..2 {
+        let connect =
+            blob::ConnectPeerRequest { endpoint_id: endpoint_id.clone(), addresses: addresses.clone(), ..Default::default() };
+        client.connect_peer(connect).await.expect("it can be dialled");
+        eventually("connected", is_connected).await;
+        let disconnect = blob::DisconnectPeerRequest { endpoint_id: endpoint_id.clone(), ..Default::default() };
+        assert!(client.disconnect_peer(disconnect).await.expect("told").into_owned().was_connected);
+        eventually("left alone", || async { !is_connected().await }).await;
+    }
+    let nonsense = blob::ConnectPeerRequest { endpoint_id: "bravo".into(), addresses, ..Default::default() };
+    let error = client.connect_peer(nonsense).await.expect_err("no id");
+    assert_eq!(error.response_headers()[KIND_HEADER], "usage");
+    alpha.stop().await;
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_watched_until_the_daemon_ends() {
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let client = native(&alpha, Protocol::Connect);
+    let mut stream = client.watch(blob::WatchRequest::default()).await.expect("watched");
+    let bravo = start(&fleet, "bravo", &[&alpha]).await;
+    let mut sequence = 0;
+    loop {
+        let event = stream.message().await.expect("it goes on").expect("it goes on").to_owned_message();
+        assert_eq!(event.sequence, sequence, "none is left out");
+        sequence += 1;
+        if event.event == Some(oneof::watch_response::Event::PeerUp(bravo.node().id().to_string())) {
+            break;
+        }
+    }
+    // The watcher does not keep the daemon from ending.
+    alpha.stop().await;
+    while stream.message().await.expect("it ends well").is_some() {}
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tcp_a_token_is_needed_where_there_is_one_and_browsers_are_kept_out_where_there_is_none() {
+    let fleet = Fleet::new();
+    fleet.enroll("alpha", &[]);
+    let alpha = Running::start(Config { token: Some(Token::new("secret")), ..config(&fleet, "alpha") }).await.expect("it starts");
+    let (plain, http) = client(&alpha, Protocol::Connect);
+    let ask = async |config: ClientConfig| {
+        BlobServiceClient::new(http.clone(), config).get_node(blob::GetNodeRequest::default()).await.map(|_| ())
+    };
+    assert_eq!(ask(plain.clone()).await.expect_err("refused").code, ErrorCode::Unauthenticated);
+    let wrong = plain.clone().with_default_header("authorization", "Bearer secre");
+    assert_eq!(ask(wrong).await.expect_err("refused").code, ErrorCode::Unauthenticated);
+    ask(plain.clone().with_default_header("authorization", "Bearer secret")).await.expect("let in");
+    alpha.stop().await;
+    fleet.enroll("bravo", &[]);
+    let bravo = start(&fleet, "bravo", &[]).await;
+    let (plain, http) = client(&bravo, Protocol::Connect);
+    let page = plain.clone().with_default_header("origin", "http://example.org");
+    let ask = BlobServiceClient::new(http.clone(), page).get_node(blob::GetNodeRequest::default()).await;
+    assert_eq!(ask.map(|_| ()).expect_err("refused").code, ErrorCode::Unauthenticated);
+    bravo.stop().await;
+}
