@@ -1,6 +1,18 @@
 //! What the daemon is told to do: [`Config`] is the outcome, plain data. It never reads a clock, a socket or the process
 //! environment: flags and environment come in as values.
+//!
+//! - `settings`: the one table; `parse`, `values`: from text to values
+//! - `layers`: what comes from where, and what wins; `command`, `file`: two of its sources; `rules`: what must hold in the end
+//! - `print`: the outcome, with the origin of each value
 
+mod command;
+mod error;
+mod file;
+mod layers;
+mod parse;
+mod print;
+mod rules;
+mod settings;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +26,11 @@ use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, Priority};
 use peat_blobcore::reconcile::Policy;
 
+pub use command::command;
+pub use error::ConfigError;
+pub use layers::{DEFAULT_FILE, Loaded, Origin, Sources};
+use layers::{Given, nearest, split};
+pub use settings::{SETTINGS, Setting, WITHOUT_EFFECT};
 pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError};
 
 /// Everything that a daemon can be told.

@@ -1,0 +1,207 @@
+//! From text to values, the same for flags, environment and file. An error says what is allowed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use peat_blobcore::exchange::Owner;
+use peat_blobcore::identity::FormationKey;
+use peat_blobcore::model::{EndpointId, Labels, Priority};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use super::values::{LogFormat, StaticPeer, Token, ValueError};
+
+pub(super) type Parsed<T> = Result<T, ValueError>;
+
+/// Fewer characters than these can be guessed.
+const MIN_TOKEN_CHARS: usize = 16;
+
+fn allowed<T>(what: &str) -> Parsed<T> {
+    Err(ValueError(what.to_owned()))
+}
+
+/// Parses with `FromStr`, and says what is allowed in the setting's own words.
+pub(super) fn from_text<T: FromStr>(text: &str, what: &str) -> Parsed<T> {
+    text.parse().or_else(|_| allowed(what))
+}
+
+pub(super) fn switch(text: &str) -> Parsed<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => allowed("true or false"),
+    }
+}
+
+/// `none`, or what `parse` makes of it.
+pub(super) fn optional<T>(text: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
+    if text == "none" { Ok(None) } else { parse(text).map(Some) }
+}
+
+pub(super) fn bytes(text: &str) -> Parsed<u64> {
+    let what = "a number of bytes such as 1048576, 256MiB or 10GiB";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        _ => return allowed(what),
+    };
+    let number: u64 = from_text(number, what)?;
+    number.checked_mul(factor).map_or_else(|| allowed(what), Ok)
+}
+
+pub(super) fn count(text: &str) -> Parsed<u32> {
+    from_text::<std::num::NonZeroU32>(text, "a number from 1 to 4294967295").map(Into::into)
+}
+
+pub(super) fn duration(text: &str) -> Parsed<Duration> {
+    let what = "a duration such as 30s, 5m or 1h, of at least a second";
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return allowed(what),
+    };
+    match from_text::<u64>(number, what)?.checked_mul(factor) {
+        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => allowed(what),
+    }
+}
+
+/// Paths are made absolute at once: what they mean does not change with the working directory.
+pub(super) fn path(text: &str) -> Parsed<PathBuf> {
+    std::path::absolute(text).or_else(|_| allowed("a path"))
+}
+
+pub(super) fn owner(text: &str) -> Parsed<Owner> {
+    match text {
+        "all" => Ok(Owner::Shared),
+        "sender" => Ok(Owner::Sender),
+        _ => allowed("all or sender"),
+    }
+}
+
+pub(super) fn priority(text: &str) -> Parsed<Priority> {
+    match text.to_ascii_lowercase().as_str() {
+        "bulk" => Ok(Priority::Bulk),
+        "low" => Ok(Priority::Low),
+        "routine" => Ok(Priority::Routine),
+        "priority" => Ok(Priority::Priority),
+        "critical" => Ok(Priority::Critical),
+        _ => allowed("bulk, low, routine, priority or critical"),
+    }
+}
+
+/// A word alone is a level. (The filter would take it for a module, and a mistyped level for no output at all.)
+pub(super) fn log(text: &str) -> Parsed<String> {
+    let what =
+        "a level (error, warn, info, debug, trace or off) and module=level pairs, such as info,peat_blobcore::network=debug";
+    for word in text.split(',').filter(|part| !part.contains('=')) {
+        from_text::<LevelFilter>(word, what)?;
+    }
+    from_text::<Targets>(text, what).map(|_| text.to_owned())
+}
+
+pub(super) fn log_format(text: &str) -> Parsed<LogFormat> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => allowed("text or json"),
+    }
+}
+
+pub(super) fn shared_key(text: &str) -> Parsed<FormationKey> {
+    FormationKey::from_base64(text).or_else(|_| allowed("32 bytes in base64, 44 characters with the final `=`"))
+}
+
+pub(super) fn token(text: &str) -> Parsed<Token> {
+    let text = text.trim_ascii();
+    if text.len() < MIN_TOKEN_CHARS || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return allowed("one line of at least 16 printable ASCII characters without spaces");
+    }
+    Ok(Token::new(text))
+}
+
+pub(super) fn senders(items: &[String]) -> Parsed<Option<BTreeSet<EndpointId>>> {
+    let what = "any, or endpoint ids of 64 hex digits";
+    if items == ["any"] {
+        return Ok(None);
+    }
+    items.iter().map(|item| from_text(item, what)).collect::<Parsed<_>>().map(Some)
+}
+
+/// `name=path` pairs; the paths are directories that must be named one by one.
+pub(super) fn roots(items: &[String]) -> Parsed<BTreeMap<String, PathBuf>> {
+    let what = "name=path pairs, each name once";
+    let mut roots = BTreeMap::new();
+    for (name, directory) in pairs(items, what)? {
+        if roots.insert(name, path(&directory)?).is_some() {
+            return allowed(what);
+        }
+    }
+    Ok(roots)
+}
+
+pub(super) fn labels(items: &[String]) -> Parsed<Labels> {
+    let what = "key=value pairs, each key once";
+    let mut labels = Labels::new();
+    for (key, value) in pairs(items, what)? {
+        if labels.insert(key, value).is_some() {
+            return allowed(what);
+        }
+    }
+    Ok(labels)
+}
+
+fn pairs(items: &[String], what: &str) -> Parsed<Vec<(String, String)>> {
+    let pair = |item: &String| match item.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() && !value.trim().is_empty() => {
+            Ok((name.trim().to_owned(), value.trim().to_owned()))
+        }
+        _ => allowed(what),
+    };
+    items.iter().map(pair).collect()
+}
+
+/// `endpoint_id@host:port` items; those of one id become one peer with several hosts.
+pub(super) fn peers(items: &[String]) -> Parsed<Vec<StaticPeer>> {
+    let what = "endpoint_id@host:port items, the id 64 hex digits, an IPv6 address in brackets";
+    let mut peers: Vec<StaticPeer> = Vec::new();
+    for item in items {
+        let Some((id, host)) = item.split_once('@') else { return allowed(what) };
+        let id: EndpointId = from_text(id, what)?;
+        if !is_host_and_port(host) {
+            return allowed(what);
+        }
+        match peers.iter_mut().find(|peer| peer.id == id) {
+            Some(peer) => peer.hosts.push(host.to_owned()),
+            None => peers.push(StaticPeer { id, hosts: vec![host.to_owned()] }),
+        }
+    }
+    Ok(peers)
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)),
+    };
+    is_host && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
+
+/// What a file with a secret says.
+pub(super) fn read_secret(path: &Path) -> std::io::Result<String> {
+    std::fs::read_to_string(path).map(|text| text.trim_ascii().to_owned())
+}

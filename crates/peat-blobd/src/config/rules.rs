@@ -1,0 +1,63 @@
+//! What must hold between settings.
+
+use super::layers::GivenValues;
+use super::{Config, ConfigError, Listen, Origin};
+
+/// The longest path of a Unix socket on Linux, without the final zero (`sun_path` of unix(7)).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Refuses what contradicts itself and warns of what is dangerous.
+pub(super) fn check(config: &mut Config, given: &GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    let origin = |name: &str| given.get(name).map_or(Origin::Default, |given| given.origin.clone());
+    let refuse = |name: &str, message: String| Err(ConfigError::Rule { at: origin(name), message });
+    for (name, other) in [("shared-key", "shared-key-file"), ("iroh-listen", "iroh-udp-port")] {
+        if given.contains_key(name) && given.contains_key(other) {
+            let (key, other, at) = (name.replace('-', "_"), other.replace('-', "_"), origin(other));
+            return refuse(name, format!("{key} and {other} ({at}) are two ways to say one thing; give one of them"));
+        }
+    }
+    match (&config.node_id, &config.shared_key) {
+        (Some(_), None) => return refuse("node-id", "node_id wants a shared key; give shared_key_file too".to_owned()),
+        (None, Some(_)) => {
+            let name = if given.contains_key("shared-key") { "shared-key" } else { "shared-key-file" };
+            return refuse(name, "a shared key wants a node id; give node_id too".to_owned());
+        }
+        _ => {}
+    }
+    if config.listen.is_empty() {
+        return refuse("listen", "listen is empty, so nobody could use the daemon; name a socket or leave it out".to_owned());
+    }
+    for listen in &config.listen {
+        if let Listen::Unix(path) = listen
+            && path.as_os_str().len() > MAX_SOCKET_PATH_BYTES
+        {
+            let name = if given.contains_key("listen") { "listen" } else { "data-dir" };
+            let length = path.as_os_str().len();
+            return refuse(
+                name,
+                format!(
+                    "{listen} has a path of {length} bytes, and a Unix socket's has {MAX_SOCKET_PATH_BYTES} at most; give listen a shorter one"
+                ),
+            );
+        }
+    }
+    guard_api(config, &origin("listen"), warnings)
+}
+
+/// Beyond loopback the API wants a token, or somebody's word that it does not.
+fn guard_api(config: &mut Config, origin: &Origin, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    let Some(open) = config.listen.iter().find(|listen| listen.is_beyond_loopback()) else { return Ok(()) };
+    if config.token.is_some() {
+        return Ok(());
+    }
+    let meant = matches!(origin, Origin::Variable(name) if name == "PEAT_NODE_LISTEN");
+    if !meant && !config.insecure {
+        let message = format!(
+            "{open} can be reached from other machines; give token_file, or `insecure` if all of them may command this node"
+        );
+        return Err(ConfigError::Rule { at: origin.clone(), message });
+    }
+    warnings.push(format!("the API is served without a token on {open}: whoever reaches it commands this node"));
+    config.insecure = true;
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The one table of settings. Flags, environment, file, help, `--print-config` and docs/daemon.md all come from it.
+
+use super::parse::{self, Parsed};
+use super::{Config, Listen};
+
+/// How a setting takes its value.
+pub(super) enum Apply {
+    /// True or false. The flag alone is true.
+    Switch(fn(&mut Config, bool)),
+    /// One text.
+    One(fn(&mut Config, &str) -> Parsed<()>),
+    /// Any number of texts: separated by commas, or an array of the file, or the flag several times.
+    Many(fn(&mut Config, &[String]) -> Parsed<()>),
+    /// The text of a file that the value names.
+    File(fn(&mut Config, &str) -> Parsed<()>),
+}
+
+/// What a daemon can be told under one name.
+pub struct Setting {
+    /// The flag without its dashes. The file has `_` for `-`, the environment `PEAT_BLOBD_` and upper case.
+    pub name: &'static str,
+    /// The variable of peat-node that stands for it where nothing else does.
+    pub compat: Option<&'static str>,
+    /// What the value looks like.
+    pub value: &'static str,
+    /// The value where nothing says otherwise; empty for none.
+    pub default: &'static str,
+    /// What it is for, in a sentence.
+    pub help: &'static str,
+    /// Whether it is never shown, and has no flag, which everybody on the machine could read.
+    pub secret: bool,
+    /// Whether a reload changes it.
+    pub reload: bool,
+    pub(super) apply: Apply,
+}
+
+impl Setting {
+    /// The key in the configuration file.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.name.replace('-', "_")
+    }
+
+    /// The environment variable.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("PEAT_BLOBD_{}", self.key().to_ascii_uppercase())
+    }
+
+    const fn compat(mut self, variable: &'static str) -> Self {
+        self.compat = Some(variable);
+        self
+    }
+
+    const fn default(mut self, text: &'static str) -> Self {
+        self.default = text;
+        self
+    }
+
+    const fn reloaded(mut self) -> Self {
+        self.reload = true;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+}
+
+const fn setting(name: &'static str, value: &'static str, help: &'static str, apply: Apply) -> Setting {
+    Setting { name, compat: None, value, default: "", help, secret: false, reload: false, apply }
+}
+
+/// Sets a field to what `parse` makes of the text.
+macro_rules! one {
+    ($field:ident, $parse:expr) => {
+        Apply::One(|config, text| {
+            config.$field = $parse(text)?;
+            Ok(())
+        })
+    };
+}
+
+macro_rules! many {
+    ($field:ident, $parse:expr) => {
+        Apply::Many(|config, items| {
+            config.$field = $parse(items)?;
+            Ok(())
+        })
+    };
+}
+
+macro_rules! switch {
+    ($field:ident) => {
+        Apply::Switch(|config, on| config.$field = on)
+    };
+}
+
+/// Every setting, in the order in which they are shown.
+pub static SETTINGS: &[Setting] = &[
+    setting("data-dir", "PATH", "The node's data directory. One process at a time uses it.", one!(data_dir, parse::path))
+        .compat("PEAT_NODE_DATA_DIR")
+        .default("/var/lib/peat-blobd"),
+    setting(
+        "listen",
+        "URL,…",
+        "Where the API is served: unix:///path or tcp://address:port. Beyond loopback it wants a token, or `insecure`.",
+        many!(listen, |items: &[String]| items.iter().map(|item| item.parse::<Listen>()).collect::<Parsed<Vec<_>>>()),
+    )
+    .compat("PEAT_NODE_LISTEN")
+    .default("unix://{data-dir}/api.sock"),
+    setting(
+        "token-file",
+        "PATH",
+        "A file with the token that clients show on TCP. Unix sockets are guarded by their file mode alone.",
+        Apply::File(|config, text| {
+            config.token = Some(parse::token(text)?);
+            Ok(())
+        }),
+    )
+    .reloaded(),
+    setting(
+        "insecure",
+        "BOOL",
+        "Serves the API beyond loopback without a token: whoever reaches it is obeyed.",
+        switch!(insecure),
+    )
+    .default("false"),
+    setting(
+        "node-id",
+        "NAME",
+        "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",
+        one!(node_id, |text: &str| Ok(Some(text.to_owned()))),
+    )
+    .compat("PEAT_NODE_NODE_ID"),
+    setting(
+        "shared-key",
+        "BASE64",
+        "The formation key of the deterministic identity: 32 bytes.",
+        one!(shared_key, |text| parse::shared_key(text).map(Some)),
+    )
+    .compat("PEAT_NODE_SHARED_KEY")
+    .secret(),
+    setting(
+        "shared-key-file",
+        "PATH",
+        "A file with the formation key, instead of `shared_key`.",
+        Apply::File(|config, text| {
+            config.shared_key = Some(parse::shared_key(text)?);
+            Ok(())
+        }),
+    ),
+    setting(
+        "iroh-listen",
+        "ADDRESS,…",
+        "UDP addresses that other nodes dial, as address:port. None: every interface, any port.",
+        many!(iroh_listen, |items: &[String]| {
+            items.iter().map(|item| parse::from_text(item, "address:port items")).collect::<Parsed<Vec<_>>>()
+        }),
+    ),
+    setting(
+        "iroh-udp-port",
+        "PORT",
+        "The UDP port on every IPv4 interface, instead of `iroh_listen`.",
+        Apply::One(|config, text| {
+            let port: u16 = parse::from_text(text, "a port from 0 (any) to 65535")?;
+            config.iroh_listen = vec![([0, 0, 0, 0], port).into()];
+            Ok(())
+        }),
+    )
+    .compat("PEAT_NODE_IROH_UDP_PORT"),
+    setting(
+        "peers",
+        "ID@HOST:PORT,…",
+        "Peers that a connection is kept with. Several items with one endpoint id are several ways to it.",
+        many!(peers, parse::peers),
+    )
+    .compat("PEAT_NODE_PEERS")
+    .reloaded(),
+    setting("gossip", "BOOL", "Spreads hints beyond direct neighbours. Better off on thin links.", switch!(gossip))
+        .default("true"),
+    setting(
+        "stall",
+        "DURATION",
+        "How long a source may send nothing before another is asked: longer than the outages that are to be ridden out.",
+        one!(stall, parse::duration),
+    )
+    .default("30s"),
+    setting(
+        "inbox",
+        "PATH",
+        "The directory that files are delivered into. None: the node sends and carries only.",
+        one!(inbox, |text| parse::optional(text, parse::path)),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_INBOX")
+    .default("none"),
+    setting(
+        "inbox-owner",
+        "all|sender",
+        "Who may replace a file of the inbox: any accepted sender, or only the one that it came from.",
+        one!(inbox_owner, parse::owner),
+    )
+    .default("all"),
+    setting(
+        "outbox",
+        "NAME=PATH,…",
+        "The roots that clients may have files sent from, each under a name. In the file a table.",
+        many!(outbox, parse::roots),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_ROOT")
+    .reloaded(),
+    setting(
+        "labels",
+        "KEY=VALUE,…",
+        "Labels that selectors match; a certificate's win. In the file a table.",
+        many!(labels, parse::labels),
+    ),
+    setting(
+        "default-priority",
+        "bulk|low|routine|priority|critical",
+        "The priority of what is sent without one.",
+        one!(default_priority, parse::priority),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_DEFAULT_PRIORITY")
+    .default("routine")
+    .reloaded(),
+    setting(
+        "max-file-bytes",
+        "BYTES",
+        "The largest file that is sent from here or taken from others.",
+        one!(max_file_bytes, |text| parse::optional(text, parse::bytes)),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_MAX_FILE_BYTES")
+    .default("none")
+    .reloaded(),
+    setting(
+        "max-bundle-bytes",
+        "BYTES",
+        "The most that the files of one send call have together.",
+        one!(max_bundle_bytes, |text| parse::optional(text, parse::bytes)),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_MAX_BUNDLE_BYTES")
+    .default("none")
+    .reloaded(),
+    setting(
+        "max-files-per-bundle",
+        "COUNT",
+        "The most files that one send call names.",
+        one!(max_files_per_bundle, parse::count),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_MAX_FILES_PER_BUNDLE")
+    .default("4096")
+    .reloaded(),
+    setting("max-node-list-len", "COUNT", "The most nodes that one send call names.", one!(max_node_list_len, parse::count))
+        .compat("PEAT_NODE_ATTACHMENT_MAX_NODE_LIST_LEN")
+        .default("256")
+        .reloaded(),
+    setting(
+        "accepted-senders",
+        "ID,…|any",
+        "Whose distributions are taken, by endpoint id.",
+        many!(accepted_senders, parse::senders),
+    )
+    .default("any")
+    .reloaded(),
+    setting(
+        "quota",
+        "BYTES",
+        "How much may be held at once of what is meant for this node. More waits; what alone is over it is refused.",
+        one!(quota, |text| parse::optional(text, parse::bytes)),
+    )
+    .default("none")
+    .reloaded(),
+    setting("carry", "BOOL", "Holds for others what is not meant for this node, while they are out of reach.", switch!(carry))
+        .default("true")
+        .reloaded(),
+    setting("carry-quota", "BYTES", "How much may be held at once for others.", one!(carry_quota, parse::bytes))
+        .default("10GiB")
+        .reloaded(),
+    setting(
+        "store-quota",
+        "BYTES",
+        "The size of the store above which it drops what nothing needs. None: it is dropped only when asked.",
+        one!(store_quota, |text| parse::optional(text, parse::bytes)),
+    )
+    .default("none"),
+    setting("store-reserve", "BYTES", "What is left to others of the store's file system.", one!(store_reserve, parse::bytes))
+        .default("64MiB"),
+    setting("log", "LEVEL[,MODULE=LEVEL…]", "What is logged, to stderr.", one!(log, parse::log)).default("info").reloaded(),
+    setting("log-format", "text|json", "How a line of the log looks.", one!(log_format, parse::log_format)).default("text"),
+];
+
+/// Variables of peat-node that are accepted and have no effect, each with the reason.
+pub static WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("PEAT_NODE_DISABLE_MDNS", "nodes do not look for each other on the local network"),
+    ("PEAT_NODE_ATTACHMENT_HANDLE_RETENTION_SECS", "a distribution is known until it expires, also after a restart"),
+    ("PEAT_NODE_ATTACHMENT_INBOX_POLL_SECS", "what arrives is delivered at once"),
+    ("PEAT_NODE_ATTACHMENT_OUTBOX_POLL_SECS", "outboxes are not watched"),
+];
+
+/// The variable of peat-node that turns its watched outbox on.
+pub(super) const OUTBOX_WATCH: &str = "PEAT_NODE_ATTACHMENT_OUTBOX_WATCH";
+
+/// The setting of this name, which the code names.
+pub(super) fn named(name: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.name == name).expect("the code names settings that are in the table")
+}

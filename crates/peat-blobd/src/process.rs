@@ -1,0 +1,164 @@
+//! The process round a daemon: signals, and what the service manager is told. It knows nothing of what the daemon does.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use peat_blobd::config::{Listen, Loaded, Sources};
+use peat_blobd::{Error, Running};
+use sd_notify::NotifyState;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+
+use crate::logging::Logs;
+
+/// How long the daemon may take to end.
+const LONGEST_END: Duration = Duration::from_secs(5);
+/// What a daemon answers that lives.
+const ALIVE: &[u8] = b"HTTP/1.1 200 ";
+
+/// The signals that the process is led by.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until somebody wants the process to end, and returns what a shell makes of the signal.
+    async fn end(terminate: &mut Signal, interrupt: &mut Signal) -> u8 {
+        tokio::select! {
+            _ = terminate.recv() => 128 + 15,
+            _ = interrupt.recv() => 128 + 2,
+        }
+    }
+}
+
+/// Runs the daemon until a signal ends it.
+///
+/// # Errors
+/// [`Error`] when it does not start.
+pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Result<ExitCode, Error> {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen to signals");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let Signals { terminate, interrupt, hangup } = &mut signals;
+    let running = tokio::select! {
+        started = Running::start(loaded.config.clone()) => started?,
+        _ = Signals::end(terminate, interrupt) => return Ok(ExitCode::SUCCESS),
+    };
+    let serves = format!("serves the API at {}", listed(running.addresses()));
+    tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
+    let mut watching = JoinSet::new();
+    if let Some(period) = sd_notify::watchdog_enabled() {
+        watching.spawn(watch(running.addresses()[0].clone(), period / 2));
+    }
+    let mut loaded = loaded;
+    loop {
+        tokio::select! {
+            _ = Signals::end(terminate, interrupt) => break,
+            _ = hangup.recv() => {
+                reloading();
+                loaded = reload(sources, loaded, &running, logs).await;
+                tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
+            }
+        }
+    }
+    tell(&[NotifyState::Stopping, NotifyState::Status("ends what is under way")]);
+    tracing::info!("the daemon ends");
+    watching.shutdown().await;
+    tokio::select! {
+        () = running.stop() => Ok(ExitCode::SUCCESS),
+        code = Signals::end(terminate, interrupt) => Ok(ExitCode::from(code)),
+        () = tokio::time::sleep(LONGEST_END) => {
+            tracing::error!("the daemon did not end in {} s and is cut off; nothing that was reported is lost", LONGEST_END.as_secs());
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Reads the configuration again and puts into force what can be. A configuration that is wrong changes nothing.
+async fn reload(sources: &Sources, old: Loaded, running: &Running, logs: &Logs) -> Loaded {
+    let new = match sources.load().and_then(|new| old.reloaded(new)) {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::error!(%error, "the configuration is wrong, so the one before stays in force");
+            return old;
+        }
+    };
+    logs.change(&new.config);
+    for warning in &new.warnings {
+        tracing::warn!("{warning}");
+    }
+    match running.reload(new.config.clone()).await {
+        Ok(_) => tracing::info!("the configuration was read again"),
+        Err(error) => tracing::error!(%error, "the configuration could not be put into force"),
+    }
+    new
+}
+
+fn listed(addresses: &[Listen]) -> String {
+    addresses.iter().map(Listen::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Tells the service manager, where there is one.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
+    }
+}
+
+/// A reload is told with the time at which it began (sd_notify(3)).
+fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now, NotifyState::Status("reads its configuration again")]),
+        Err(error) => tracing::warn!(%error, "the service manager is not told of the reload"),
+    }
+}
+
+/// Lets the watchdog know that the daemon lives, as long as it answers at its own socket.
+async fn watch(listen: Listen, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    loop {
+        ticks.tick().await;
+        match tokio::time::timeout(every, answers(&listen)).await {
+            Ok(Ok(true)) => tell(&[NotifyState::Watchdog]),
+            Ok(Ok(false)) => tracing::error!("the daemon answers its watchdog wrongly"),
+            Ok(Err(error)) => tracing::error!(%error, "the daemon cannot be asked whether it lives"),
+            Err(_) => tracing::error!("the daemon does not answer its watchdog in {every:?}"),
+        }
+    }
+}
+
+async fn answers(listen: &Listen) -> std::io::Result<bool> {
+    match listen {
+        Listen::Unix(path) => lives(UnixStream::connect(path).await?).await,
+        Listen::Tcp(address) => {
+            let mut address = *address;
+            if address.ip().is_unspecified() {
+                address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+            }
+            lives(TcpStream::connect(address).await?).await
+        }
+    }
+}
+
+async fn lives(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<bool> {
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+    let mut answer = [0; ALIVE.len()];
+    stream.read_exact(&mut answer).await?;
+    Ok(answer == *ALIVE)
+}

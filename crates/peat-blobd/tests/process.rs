@@ -1,0 +1,179 @@
+//! The program as its surroundings see it: signals, exit codes, logs, and what the service manager is told.
+#![allow(clippy::unwrap_used, reason = "in a test")]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+const KEY: &str = "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio=";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A daemon and its service manager.
+struct Service {
+    directory: tempfile::TempDir,
+    manager: UnixDatagram,
+    process: Child,
+}
+
+impl Service {
+    /// Starts a daemon with this configuration file, and waits until it is ready.
+    fn start(file: &str, variables: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let manager = UnixDatagram::bind(directory.path().join("manager")).unwrap();
+        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        std::fs::write(directory.path().join("config"), file).unwrap();
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let meta = log.metadata().unwrap();
+        let process = command(&directory)
+            .env("NOTIFY_SOCKET", directory.path().join("manager"))
+            .env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()))
+            .envs(variables.iter().copied())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut service = Self { directory, manager, process };
+        service.hears("READY=1");
+        service
+    }
+
+    /// Waits for a line from the daemon to its manager.
+    fn hears(&mut self, expected: &str) {
+        let mut message = [0; 4096];
+        loop {
+            let length = self.manager.recv(&mut message).unwrap_or_else(|error| panic!("no {expected}: {error}\n{}", self.log()));
+            let text = std::str::from_utf8(&message[..length]).unwrap();
+            if text.lines().any(|line| line.starts_with(expected)) {
+                return;
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// Waits for the end, and returns how long it took.
+    fn ends(&mut self) -> (ExitStatus, Duration) {
+        let begun = Instant::now();
+        (self.process.wait().unwrap(), begun.elapsed())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It has ended already, unless the test fails.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(directory: &tempfile::TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peat-blobd"));
+    command
+        .env_clear()
+        .env("PEAT_BLOBD_CONFIG", directory.path().join("config"))
+        .env("PEAT_BLOBD_DATA_DIR", directory.path().join("data"))
+        .env("PEAT_BLOBD_IROH_LISTEN", "127.0.0.1:0")
+        .env("PEAT_BLOBD_NODE_ID", "node-a")
+        .env("PEAT_BLOBD_SHARED_KEY", KEY)
+        .stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_service_manager_hears_of_start_life_reload_and_end() {
+    let mut service = Service::start("", &[("WATCHDOG_USEC", "200000")]);
+    service.hears("WATCHDOG=1");
+    service.hears("WATCHDOG=1");
+
+    std::fs::write(service.path("config"), "log = 'debug'\nstall = '1h'").unwrap();
+    service.signal("HUP");
+    service.hears("RELOADING=1");
+    service.hears("READY=1");
+    let log = service.log();
+    assert!(log.contains("WARN") && log.contains("stall has changed and takes effect at the next start"), "{log}");
+    assert!(log.contains("the configuration was read again"), "{log}");
+
+    std::fs::write(service.path("config"), "logg = 'debug'").unwrap();
+    service.signal("HUP");
+    service.hears("READY=1");
+    assert!(service.log().contains("config:1: logg is not a setting; did you mean log?"), "{}", service.log());
+
+    service.signal("TERM");
+    service.hears("STOPPING=1");
+    let (status, took) = service.ends();
+    assert_eq!(status.code(), Some(0), "{}", service.log());
+    assert!(took < Duration::from_secs(5), "{took:?}\n{}", service.log());
+    assert!(service.log().lines().all(|line| !line.starts_with("20")), "the journal has the time: {}", service.log());
+    assert!(!service.path("data/api.sock").exists());
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_whose_calls_do_not() {
+    let mut service = Service::start("log_format = 'json'", &[]);
+    let mut stream = UnixStream::connect(service.path("data/api.sock")).unwrap();
+    let head = "POST /peat.sidecar.v1.PeatSidecar/GetStatus HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
+    write!(stream, "{head}expect: 100-continue\r\ncontent-length: 2\r\n\r\n").unwrap();
+    // The daemon waits for the body now.
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100");
+    service.signal("TERM");
+    service.hears("STOPPING=1");
+    service.signal("INT");
+    let (status, took) = service.ends();
+    assert_eq!(status.code(), Some(130), "{}", service.log());
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(service.log().lines().all(|line| line.starts_with("{\"") && line.contains("\"level\":\"")), "{}", service.log());
+}
+
+#[test]
+fn a_second_daemon_on_a_data_directory_is_refused_with_what_to_do() {
+    let service = Service::start("", &[]);
+    let second = command(&service.directory).output().unwrap();
+    assert_eq!(second.status.code(), Some(8));
+    let log = String::from_utf8(second.stderr).unwrap();
+    assert!(log.contains("is in use by another process; stop the other process"), "{log}");
+    assert!(log.starts_with("20"), "away from the journal each line has its time: {log}");
+}
+
+#[test]
+fn a_mistake_in_the_configuration_is_an_exit_code_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config"), "max_file_byte = 5").unwrap();
+    for (arguments, code, expected) in [
+        (&[][..], 2, "config:1: max_file_byte is not a setting; did you mean max_file_bytes?"),
+        (&["--stal=5"], 2, "'--stall'"),
+        (&["--help"], 0, ""),
+        (&["--version"], 0, ""),
+    ] {
+        let output = command(&directory).args(arguments).output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{told}");
+        assert!(told.contains(expected), "{told}");
+        assert!(!directory.path().join("data").exists());
+    }
+}
+
+#[test]
+fn print_config_starts_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config"), "carry = false").unwrap();
+    let output = command(&directory).env("PEAT_NODE_PRINT_CONFIG", "true").output().unwrap();
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.lines().any(|line| line.starts_with("carry = false ") && line.ends_with("/config:1")), "{printed}");
+    assert!(!printed.contains(KEY) && !directory.path().join("data").exists(), "{printed}");
+}
