@@ -4,16 +4,13 @@ mod logging;
 mod process;
 
 use std::io::Write as _;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::process::{ExitCode, exit};
 
 use peat_blobcore::ErrorKind;
 use peat_blobd::config::{ConfigError, DEFAULT_FILE, Loaded, Sources};
 
 /// What is wrong with flags, variables or the file.
 const USAGE: u8 = 2;
-/// How long blocking work that nobody waits for any more may take to notice.
-const LAST_WORK: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let sources = Sources {
@@ -41,7 +38,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(sources: &Sources, loaded: Loaded) -> ExitCode {
+/// Ends the process itself: work that nobody waits for any more, a name that is being looked up, holds nothing up.
+fn run(sources: &Sources, loaded: Loaded) -> ! {
     let logs = logging::Logs::start(&loaded.config, std::env::var_os("JOURNAL_STREAM").as_deref());
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -50,16 +48,18 @@ fn run(sources: &Sources, loaded: Loaded) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start threads");
-            return ExitCode::FAILURE;
+            exit(1);
         }
     };
-    let ended = runtime.block_on(process::run(sources, loaded, &logs));
-    runtime.shutdown_timeout(LAST_WORK);
-    ended.unwrap_or_else(|error| {
-        let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-        tracing::error!("{error}{hint}");
-        ExitCode::from(exit_code(error.kind()))
-    })
+    let code = match runtime.block_on(process::run(sources, loaded, &logs)) {
+        Ok(()) => 0,
+        Err(error) => {
+            let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            tracing::error!("{error}{hint}");
+            exit_code(error.kind())
+        }
+    };
+    exit(code.into())
 }
 
 /// The exit codes of all programs of peat-blob.

@@ -1,6 +1,7 @@
 //! The process round a daemon: signals, and what the service manager is told. It knows nothing of what the daemon does.
 
-use std::process::ExitCode;
+use std::pin::pin;
+use std::process::exit;
 use std::time::Duration;
 
 use peat_blobd::config::{Listen, Loaded, Sources};
@@ -35,7 +36,7 @@ impl Signals {
     }
 
     /// Waits until somebody wants the process to end, and returns what a shell makes of the signal.
-    async fn end(terminate: &mut Signal, interrupt: &mut Signal) -> u8 {
+    async fn end(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
         tokio::select! {
             _ = terminate.recv() => 128 + 15,
             _ = interrupt.recv() => 128 + 2,
@@ -43,22 +44,24 @@ impl Signals {
     }
 }
 
-/// Runs the daemon until a signal ends it.
+/// Runs the daemon until a signal ends it. What does not end in time is left as it stands, and the process exits here: dropping
+/// it would wait for it.
 ///
 /// # Errors
 /// [`Error`] when it does not start.
-pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Result<ExitCode, Error> {
+pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Result<(), Error> {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
             tracing::error!(%error, "cannot listen to signals");
-            return Ok(ExitCode::FAILURE);
+            exit(1);
         }
     };
     let Signals { terminate, interrupt, hangup } = &mut signals;
+    let mut start = pin!(Running::start(loaded.config.clone()));
     let running = tokio::select! {
-        started = Running::start(loaded.config.clone()) => started?,
-        _ = Signals::end(terminate, interrupt) => return Ok(ExitCode::SUCCESS),
+        started = &mut start => started?,
+        _ = Signals::end(terminate, interrupt) => exit(0),
     };
     let serves = format!("serves the API at {}", listed(running.addresses()));
     tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
@@ -72,7 +75,11 @@ pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Resul
             _ = Signals::end(terminate, interrupt) => break,
             _ = hangup.recv() => {
                 reloading();
-                loaded = reload(sources, loaded, &running, logs).await;
+                tokio::select! {
+                    // Names of peers are looked up, which may take longer than somebody wants to wait for the end.
+                    _ = Signals::end(terminate, interrupt) => break,
+                    reloaded = reload(sources, &loaded, &running, logs) => loaded = reloaded.unwrap_or(loaded),
+                }
                 tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
             }
         }
@@ -80,23 +87,24 @@ pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Resul
     tell(&[NotifyState::Stopping, NotifyState::Status("ends what is under way")]);
     tracing::info!("the daemon ends");
     watching.shutdown().await;
+    let mut stop = pin!(running.stop());
     tokio::select! {
-        () = running.stop() => Ok(ExitCode::SUCCESS),
-        code = Signals::end(terminate, interrupt) => Ok(ExitCode::from(code)),
+        () = &mut stop => Ok(()),
+        code = Signals::end(terminate, interrupt) => exit(code),
         () = tokio::time::sleep(LONGEST_END) => {
             tracing::error!("the daemon did not end in {} s and is cut off; nothing that was reported is lost", LONGEST_END.as_secs());
-            Ok(ExitCode::FAILURE)
+            exit(1)
         }
     }
 }
 
 /// Reads the configuration again and puts into force what can be. A configuration that is wrong changes nothing.
-async fn reload(sources: &Sources, old: Loaded, running: &Running, logs: &Logs) -> Loaded {
+async fn reload(sources: &Sources, old: &Loaded, running: &Running, logs: &Logs) -> Option<Loaded> {
     let new = match sources.load().and_then(|new| old.reloaded(new)) {
         Ok(new) => new,
         Err(error) => {
             tracing::error!(%error, "the configuration is wrong, so the one before stays in force");
-            return old;
+            return None;
         }
     };
     logs.change(&new.config);
@@ -104,10 +112,11 @@ async fn reload(sources: &Sources, old: Loaded, running: &Running, logs: &Logs) 
         tracing::warn!("{warning}");
     }
     match running.reload(new.config.clone()).await {
+        // What cannot be changed is as it was, and has been told of.
         Ok(_) => tracing::info!("the configuration was read again"),
         Err(error) => tracing::error!(%error, "the configuration could not be put into force"),
     }
-    new
+    Some(new)
 }
 
 fn listed(addresses: &[Listen]) -> String {

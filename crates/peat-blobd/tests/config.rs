@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -189,6 +191,7 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
         .variable("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH", "false")
         .variable("PEAT_NODE_SOMETHING_NEW", "1");
     let loaded = WITHOUT_EFFECT.iter().fold(loaded, |machine, (name, _)| machine.variable(name, "2")).load().unwrap();
+    let printed = loaded.print();
     let config = loaded.config;
     assert_eq!(config.listen, [Listen::Tcp("0.0.0.0:50051".parse().unwrap())]);
     assert_eq!(config.data_dir, Path::new("/data"));
@@ -199,9 +202,42 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
     assert_eq!(config.inbox().unwrap().0, Path::new("/inbox"));
     assert_eq!((config.max_file_bytes, config.default_priority), (Some(256 << 20), Priority::Routine));
     assert!(config.insecure, "the variable is taken for the permission");
+    assert!(
+        printed.lines().any(|line| line.starts_with("insecure = true ") && line.ends_with("# PEAT_NODE_LISTEN")),
+        "{printed}"
+    );
     assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
     assert!(loaded.warnings[0].contains("PEAT_NODE_SOMETHING_NEW"), "{:?}", loaded.warnings);
     assert!(loaded.warnings[1].contains("without a token on tcp://0.0.0.0:50051"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn the_variables_that_kubernetes_makes_of_a_service_do_not_stop_it() {
+    let machine = Machine::new().variable("PEAT_BLOBD_SERVICE_HOST", "10.0.0.1").variable("PEAT_BLOBD_PORT", "tcp://10.0.0.1:1");
+    assert_eq!(machine.load().unwrap().warnings.len(), 2);
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused_if_it_is_ours() {
+    let with = |name: &str| {
+        let mut machine = Machine::new();
+        machine.environment.insert(name.into(), OsString::from_vec(vec![0xff]));
+        machine
+    };
+    assert_eq!(with("PEAT_BLOBD_INBOX").error(), "PEAT_BLOBD_INBOX: the value is not UTF-8");
+    with("OTHER").load().unwrap();
+}
+
+#[test]
+fn files_with_secrets_that_all_can_read_are_warned_of() {
+    let machine = Machine::new();
+    let path = machine.path("token").display().to_string();
+    std::fs::write(&path, "0123456789abcdef").unwrap();
+    let machine = machine.variable("PEAT_BLOBD_TOKEN_FILE", &path);
+    for (mode, warnings) in [(0o644, 1), (0o640, 0), (0o600, 0)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(machine.load().unwrap().warnings.len(), warnings, "{mode:o}");
+    }
 }
 
 #[test]
@@ -214,6 +250,7 @@ fn beyond_loopback_the_api_wants_a_token_or_the_users_word() {
     assert_eq!(open().arguments(&["--insecure"]).load().unwrap().warnings.len(), 1);
     let guarded = open();
     std::fs::write(guarded.path("token"), "0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(guarded.path("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
     let path = guarded.path("token").display().to_string();
     let loaded = guarded.variable("PEAT_BLOBD_TOKEN_FILE", &path).load().unwrap();
     assert_eq!(loaded.config.token.unwrap().expose(), "0123456789abcdef");
@@ -318,7 +355,7 @@ fn a_secret_is_in_no_error_and_in_no_output() {
     assert!(!Machine::new().arguments(&["--token-file", &token]).error().contains("secret secret"));
 
     let loaded = machine.variable("PEAT_NODE_SHARED_KEY", KEY).load().unwrap();
-    assert!(!loaded.print().contains(KEY) && !format!("{:?}", loaded.config).contains(KEY), "{:?}", loaded.config);
+    assert!(!loaded.print().contains(KEY) && !format!("{loaded:?}").contains(KEY), "{loaded:?}");
     let flag = Machine::new().arguments(&["--shared-key", KEY]).error();
     assert!(flag.contains("'--shared-key-file'"), "a flag can be seen by everybody: {flag}");
 }
@@ -363,8 +400,8 @@ fn a_reload_reads_the_token_again_and_does_not_open_the_api_without_one() {
     let reloaded = before.reloaded(machine.load().unwrap()).unwrap();
     assert_eq!(reloaded.config.token.unwrap().expose(), "second-token-1234");
 
-    let open = Machine::new().file("listen = ['tcp://192.0.2.1:1']\ninsecure = true").load().unwrap();
-    assert!(before.reloaded(open).is_err(), "`insecure` is not taken up by a reload, so the token cannot go");
+    let tokenless = Machine::new().load().unwrap();
+    assert!(before.reloaded(tokenless).is_err(), "the socket stays open, so the token cannot go");
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 const KEY: &str = "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio=";
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,8 @@ impl Service {
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.process.id().to_string()]).status().unwrap();
+        let kill = format!("kill -{name} {}", self.process.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -64,10 +65,9 @@ impl Service {
         std::fs::read_to_string(self.path("log")).unwrap()
     }
 
-    /// Waits for the end, and returns how long it took.
-    fn ends(&mut self) -> (ExitStatus, Duration) {
-        let begun = Instant::now();
-        (self.process.wait().unwrap(), begun.elapsed())
+    /// Waits for the end, and returns the exit code.
+    fn ends(&mut self) -> Option<i32> {
+        self.process.wait().unwrap().code()
     }
 }
 
@@ -94,11 +94,13 @@ fn command(directory: &tempfile::TempDir) -> Command {
 
 #[test]
 fn a_service_manager_hears_of_start_life_reload_and_end() {
-    let mut service = Service::start("", &[("WATCHDOG_USEC", "200000")]);
+    let mut service = Service::start("log = 'off'", &[("WATCHDOG_USEC", "1000000")]);
     service.hears("WATCHDOG=1");
     service.hears("WATCHDOG=1");
 
-    std::fs::write(service.path("config"), "log = 'debug'\nstall = '1h'").unwrap();
+    assert_eq!(service.log(), "");
+
+    std::fs::write(service.path("config"), "log = 'off,peat_blobd=info'\nstall = '1h'").unwrap();
     service.signal("HUP");
     service.hears("RELOADING=1");
     service.hears("READY=1");
@@ -113,9 +115,7 @@ fn a_service_manager_hears_of_start_life_reload_and_end() {
 
     service.signal("TERM");
     service.hears("STOPPING=1");
-    let (status, took) = service.ends();
-    assert_eq!(status.code(), Some(0), "{}", service.log());
-    assert!(took < Duration::from_secs(5), "{took:?}\n{}", service.log());
+    assert_eq!(service.ends(), Some(0), "what takes longer than 5 s is cut off, with another code: {}", service.log());
     assert!(service.log().lines().all(|line| !line.starts_with("20")), "the journal has the time: {}", service.log());
     assert!(!service.path("data/api.sock").exists());
 }
@@ -133,9 +133,7 @@ fn a_second_signal_ends_a_daemon_whose_calls_do_not() {
     service.signal("TERM");
     service.hears("STOPPING=1");
     service.signal("INT");
-    let (status, took) = service.ends();
-    assert_eq!(status.code(), Some(130), "{}", service.log());
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(service.ends(), Some(130), "{}", service.log());
     assert!(service.log().lines().all(|line| line.starts_with("{\"") && line.contains("\"level\":\"")), "{}", service.log());
 }
 

@@ -15,8 +15,8 @@ const PREFIX: &str = "PEAT_BLOBD_";
 const PRINT_CONFIG: [&str; 2] = ["PEAT_BLOBD_PRINT_CONFIG", "PEAT_NODE_PRINT_CONFIG"];
 const CONFIG: &str = "PEAT_BLOBD_CONFIG";
 
-/// What a configuration is read from. It is read again at each reload.
-#[derive(Debug, Clone)]
+/// What a configuration is read from. It is read again at each reload. It may hold secrets, so nothing shows it.
+#[derive(Clone)]
 pub struct Sources {
     /// The command line, the program's name first.
     pub arguments: Vec<OsString>,
@@ -55,8 +55,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value as its origin has it.
-#[derive(Debug, Clone)]
+/// A value as its origin has it. It may be a secret, so nothing shows it.
+#[derive(Clone)]
 pub(super) struct Given {
     pub origin: Origin,
     pub items: Vec<String>,
@@ -66,7 +66,7 @@ pub(super) struct Given {
 pub(super) type GivenValues = BTreeMap<&'static str, Given>;
 
 /// What the sources came to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
@@ -104,7 +104,7 @@ impl Sources {
         }
         given.extend(command.given);
         let print_config = command.print_config || is_on(&environment, &PRINT_CONFIG)?;
-        let config = build(&given, &mut warnings)?;
+        let config = build(&mut given, &mut warnings)?;
         Ok(Loaded { config, warnings, print_config, given })
     }
 
@@ -146,8 +146,14 @@ impl Loaded {
                 given.insert(setting.name, chosen.clone());
             }
         }
-        let config = build(&given, &mut warnings)?;
+        let config = build(&mut given, &mut warnings)?;
         Ok(Self { config, warnings, print_config: false, given })
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("config", &self.config).field("warnings", &self.warnings).finish_non_exhaustive()
     }
 }
 
@@ -175,7 +181,7 @@ impl Config {
 }
 
 /// Makes a configuration of what is given.
-fn build(given: &GivenValues, warnings: &mut Vec<String>) -> Result<Config, ConfigError> {
+fn build(given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<Config, ConfigError> {
     let data_dir = settings::named("data-dir");
     let mut config = Config::new(data_dir.default);
     if let Some(given) = given.get(data_dir.name) {
@@ -198,7 +204,7 @@ fn check_names(environment: &BTreeMap<String, String>) -> Result<Vec<String>, Co
     let known: Vec<String> = settings.chain(others.map(str::to_owned)).collect();
     let mut warnings = Vec::new();
     for name in environment.keys().filter(|name| !known.contains(name)) {
-        if let Some(key) = name.strip_prefix(PREFIX) {
+        if let Some(key) = name.strip_prefix(PREFIX).filter(|key| !is_of_kubernetes(key)) {
             let keys: Vec<String> = known.iter().filter_map(|name| name.strip_prefix(PREFIX)).map(str::to_owned).collect();
             let nearest = nearest(key, &keys).map(|key| format!("{PREFIX}{key}"));
             return Err(ConfigError::Unknown { at: Origin::Variable(name.clone()), name: "it".to_owned(), nearest });
@@ -210,6 +216,11 @@ fn check_names(environment: &BTreeMap<String, String>) -> Result<Vec<String>, Co
         return Err(ConfigError::Rule { at: Origin::Variable(OUTBOX_WATCH.to_owned()), message });
     }
     Ok(warnings)
+}
+
+/// Whether Kubernetes makes such a variable for a service that has this program's name.
+fn is_of_kubernetes(key: &str) -> bool {
+    key.starts_with("SERVICE_") || key == "PORT" || key.starts_with("PORT_")
 }
 
 fn is_on(environment: &BTreeMap<String, String>, names: &[&str]) -> Result<bool, ConfigError> {

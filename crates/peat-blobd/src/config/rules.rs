@@ -1,18 +1,30 @@
 //! What must hold between settings.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
 use super::layers::GivenValues;
-use super::{Config, ConfigError, Listen, Origin};
+use super::{Config, ConfigError, Given, Listen, Origin};
 
 /// The longest path of a Unix socket on Linux, without the final zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// Refuses what contradicts itself and warns of what is dangerous.
-pub(super) fn check(config: &mut Config, given: &GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-    let origin = |name: &str| given.get(name).map_or(Origin::Default, |given| given.origin.clone());
-    let refuse = |name: &str, message: String| Err(ConfigError::Rule { at: origin(name), message });
+pub(super) fn check(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    contradictions(config, given)?;
+    open_secrets(given, warnings);
+    guard_api(config, given, warnings)
+}
+
+fn origin(given: &GivenValues, name: &str) -> Origin {
+    given.get(name).map_or(Origin::Default, |given| given.origin.clone())
+}
+
+fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigError> {
+    let refuse = |name: &str, message: String| Err(ConfigError::Rule { at: origin(given, name), message });
     for (name, other) in [("shared-key", "shared-key-file"), ("iroh-listen", "iroh-udp-port")] {
         if given.contains_key(name) && given.contains_key(other) {
-            let (key, other, at) = (name.replace('-', "_"), other.replace('-', "_"), origin(other));
+            let (key, other, at) = (name.replace('-', "_"), other.replace('-', "_"), origin(given, other));
             return refuse(name, format!("{key} and {other} ({at}) are two ways to say one thing; give one of them"));
         }
     }
@@ -41,23 +53,43 @@ pub(super) fn check(config: &mut Config, given: &GivenValues, warnings: &mut Vec
             );
         }
     }
-    guard_api(config, &origin("listen"), warnings)
+    Ok(())
+}
+
+/// Warns of files with secrets that everybody on the machine can read.
+fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
+    let named = ["token-file", "shared-key-file"].into_iter().filter_map(|name| given.get(name)?.items.first().map(Path::new));
+    let configuration = given.get("shared-key").and_then(|given| match &given.origin {
+        Origin::File { path, .. } => Some(path.as_path()),
+        _ => None,
+    });
+    for path in named.chain(configuration) {
+        if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o004 != 0) {
+            let path = path.display();
+            warnings.push(format!(
+                "everybody on this machine can read the secret in {path}; make it the daemon's own: chmod 600 {path}"
+            ));
+        }
+    }
 }
 
 /// Beyond loopback the API wants a token, or somebody's word that it does not.
-fn guard_api(config: &mut Config, origin: &Origin, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+fn guard_api(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
     let Some(open) = config.listen.iter().find(|listen| listen.is_beyond_loopback()) else { return Ok(()) };
     if config.token.is_some() {
         return Ok(());
     }
-    let meant = matches!(origin, Origin::Variable(name) if name == "PEAT_NODE_LISTEN");
-    if !meant && !config.insecure {
-        let message = format!(
-            "{open} can be reached from other machines; give token_file, or `insecure` if all of them may command this node"
-        );
-        return Err(ConfigError::Rule { at: origin.clone(), message });
+    let at = origin(given, "listen");
+    if !config.insecure {
+        if !matches!(&at, Origin::Variable(name) if name == "PEAT_NODE_LISTEN") {
+            let message = format!(
+                "{open} can be reached from other machines; give token_file, or `insecure` if all of them may command this node"
+            );
+            return Err(ConfigError::Rule { at, message });
+        }
+        config.insecure = true;
+        given.insert("insecure", Given { origin: at, items: vec!["true".to_owned()] });
     }
     warnings.push(format!("the API is served without a token on {open}: whoever reaches it commands this node"));
-    config.insecure = true;
     Ok(())
 }

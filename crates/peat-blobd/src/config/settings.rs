@@ -126,7 +126,8 @@ pub static SETTINGS: &[Setting] = &[
         "Serves the API beyond loopback without a token: whoever reaches it is obeyed.",
         switch!(insecure),
     )
-    .default("false"),
+    .default("false")
+    .reloaded(),
     setting(
         "node-id",
         "NAME",
