@@ -29,7 +29,7 @@ impl Pass<'_> {
             && fetching.files.is_some()
             && (fetching.is_whole() || !job.distribution.manifest.together);
         let delivery = &mut fetching.delivery;
-        if possible && delivery.under_way.is_empty() && delivery.retry_at.is_none() && !delivery.ready.is_empty() {
+        if possible && delivery.under_way.is_empty() && !delivery.ready.is_empty() {
             delivery.under_way = std::mem::take(&mut delivery.ready);
             let files = delivery.under_way.iter().copied().collect();
             self.actions.push(Action::Deliver { distribution: id, files });
@@ -42,6 +42,7 @@ impl Pass<'_> {
         let Work::Fetching(fetching) = &mut job.work else { return };
         if fetching.delivery.retry_at.is_some_and(|at| at <= self.now) {
             fetching.delivery.retry_at = None;
+            fetching.delivery.postponed.clear();
             self.look_for_blobs(id);
         }
     }
@@ -66,17 +67,22 @@ impl Pass<'_> {
                 }
                 FileOutcome::Failed { error, retry: false } => _ = delivery.failed.insert(index, error),
                 FileOutcome::Failed { error, retry: true } => {
-                    delivery.ready.insert(index);
+                    delivery.postponed.insert(index);
                     again = again.or(Some(error));
                 }
             }
         }
         if !delivery.under_way.is_empty() {
-            delivery.ready.append(&mut delivery.under_way);
+            delivery.postponed.append(&mut delivery.under_way);
             again = again.or_else(|| Some("the delivery ended without a word about some files".into()));
         }
-        delivery.retry_at = again.as_ref().map(|_| self.now.plus(self.policy.patience.retry));
-        delivery.error = again.map(cut);
+        if delivery.postponed.is_empty() {
+            (delivery.retry_at, delivery.error) = (None, None);
+        } else {
+            // What was postponed first sets the time: files that come and fail one after the other put nothing off.
+            delivery.retry_at = delivery.retry_at.or(Some(self.now.plus(self.policy.patience.retry)));
+            delivery.error = again.map(cut).or_else(|| delivery.error.take());
+        }
         let count = fetching.files.as_ref().map_or(0, |files| files.entries().len());
         if delivery.done.len() + delivery.failed.len() < count {
             self.memory.dirty.insert(id);

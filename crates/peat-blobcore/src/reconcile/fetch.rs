@@ -139,12 +139,14 @@ impl Pass<'_> {
             let over = fetching.delivery.done.contains(&index) || fetching.delivery.failed.contains_key(&index);
             if over || self.view.holds(&file.blob) {
                 fetching.bytes += file.size;
-                if !over && !fetching.delivery.under_way.contains(&index) {
-                    fetching.delivery.ready.insert(index);
+                let delivery = &mut fetching.delivery;
+                if !over && !delivery.under_way.contains(&index) && !delivery.postponed.contains(&index) {
+                    delivery.ready.insert(index);
                 }
                 continue;
             }
             fetching.delivery.ready.remove(&index);
+            fetching.delivery.postponed.remove(&index);
             let missing = fetching.missing.entry(file.blob).or_insert_with(|| {
                 fetching.todo.insert((index, file.blob));
                 Missing { size: file.size, files: Vec::new() }

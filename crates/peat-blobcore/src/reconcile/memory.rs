@@ -135,6 +135,8 @@ pub(super) struct Missing {
 pub(super) struct Delivery {
     /// Files whose blobs are here.
     pub(super) ready: BTreeSet<u32>,
+    /// Files that the inbox could not take; they wait for `retry_at`, and those that come meanwhile do not wait for them.
+    pub(super) postponed: BTreeSet<u32>,
     pub(super) under_way: BTreeSet<u32>,
     pub(super) done: BTreeSet<u32>,
     pub(super) superseded: usize,

@@ -218,6 +218,26 @@ fn a_clock_that_goes_back_makes_nothing_wait_for_the_time_it_showed_before() {
 }
 
 #[test]
+fn a_file_that_the_inbox_cannot_take_does_not_hold_up_those_that_come_after_it() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let id = bench.add(&Sketch { blobs: vec![(1, 10), (2, 10)], together: false, ..Sketch::default() });
+    let [first, second] = bench.running[..] else { panic!("both are fetched") };
+    bench.fetch_ended(first, FetchOutcome::Done);
+    assert_eq!(bench.delivering[&id], [0]);
+    bench.delivery_ended(id, &FileOutcome::Failed { error: "in the way".into(), retry: true });
+    bench.fetch_ended(second, FetchOutcome::Done);
+    assert_eq!(bench.delivering[&id], [1]);
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    let record = &bench.view.documents[&id].targets[&peer(ME)];
+    assert_eq!((record.state, record.error.as_deref()), (TargetState::Held, Some("in the way")));
+    bench.wait(bench.policy.patience.retry);
+    assert_eq!(bench.delivering[&id], [0]);
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
 fn nothing_of_a_sender_that_was_expelled_counts() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(3)));
