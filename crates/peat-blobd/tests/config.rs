@@ -98,6 +98,15 @@ fn a_flag_wins_over_a_variable_over_one_of_peat_node_over_the_file() {
 }
 
 #[test]
+fn of_two_ways_to_say_one_thing_the_one_that_wins_by_its_origin_stands() {
+    let listen = |machine: Machine| machine.config().iroh_listen[0].to_string();
+    let compat = || Machine::new().file("iroh_listen = ['127.0.0.1:1']").variable("PEAT_NODE_IROH_UDP_PORT", "2");
+    assert_eq!(listen(compat()), "0.0.0.0:2");
+    assert_eq!(listen(compat().variable("PEAT_BLOBD_IROH_LISTEN", "127.0.0.1:3")), "127.0.0.1:3");
+    assert_eq!(listen(compat().arguments(&["--iroh-udp-port=4"])), "0.0.0.0:4");
+}
+
+#[test]
 fn an_empty_variable_is_an_unset_one() {
     let machine = Machine::new().file("inbox = '/file'").variable("PEAT_BLOBD_INBOX", "");
     assert_eq!(machine.variable("PEAT_NODE_ATTACHMENT_INBOX", "").config().inbox, Some("/file".into()));
@@ -324,11 +333,8 @@ fn errors_name_the_origin_the_setting_the_value_and_what_is_allowed() {
 
 #[test]
 fn settings_that_contradict_or_need_each_other_are_refused() {
-    let both = Machine::new().file("iroh_listen = ['127.0.0.1:1']").variable("PEAT_NODE_IROH_UDP_PORT", "2").error();
-    assert!(
-        both.starts_with("peat-blobd.toml:1: iroh_listen and iroh_udp_port (PEAT_NODE_IROH_UDP_PORT) are two ways"),
-        "{both}"
-    );
+    let both = Machine::new().file("iroh_udp_port = 2\niroh_listen = ['127.0.0.1:1']").error();
+    assert!(both.starts_with("peat-blobd.toml:2: iroh_listen and iroh_udp_port (peat-blobd.toml:1) are two ways"), "{both}");
     let keyless = Machine::new().variable("PEAT_NODE_NODE_ID", "a").error();
     assert!(keyless.starts_with("PEAT_NODE_NODE_ID: node_id wants a shared key"), "{keyless}");
     let nameless = Machine::new().variable("PEAT_NODE_SHARED_KEY", KEY).error();
@@ -344,7 +350,7 @@ fn a_secret_is_in_no_error_and_in_no_output() {
     let wrong = Machine::new().variable("PEAT_NODE_SHARED_KEY", "c2VjcmV0").error();
     assert_eq!(
         wrong,
-        "PEAT_NODE_SHARED_KEY: shared_key cannot be what it is; give 32 bytes in base64, 44 characters with the final `=`"
+        "PEAT_NODE_SHARED_KEY: shared_key cannot be the value given; give 32 bytes in base64, 44 characters with the final `=`"
     );
     let machine = Machine::new().variable("PEAT_NODE_NODE_ID", "a");
     std::fs::write(machine.path("key"), "c2VjcmV0").unwrap();
@@ -429,12 +435,23 @@ fn documented() -> String {
     text
 }
 
+fn document() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/daemon.md")).unwrap()
+}
+
 #[test]
 fn the_documents_have_the_table_of_settings() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/daemon.md");
-    let document = std::fs::read_to_string(path).unwrap();
+    let document = document();
     let (_, rest) = document.split_once("<!-- settings -->\n").expect("a mark where the tables begin");
     let (table, _) = rest.split_once("<!-- end of settings -->").expect("a mark where the tables end");
     let documented = documented();
     assert!(table == documented, "docs/daemon.md is not in step with the settings; between its marks put\n{documented}");
+}
+
+#[test]
+fn the_file_in_the_documents_is_one() {
+    let document = document();
+    let (_, rest) = document.split_once("```toml\n").expect("an example of a file");
+    let config = Machine::new().file(rest.split_once("```").expect("its end").0).config();
+    assert_eq!((config.listen.len(), config.peers.len(), config.outbox.len(), config.labels.len()), (2, 1, 1, 1));
 }

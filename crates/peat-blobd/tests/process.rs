@@ -175,3 +175,14 @@ fn print_config_starts_nothing() {
     assert!(printed.lines().any(|line| line.starts_with("carry = false ") && line.ends_with("/config:1")), "{printed}");
     assert!(!printed.contains(KEY) && !directory.path().join("data").exists(), "{printed}");
 }
+
+#[test]
+fn the_flags_of_the_systemd_unit_are_flags() {
+    let unit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/peat-blobd.service");
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/peat-blobd ")).expect("what it starts");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("config"), "").unwrap();
+    let output = command(&directory).args(start.split(' ')).arg("--print-config").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::settings::{self, Apply, OUTBOX_WATCH, SETTINGS, Setting, WITHOUT_EFFECT};
-use super::{Config, ConfigError, ValueError, command, file, parse};
+use super::{Config, ConfigError, ValueError, command, file, parse, rules};
 
 /// Where the file is if nothing says otherwise; it need not exist.
 pub const DEFAULT_FILE: &str = "/etc/peat-blobd/peat-blobd.toml";
@@ -42,6 +42,19 @@ pub enum Origin {
     },
     /// Nowhere: it is the default.
     Default,
+}
+
+impl Origin {
+    /// The greater wins.
+    pub(super) fn rank(&self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::File { .. } => 1,
+            Self::Variable(name) if !name.starts_with(PREFIX) => 2,
+            Self::Variable(_) => 3,
+            Self::Flag(_) => 4,
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -174,7 +187,7 @@ impl Config {
             }
         };
         applied.map_err(|ValueError(allowed)| {
-            let value = if setting.secret { "what it is".to_owned() } else { format!("{:?}", given.items.join(",")) };
+            let value = if setting.secret { "the value given".to_owned() } else { format!("{:?}", given.items.join(",")) };
             ConfigError::Value { at: given.origin.clone(), name: setting.key(), value, allowed }
         })
     }
@@ -182,6 +195,7 @@ impl Config {
 
 /// Makes a configuration of what is given.
 fn build(given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<Config, ConfigError> {
+    rules::settle_twins(given)?;
     let data_dir = settings::named("data-dir");
     let mut config = Config::new(data_dir.default);
     if let Some(given) = given.get(data_dir.name) {
@@ -193,7 +207,7 @@ fn build(given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<Config, 
             config.apply(setting, given)?;
         }
     }
-    super::rules::check(&mut config, given, warnings)?;
+    rules::check(&mut config, given, warnings)?;
     Ok(config)
 }
 

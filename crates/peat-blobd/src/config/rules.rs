@@ -1,5 +1,6 @@
 //! What must hold between settings.
 
+use std::cmp::Ordering;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -8,6 +9,26 @@ use super::{Config, ConfigError, Given, Listen, Origin};
 
 /// The longest path of a Unix socket on Linux, without the final zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Settings that are two ways to say one thing.
+const TWINS: [(&str, &str); 2] = [("shared-key", "shared-key-file"), ("iroh-listen", "iroh-udp-port")];
+
+/// Of two ways to say one thing the one that wins by its origin stays.
+pub(super) fn settle_twins(given: &mut GivenValues) -> Result<(), ConfigError> {
+    for (one, other) in TWINS {
+        let (Some(first), Some(second)) = (given.get(one), given.get(other)) else { continue };
+        match first.origin.rank().cmp(&second.origin.rank()) {
+            Ordering::Less => given.remove(one),
+            Ordering::Greater => given.remove(other),
+            Ordering::Equal => {
+                let (keys, at) = ((one.replace('-', "_"), other.replace('-', "_")), first.origin.clone());
+                let message = format!("{} and {} ({}) are two ways to say one thing; give one", keys.0, keys.1, second.origin);
+                return Err(ConfigError::Rule { at, message });
+            }
+        };
+    }
+    Ok(())
+}
 
 /// Refuses what contradicts itself and warns of what is dangerous.
 pub(super) fn check(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
@@ -22,12 +43,6 @@ fn origin(given: &GivenValues, name: &str) -> Origin {
 
 fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigError> {
     let refuse = |name: &str, message: String| Err(ConfigError::Rule { at: origin(given, name), message });
-    for (name, other) in [("shared-key", "shared-key-file"), ("iroh-listen", "iroh-udp-port")] {
-        if given.contains_key(name) && given.contains_key(other) {
-            let (key, other, at) = (name.replace('-', "_"), other.replace('-', "_"), origin(given, other));
-            return refuse(name, format!("{key} and {other} ({at}) are two ways to say one thing; give one of them"));
-        }
-    }
     match (&config.node_id, &config.shared_key) {
         (Some(_), None) => return refuse("node-id", "node_id wants a shared key; give shared_key_file too".to_owned()),
         (None, Some(_)) => {
