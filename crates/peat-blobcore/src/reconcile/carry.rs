@@ -23,7 +23,9 @@ impl Pass<'_> {
             Some(Work::Fetching(fetching)) if fetching.reason == PinReason::Carry
         );
         let said_so = distribution.carriers.get(&self.me).is_some_and(|record| holds_or_will(record.state));
-        if carries || said_so || self.begins_to_carry(id, &distribution) {
+        // Its pin outlives a crash: what was begun goes on without waiting again to be needed.
+        let began = self.view.pinned(&id) == Some(PinReason::Carry);
+        if carries || said_so || began || self.begins_to_carry(id, &distribution) {
             return self.fetch(id, distribution, PinReason::Carry);
         }
         self.pin(id, None, 0);

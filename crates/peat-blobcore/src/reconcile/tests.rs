@@ -294,6 +294,21 @@ fn a_member_carries_for_a_target_that_was_out_of_reach_for_a_minute_and_drops_it
 }
 
 #[test]
+fn a_carrier_that_crashed_goes_on_at_once() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.wait(Duration::from_secs(60));
+    assert_eq!(bench.running.len(), 1);
+    bench.running.clear();
+    bench.memory = Memory::default();
+    bench.settle(Event::Started { distributions: vec![id] });
+    assert_eq!(bench.view.pins[&id], PinReason::Carry, "what has come stays");
+    bench.settle(Event::PeerUp(peer(2)));
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
 fn nobody_carries_beside_two_others_or_without_permission_or_room() {
     let two = |bench: &mut Bench, id| {
         let record = crate::model::TargetRecord { state: TargetState::Held, bytes: 0, error: None, time: bench.now };

@@ -1,0 +1,208 @@
+//! Daemons that are killed again and again in the midst of their work: receiver, sender and carrier. In the end every file is
+//! there and identical, none was delivered twice, and nothing unfinished is left in the inbox.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use peat_blob_tests::fleet::{DEADLINE, Fleet, completed, contents};
+use peat_blob_tests::simulation::Rng;
+use peat_blobcore::model::{DistributionId, EndpointId, NodeRef, Scope};
+use peat_blobcore::{Node, SendRequest};
+use peat_blobd::config::StaticPeer;
+use peat_blobd::{Config, Running};
+
+const KILLS: u64 = 20;
+/// Bytes of blocks that cross between two kills, at most.
+const STRETCH: u64 = 5 * 1024 * 1024;
+const MIB: usize = 1024 * 1024;
+
+/// 200 files from nothing to 64 MiB, 150 MiB in all.
+fn files(fleet: &Fleet) -> PathBuf {
+    let mut rng = Rng::new(7);
+    let root = fleet.path("outbox");
+    for index in 0..200_usize {
+        let size = match index {
+            0 => 64 * MIB,
+            1..=4 => 8 * MIB,
+            5..=44 => MIB,
+            45..=49 => 0,
+            _ => usize::try_from(rng.within(1, 64 * 1024)).expect("small"),
+        };
+        let mut bytes: Vec<u8> = std::iter::repeat_with(|| rng.number().to_le_bytes()).take(size.div_ceil(8)).flatten().collect();
+        bytes.truncate(size);
+        let directory = root.join(format!("d{}", index % 7));
+        std::fs::create_dir_all(&directory).expect("made");
+        std::fs::write(directory.join(format!("file-{index}")), bytes).expect("written");
+    }
+    root
+}
+
+/// A daemon within this process, which is not killed.
+async fn steady(fleet: &Fleet, name: &str) -> Running {
+    let config = Config {
+        iroh_listen: vec![([127, 0, 0, 1], 0).into()],
+        inbox: Some(fleet.inbox(name)),
+        gossip: false,
+        ..Config::new(fleet.path(name))
+    };
+    Running::start(config).await.expect("it starts")
+}
+
+fn peer(daemon: &Running) -> StaticPeer {
+    let hosts = daemon.node().listening_on().iter().map(ToString::to_string).collect();
+    StaticPeer { id: daemon.node().id(), hosts }
+}
+
+/// A daemon in a process of its own.
+struct Victim(Child);
+
+impl Victim {
+    fn start(fleet: &Fleet, name: &str, peers: &[StaticPeer]) -> Self {
+        let peers: Vec<String> =
+            peers.iter().flat_map(|peer| peer.hosts.iter().map(|host| format!("{}@{host}", peer.id))).collect();
+        let log = std::fs::File::create(fleet.path(&format!("{name}.log"))).expect("a log");
+        let daemon = Command::new(env!("CARGO_BIN_EXE_peat-blobd"))
+            .env_clear()
+            .env("PEAT_BLOBD_DATA_DIR", fleet.path(name))
+            .env("PEAT_BLOBD_INBOX", fleet.inbox(name))
+            .env("PEAT_BLOBD_IROH_LISTEN", "127.0.0.1:0")
+            .env("PEAT_BLOBD_GOSSIP", "false")
+            .env("PEAT_BLOBD_PEERS", peers.join(","))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        Self(daemon.expect("it starts"))
+    }
+
+    /// Kills it without a warning.
+    fn kill(&mut self) {
+        assert_eq!(self.0.try_wait().expect("it can be asked"), None, "it has not ended by itself");
+        self.0.kill().expect("it runs");
+        self.0.wait().expect("it has ended");
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        // It has ended already, unless the test goes wrong.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until so many bytes of blocks have crossed, or all has come.
+async fn crossed(node: &Node, until: u64, distribution: DistributionId, log: &Path) {
+    let bytes = || node.block_bytes().served + node.block_bytes().received;
+    let looking = async { while bytes() < until && node.wait(distribution, Duration::from_millis(1)).await.is_err() {} };
+    let waited = tokio::time::timeout(DEADLINE, looking).await;
+    assert!(waited.is_ok(), "{} of {until} bytes crossed: {}", bytes(), std::fs::read_to_string(log).unwrap_or_default());
+}
+
+fn inodes(inbox: &Path) -> BTreeMap<PathBuf, u64> {
+    let inode = |path: PathBuf| std::fs::metadata(inbox.join(&path)).ok().map(|meta| (path, meta.ino()));
+    let names = if inbox.exists() { contents(inbox).into_keys().collect() } else { Vec::new() };
+    names.into_iter().filter(|path| !path.to_string_lossy().contains(".peat-")).filter_map(inode).collect()
+}
+
+/// What was in the inbox at a kill is still the same file.
+fn none_was_delivered_twice(seen: &mut BTreeMap<PathBuf, u64>, inbox: &Path) {
+    let now = inodes(inbox);
+    for (path, inode) in seen.iter() {
+        assert_eq!(now.get(path), Some(inode), "{} was delivered once", path.display());
+    }
+    seen.extend(now);
+}
+
+fn request(root: &Path, target: EndpointId) -> SendRequest {
+    let scope = Scope::Nodes(vec![NodeRef::Id(target)]);
+    SendRequest { scope, together: false, ..SendRequest::new(root) }
+}
+
+fn equal(fleet: &Fleet, root: &Path) {
+    assert!(contents(&fleet.inbox("bravo")) == contents(root), "every file is there, identical, and nothing else is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_killed_twenty_times_has_every_file_once() {
+    let (fleet, mut rng, mut seen) = (Fleet::in_memory(), Rng::new(1), BTreeMap::new());
+    let root = files(&fleet);
+    fleet.enroll("alpha", &[]);
+    let bravo = fleet.enroll("bravo", &[]).id();
+    let alpha = steady(&fleet, "alpha").await;
+    let id = alpha.node().send(request(&root, bravo)).await.expect("sent").distribution;
+    for _ in 0..KILLS {
+        let mut victim = Victim::start(&fleet, "bravo", &[peer(&alpha)]);
+        let until = alpha.node().block_bytes().served + rng.within(1, STRETCH);
+        crossed(alpha.node(), until, id, &fleet.path("bravo.log")).await;
+        victim.kill();
+        none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+    }
+    let _victim = Victim::start(&fleet, "bravo", &[peer(&alpha)]);
+    completed(alpha.node(), id).await;
+    none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+    equal(&fleet, &root);
+    alpha.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_is_killed_twenty_times_has_sent_every_file_once() {
+    let (fleet, mut rng, mut seen) = (Fleet::in_memory(), Rng::new(2), BTreeMap::new());
+    let root = files(&fleet);
+    fleet.enroll("alpha", &[]);
+    fleet.enroll("bravo", &[]);
+    let bravo = steady(&fleet, "bravo").await;
+    let alpha = steady(&fleet, "alpha").await;
+    let id = alpha.node().send(request(&root, bravo.node().id())).await.expect("sent").distribution;
+    alpha.stop().await;
+    // The receiver learns of it first, so that there is something to wait for.
+    let mut victim = Victim::start(&fleet, "alpha", &[peer(&bravo)]);
+    peat_blob_tests::fleet::eventually("bravo knows of it", || async { bravo.node().distributions().contains(&id) }).await;
+    for _ in 0..KILLS {
+        let until = bravo.node().block_bytes().received + rng.within(1, STRETCH);
+        crossed(bravo.node(), until, id, &fleet.path("alpha.log")).await;
+        victim.kill();
+        none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+        victim = Victim::start(&fleet, "alpha", &[peer(&bravo)]);
+    }
+    completed(bravo.node(), id).await;
+    none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+    equal(&fleet, &root);
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_carrier_that_is_killed_twenty_times_brings_every_file_once() {
+    let (fleet, mut rng, mut seen) = (Fleet::in_memory(), Rng::new(3), BTreeMap::new());
+    let root = files(&fleet);
+    for name in ["alpha", "bravo", "carrier"] {
+        fleet.enroll(name, &[]);
+    }
+    // Neither of the two knows where the other is: all goes over the carrier.
+    let bravo = steady(&fleet, "bravo").await;
+    let alpha = steady(&fleet, "alpha").await;
+    let id = alpha.node().send(request(&root, bravo.node().id())).await.expect("sent").distribution;
+    alpha.node().remove_peer(bravo.node().id()).await;
+    bravo.node().remove_peer(alpha.node().id()).await;
+    for _ in 0..KILLS {
+        let mut victim = Victim::start(&fleet, "carrier", &[peer(&alpha), peer(&bravo)]);
+        let before = alpha.node().block_bytes().served + bravo.node().block_bytes().received;
+        let until = before + rng.within(1, STRETCH);
+        let crossing = async {
+            while alpha.node().block_bytes().served + bravo.node().block_bytes().received < until
+                && alpha.node().wait(id, Duration::from_millis(1)).await.is_err()
+            {}
+        };
+        tokio::time::timeout(DEADLINE, crossing).await.expect("blocks go on crossing");
+        victim.kill();
+        none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+    }
+    let _victim = Victim::start(&fleet, "carrier", &[peer(&alpha), peer(&bravo)]);
+    completed(alpha.node(), id).await;
+    none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
+    equal(&fleet, &root);
+    alpha.stop().await;
+    bravo.stop().await;
+}
