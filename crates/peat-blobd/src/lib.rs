@@ -81,24 +81,29 @@ impl Running {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
         let node = start_node(&config).await?;
-        let (stop, stopping) = watch::channel(false);
-        let uploads = |source| Error::Uploads { path: config.data_dir.join("uploads"), source };
-        let daemon = Arc::new(Daemon::new(node, Arc::clone(&config), stopping.clone()).map_err(uploads)?);
-        // The node comes first, since it makes the data directory that a socket may be in, and holds it alone.
-        let (mut bound, mut addresses) = (Vec::new(), Vec::new());
-        for listen in &config.listen {
-            let socket = Bound::bind(listen).await?;
-            addresses.push(socket.address().map_err(|source| Error::Listen { listen: listen.to_string(), source })?);
-            bound.push(socket);
-        }
-        for peer in &config.peers {
-            if let Err(error) = daemon.connect(peer.id, &peer.hosts).await {
-                tracing::warn!(peer = %peer.id.short(), %error, "a peer that was named cannot be dialled yet");
+        match Self::serve(node, &config).await {
+            Ok(running) => Ok(running),
+            Err((error, node)) => {
+                node.shutdown().await;
+                Err(error)
             }
         }
+    }
+
+    /// Serves a node, or gives it back.
+    async fn serve(node: Node, config: &Arc<Config>) -> Result<Self, (Error, Node)> {
+        // The node has come first, since it makes the data directory that a socket may be in, and holds it alone.
+        let (bound, addresses) = match bind_all(config).await {
+            Ok(bound) => bound,
+            Err(error) => return Err((error, node)),
+        };
+        let (stop, stopping) = watch::channel(false);
+        let daemon = Arc::new(Daemon::new(node, Arc::clone(config), stopping.clone()));
         let serving = serve(bound, &daemon, &stopping);
         tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
-        Ok(Self { daemon, addresses, serving, stop })
+        let running = Self { daemon, addresses, serving, stop };
+        running.connect(config).await;
+        Ok(running)
     }
 
     /// The node within.
@@ -113,34 +118,28 @@ impl Running {
         &self.addresses
     }
 
-    /// Puts into force what can be changed while it runs: policy, peers, roots, caps and the token. Says what cannot.
+    /// Puts into force what can be changed while it runs: policy, peers, roots, caps and the token. The rest of `config` is
+    /// what it was started with.
     ///
     /// # Errors
     /// [`Error::Node`] when the node has ended.
-    pub async fn reload(&self, config: Config) -> Result<Vec<&'static str>, Error> {
+    pub async fn reload(&self, config: Config) -> Result<(), Error> {
         let old = self.daemon.config();
-        let fixed = [
-            ("data_dir", old.data_dir != config.data_dir),
-            ("listen", old.listen != config.listen),
-            ("node_id", old.node_id != config.node_id),
-            ("iroh_listen", old.iroh_listen != config.iroh_listen),
-            ("gossip", old.gossip != config.gossip),
-            ("stall", old.stall != config.stall),
-            ("inbox", old.inbox != config.inbox || old.inbox_owner != config.inbox_owner),
-            ("labels", old.labels != config.labels),
-            ("store_quota", old.store_quota != config.store_quota || old.store_reserve != config.store_reserve),
-        ];
         self.daemon.node.set_policy(config.policy()).await?;
+        self.connect(&config).await;
+        for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
+            self.daemon.disconnect(peer.id).await;
+        }
+        self.daemon.replace_config(Arc::new(config));
+        Ok(())
+    }
+
+    async fn connect(&self, config: &Config) {
         for peer in &config.peers {
             if let Err(error) = self.daemon.connect(peer.id, &peer.hosts).await {
                 tracing::warn!(peer = %peer.id.short(), %error, "a peer that was named cannot be dialled yet");
             }
         }
-        for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
-            self.daemon.disconnect(peer.id).await;
-        }
-        self.daemon.replace_config(Arc::new(config));
-        Ok(fixed.into_iter().filter_map(|(name, changed)| changed.then_some(name)).collect())
     }
 
     /// Lets calls under way end, for three seconds at most, and shuts the node down.
@@ -168,6 +167,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     shutdown.await;
     running.stop().await;
     Ok(())
+}
+
+/// Clears what an earlier run left, and binds every socket.
+async fn bind_all(config: &Config) -> Result<(Vec<Bound>, Vec<Listen>), Error> {
+    let uploads = api::uploads(config);
+    // What an earlier run was being sent when it ended is nobody's any more.
+    if uploads.exists() {
+        std::fs::remove_dir_all(&uploads).map_err(|source| Error::Uploads { path: uploads, source })?;
+    }
+    let (mut bound, mut addresses) = (Vec::new(), Vec::new());
+    for listen in &config.listen {
+        let socket = Bound::bind(listen).await?;
+        addresses.push(socket.address().map_err(|source| Error::Listen { listen: listen.to_string(), source })?);
+        bound.push(socket);
+    }
+    Ok((bound, addresses))
 }
 
 async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {

@@ -334,3 +334,16 @@ async fn over_tcp_a_token_is_needed_where_there_is_one_and_browsers_are_kept_out
     assert_eq!(ask.map(|_| ()).expect_err("refused").code, ErrorCode::Unauthenticated);
     bravo.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_socket_is_taken_ends_and_leaves_its_data_to_the_next() {
+    let fleet = Fleet::new();
+    fleet.enroll("alpha", &[]);
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let config = Config { listen: vec![Listen::Tcp(address)], ..config(&fleet, "alpha") };
+    let Err(error) = Running::start(config.clone()).await else { panic!("the port is taken") };
+    assert!(error.to_string().contains(&address.to_string()) && error.hint().is_some(), "{error}");
+    drop(taken);
+    Running::start(config).await.expect("nothing holds the data directory").stop().await;
+}

@@ -29,7 +29,6 @@ pub(crate) struct Daemon {
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
-    /// Where streamed files wait until they are in the store.
     uploads: PathBuf,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -42,15 +41,16 @@ pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
         .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
 }
 
+/// Where streamed files wait until they are in the store.
+pub(crate) fn uploads(config: &Config) -> PathBuf {
+    config.data_dir.join("uploads")
+}
+
 impl Daemon {
-    pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> std::io::Result<Self> {
-        let uploads = config.data_dir.join("uploads");
-        // What an earlier run was being sent when it ended is nobody's any more.
-        if uploads.exists() {
-            std::fs::remove_dir_all(&uploads)?;
-        }
+    pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
+        let uploads = uploads(&config);
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
-        Ok(Self { node, config: RwLock::new(config), named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping })
+        Self { node, config: RwLock::new(config), named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping }
     }
 
     /// What the daemon is told to do now.
