@@ -7,7 +7,7 @@ use std::path::Path;
 
 use peat_blobcore::Sent;
 
-use crate::report::Failure;
+use crate::failure::{Failure, Kind};
 
 /// Bytes that are read of each file at a time.
 const BUFFER_BYTES: usize = 1024 * 1024;
@@ -17,7 +17,7 @@ pub(super) fn directories(sent: &Sent, source: &Path, inbox: &Path) -> Result<u6
     let mut total = 0;
     for file in &sent.files {
         // Where a name is unsafe, the file goes by its distribution's id; the demo says so rather than guess.
-        let path = file.relative_path().map_err(|why| Failure::Differs(format!("{:?}: {why}", file.path)))?;
+        let path = file.relative_path().map_err(|why| differs(format!("{}: {why}", crate::show::path(&file.path))))?;
         let original = source.join(std::ffi::OsStr::from_bytes(&file.path));
         total += files(&original, &inbox.join(path.as_str()))?;
     }
@@ -33,13 +33,17 @@ fn files(original: &Path, arrived: &Path) -> Result<u64, Failure> {
         let left_read = fill(&mut left, &mut left_bytes, original)?;
         let right_read = fill(&mut right, &mut right_bytes, arrived)?;
         if left_bytes[..left_read] != right_bytes[..right_read] {
-            return Err(Failure::Differs(format!("{} differs from {}", arrived.display(), original.display())));
+            return Err(differs(format!("{} differs from {}", arrived.display(), original.display())));
         }
         if left_read == 0 {
             return Ok(compared);
         }
         compared += left_read as u64;
     }
+}
+
+fn differs(message: String) -> Failure {
+    Failure::new(Kind::Integrity, message)
 }
 
 /// Reads until the buffer is full or the file ends.
@@ -69,7 +73,7 @@ mod tests {
         let original = path("original", b"abc");
         assert_eq!(files(&original, &path("equal", b"abc")).expect("equal"), 3);
         for (name, content) in [("longer", &b"abcd"[..]), ("shorter", b"ab"), ("other", b"abd"), ("empty", b"")] {
-            assert!(matches!(files(&original, &path(name, content)), Err(Failure::Differs(_))), "{name}");
+            assert!(matches!(files(&original, &path(name, content)), Err(failure) if failure.kind == Kind::Integrity), "{name}");
         }
     }
 }

@@ -15,7 +15,8 @@ use peat_blobcore::identity::{AuthorityKey, FormationKey, files};
 use peat_blobcore::model::{DistributionState, Labels};
 use peat_blobcore::{DistributionStatus, Error, Node, NodeEvent, NodeEvents, SendRequest, Sent};
 
-use crate::report::Failure;
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
 use show::Bars;
 
 /// How long the demo waits without any progress before it says so and fails.
@@ -32,7 +33,7 @@ pub(crate) struct Options {
 }
 
 /// Runs the demo.
-pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+pub(crate) fn run(options: &Options, output: &Output) -> Result<(), Failure> {
     let temporary;
     let work = match &options.keep {
         Some(directory) => {
@@ -48,19 +49,15 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         Some(directory) => directory.clone(),
         None => sample::make(&work.join("outbox")).map_err(Failure::io("cannot make the files to send"))?,
     };
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::io("cannot start the runtime"))?;
-    let outcome = runtime.block_on(two_nodes(work, &source));
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    outcome
+    crate::on_runtime(two_nodes(work, &source, output))
 }
 
-async fn two_nodes(work: &Path, source: &Path) -> Result<(), Failure> {
+async fn two_nodes(work: &Path, source: &Path, output: &Output) -> Result<(), Failure> {
     let inbox = work.join("inbox");
     let (alpha, bravo) = start(work, &inbox).await?;
-    println!("alpha {} sends {}", alpha.id().short(), source.display());
-    println!("bravo {} receives into {}", bravo.id().short(), inbox.display());
-    let outcome = deliver(&alpha, &bravo, source, &inbox).await;
+    output.note(&format!("alpha {} sends {}", alpha.id().short(), source.display()));
+    output.note(&format!("bravo {} receives into {}", bravo.id().short(), inbox.display()));
+    let outcome = deliver(&alpha, &bravo, source, &inbox, output).await;
     alpha.shutdown().await;
     bravo.shutdown().await;
     outcome
@@ -83,22 +80,34 @@ async fn start(work: &Path, inbox: &Path) -> Result<(Node, Node), Failure> {
     Ok((alpha, bravo))
 }
 
-async fn deliver(alpha: &Node, bravo: &Node, source: &Path, inbox: &Path) -> Result<(), Failure> {
+async fn deliver(alpha: &Node, bravo: &Node, source: &Path, inbox: &Path, output: &Output) -> Result<(), Failure> {
     let mut events = bravo.events();
     let started = Instant::now();
     let request = SendRequest { together: false, ..SendRequest::new(source) };
     let sent = alpha.send(request).await?;
     for skipped in &sent.skipped {
-        eprintln!("skipped {}: {}", String::from_utf8_lossy(&skipped.path), skipped.reason);
+        output.note(&format!("skipped {}: {}", crate::show::path(&skipped.path), skipped.reason));
     }
     let taken_in = started.elapsed();
-    let bars = Bars::new(&sent);
+    let bars = Bars::new(&sent, output.is_interactive());
     let arrivals = watch(&mut events, &sent, &bars).await?;
     let status = alpha.wait(sent.distribution, PATIENCE).await?;
+    let all = started.elapsed();
     bars.finish();
-    show::table(&sent, &arrivals, &status, bravo.id());
-    show::summary(&sent, taken_in, started.elapsed());
-    check(&sent, &status, source, inbox).await
+    let compared = check(&sent, &status, source, inbox);
+    output.result(&show::document(&sent, &arrivals, &status, all, compared.as_ref().ok()), || {
+        let table = show::table(&sent, &arrivals, &status, bravo.id());
+        let equal = compared.as_ref().map_or_else(
+            |_| String::new(),
+            |bytes| format!("\ncompared on disk: {} files, {bytes} bytes, all equal", sent.files.len()),
+        );
+        format!("{table}\n{}{equal}", show::summary(&sent, taken_in, all))
+    })?;
+    compared?;
+    match sent.skipped.len() {
+        0 => Ok(()),
+        skipped => Err(Failure::new(Kind::Partial, format!("{skipped} entries were skipped"))),
+    }
 }
 
 /// Follows the receiver until every file has arrived; returns when each did, counted from the first moment of the transfer.
@@ -124,13 +133,11 @@ async fn watch(events: &mut NodeEvents, sent: &Sent, bars: &Bars) -> Result<BTre
     Ok(arrivals)
 }
 
-/// Holds every file in the inbox against its original.
-async fn check(sent: &Sent, status: &DistributionStatus, source: &Path, inbox: &Path) -> Result<(), Failure> {
+/// Holds every file in the inbox against its original; returns how many bytes are equal.
+fn check(sent: &Sent, status: &DistributionStatus, source: &Path, inbox: &Path) -> Result<u64, Failure> {
     if status.state != DistributionState::Completed {
         let why = status.targets.values().map(|target| target.why.as_str()).collect::<Vec<_>>().join("; ");
-        return Err(Failure::Differs(format!("the distribution is {}: {why}", status.state)));
+        return Err(Failure::new(Kind::Integrity, format!("the distribution is {}: {why}", status.state)));
     }
-    let bytes = compare::directories(sent, source, inbox)?;
-    println!("compared on disk: {} files, {} bytes, all equal", sent.files.len(), bytes);
-    if sent.skipped.is_empty() { Ok(()) } else { Err(Failure::Differs(format!("{} entries were skipped", sent.skipped.len()))) }
+    compare::directories(sent, source, inbox)
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use peat_blobcore::model::EndpointId;
 use peat_blobcore::{DistributionStatus, Sent};
+use serde_json::{Value, json};
 
 /// Files that the table shows one by one: the largest. The others are summed up in one row.
 const SHOWN_FILES: usize = 12;
@@ -18,11 +19,14 @@ pub(super) struct Bars {
 }
 
 impl Bars {
-    pub(super) fn new(sent: &Sent) -> Self {
+    pub(super) fn new(sent: &Sent, is_interactive: bool) -> Self {
         let style = |template: &str| {
             ProgressStyle::with_template(template).expect("the template is well formed").progress_chars("█▉▊▋▌▍▎▏ ")
         };
         let all = MultiProgress::new();
+        if !is_interactive {
+            all.set_draw_target(ProgressDrawTarget::hidden());
+        }
         let bytes = all.add(ProgressBar::new(sent.files.iter().map(|file| file.size).sum()));
         bytes.set_style(style("bytes {bar:40.cyan} {bytes:>10} of {total_bytes:10} {binary_bytes_per_sec}"));
         let files = all.add(ProgressBar::new(sent.files.len() as u64));
@@ -44,8 +48,8 @@ impl Bars {
     }
 }
 
-/// Prints a row a file: the largest ones, and one row for all others.
-pub(super) fn table(sent: &Sent, arrivals: &BTreeMap<u32, Duration>, status: &DistributionStatus, target: EndpointId) {
+/// A row a file: the largest ones, and one row for all others.
+pub(super) fn table(sent: &Sent, arrivals: &BTreeMap<u32, Duration>, status: &DistributionStatus, target: EndpointId) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(["file", "size", "BLAKE3", "time", "rate", "receipt"]);
@@ -60,7 +64,7 @@ pub(super) fn table(sent: &Sent, arrivals: &BTreeMap<u32, Duration>, status: &Di
         let file = &sent.files[index];
         let arrival = u32::try_from(index).ok().and_then(|index| arrivals.get(&index));
         table.add_row([
-            printable(&file.path),
+            crate::show::path(&file.path),
             HumanBytes(file.size).to_string(),
             format!("{}…", file.blob.short()),
             arrival.map_or_else(|| "–".to_owned(), |time| seconds(*time)),
@@ -87,13 +91,13 @@ pub(super) fn table(sent: &Sent, arrivals: &BTreeMap<u32, Duration>, status: &Di
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    println!("{table}");
+    table.to_string()
 }
 
-/// Prints what it came to.
-pub(super) fn summary(sent: &Sent, taken_in: Duration, all: Duration) {
+/// What it came to.
+pub(super) fn summary(sent: &Sent, taken_in: Duration, all: Duration) -> String {
     let bytes: u64 = sent.files.iter().map(|file| file.size).sum();
-    println!(
+    let summary = format!(
         "distribution {}: {} files, {}, taken in after {}, receipt after {} ({})",
         sent.distribution.short(),
         sent.files.len(),
@@ -102,9 +106,38 @@ pub(super) fn summary(sent: &Sent, taken_in: Duration, all: Duration) {
         seconds(all),
         rate(bytes, all),
     );
-    if let Some(bytes) = peak_memory() {
-        println!("peak memory of both nodes: {}", HumanBytes(bytes));
+    match peak_memory() {
+        Some(bytes) => format!("{summary}\npeak memory of both nodes: {}", HumanBytes(bytes)),
+        None => summary,
     }
+}
+
+/// All of it for programs.
+pub(super) fn document(
+    sent: &Sent,
+    arrivals: &BTreeMap<u32, Duration>,
+    status: &DistributionStatus,
+    all: Duration,
+    compared: Option<&u64>,
+) -> Value {
+    let files = sent.files.iter().zip(0..).map(|(file, index)| {
+        json!({
+            "path": String::from_utf8_lossy(&file.path),
+            "size": file.size,
+            "blob": file.blob.to_string(),
+            "millis": arrivals.get(&index).map(Duration::as_millis),
+        })
+    });
+    json!({
+        "distribution_id": sent.distribution.to_string(),
+        "state": status.state.as_str(),
+        "file_count": sent.files.len(),
+        "bytes": sent.files.iter().map(|file| file.size).sum::<u64>(),
+        "millis": all.as_millis(),
+        "compared_bytes": compared,
+        "peak_memory": peak_memory(),
+        "files": files.collect::<Vec<_>>(),
+    })
 }
 
 /// The most resident memory that this process ever had, in bytes, where the system tells (`VmHWM`, proc_pid_status(5)).
@@ -112,14 +145,6 @@ fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-/// The name with every control character shown rather than obeyed.
-fn printable(path: &[u8]) -> String {
-    String::from_utf8_lossy(path)
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
 }
 
 fn seconds(time: Duration) -> String {

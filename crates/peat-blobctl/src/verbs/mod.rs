@@ -1,0 +1,19 @@
+//! The verbs: each reads its options, has the library or the daemon do the work, and shows what came of it.
+
+mod backup;
+mod bars;
+pub(crate) mod derive_id;
+pub(crate) mod distribution;
+pub(crate) mod enroll;
+pub(crate) mod follow;
+mod formation;
+pub(crate) mod get;
+pub(crate) mod identity;
+pub(crate) mod keygen;
+pub(crate) mod list;
+pub(crate) mod node;
+pub(crate) mod pages;
+pub(crate) mod peer;
+pub(crate) mod send;
+pub(crate) mod status;
+pub(crate) mod store;

@@ -1,0 +1,113 @@
+//! `status` and `why`: who the node is, and how a distribution stands.
+
+use clap::Args;
+use indicatif::HumanBytes;
+use peat_blobapi::blob::{GetNodeRequest, GetNodeResponse};
+use serde_json::{Value, json};
+
+use crate::daemon::{Address, Daemon, answer};
+use crate::failure::{Failure, Kind};
+use crate::output::Output;
+use crate::show;
+
+/// What to show.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// A distribution's id, or its first eight or more digits. Without it, the node.
+    id: Option<String>,
+    /// List the distribution's files too, the first 1000.
+    #[arg(long, requires = "id")]
+    files: bool,
+}
+
+/// Which target of which distribution.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// The distribution's id, or its first eight or more digits.
+    id: String,
+    /// The target's name, or its endpoint id, or the beginning of that.
+    target: String,
+}
+
+/// Shows the node or a distribution.
+pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -> Result<(), Failure> {
+    let daemon = Daemon::connect(address).await?;
+    if let Some(id) = &options.id {
+        let status = daemon.distribution(id, options.files).await?;
+        return output.result(&show::status_json(&status), || show::status_text(&status));
+    }
+    let node = answer(daemon.client.get_node(GetNodeRequest::default()).await)?;
+    for warning in &node.warnings {
+        output.note(&format!("warning: {}", show::printable(warning)));
+    }
+    output.result(&node_json(&node), || node_text(&node))
+}
+
+/// Says why a distribution is not at a target.
+pub(crate) async fn why(options: &Why, output: &Output, address: &Address) -> Result<(), Failure> {
+    let status = Daemon::connect(address).await?.distribution(&options.id, false).await?;
+    let wanted = options.target.as_str();
+    let named = status.targets.iter().filter(|target| target.name == wanted || target.endpoint_id == wanted);
+    let begun = status.targets.iter().filter(|target| wanted.len() >= 8 && target.endpoint_id.starts_with(wanted));
+    let mut found = named.chain(begun).collect::<Vec<_>>();
+    found.dedup_by_key(|target| target.endpoint_id.clone());
+    let [target] = found[..] else {
+        let known = status.targets.iter().map(|target| show::node(&target.name, &target.endpoint_id)).collect::<Vec<_>>();
+        let (kind, what) = if found.is_empty() { (Kind::NotFound, "no target") } else { (Kind::Usage, "more than one target") };
+        let hint =
+            if known.is_empty() { "it has no targets yet".to_owned() } else { format!("its targets: {}", known.join(", ")) };
+        return Err(Failure::new(kind, format!("{wanted:?} is {what} of this distribution")).hint(hint));
+    };
+    output.result(&show::target_json(target), || {
+        let state = if target.state.is_empty() { "nothing signed" } else { target.state.as_str() };
+        format!("{}: {}", show::printable(state), show::printable(&target.why))
+    })
+}
+
+fn node_json(node: &GetNodeResponse) -> Value {
+    json!({
+        "endpoint_id": node.endpoint_id,
+        "name": node.name,
+        "version": node.version,
+        "formation_id": node.formation_id,
+        "enrolled": node.enrolled,
+        "addresses": node.addresses,
+        "connected_peers": node.connected_peers,
+        "distributions": node.distributions,
+        "store": {
+            "blobs": node.store.blobs,
+            "bytes": node.store.bytes,
+            "assembly_bytes": node.store.assembly_bytes,
+            "free_bytes": node.store.free_bytes,
+        },
+        "inbox": node.inbox,
+        "bytes_received": node.bytes_received,
+        "bytes_served": node.bytes_served,
+        "warnings": node.warnings,
+    })
+}
+
+fn node_text(node: &GetNodeResponse) -> String {
+    let identity = if node.enrolled { "certified" } else { "derived: every member can compute its key" };
+    let store = format!(
+        "{}, {}; {} unfinished; {} free",
+        show::count(node.store.blobs, "blob"),
+        HumanBytes(node.store.bytes),
+        HumanBytes(node.store.assembly_bytes),
+        HumanBytes(node.store.free_bytes),
+    );
+    let inbox = if node.inbox.is_empty() { "none: it takes nothing" } else { node.inbox.as_str() };
+    show::fields(&[
+        ("node", show::printable(&node.name)),
+        ("endpoint id", node.endpoint_id.clone()),
+        ("formation", node.formation_id.clone()),
+        ("identity", identity.to_owned()),
+        ("version", node.version.clone()),
+        ("addresses", node.addresses.join(" ")),
+        ("peers", format!("{} connected", node.connected_peers)),
+        ("distributions", node.distributions.to_string()),
+        ("store", store),
+        ("inbox", show::printable(inbox)),
+        ("blocks", format!("{} received, {} served", HumanBytes(node.bytes_received), HumanBytes(node.bytes_served))),
+    ])
+}
