@@ -55,6 +55,7 @@ pub(crate) fn peer(text: &str) -> Result<Peer, String> {
 
 /// How urgent it is.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
+#[expect(clippy::enum_variant_names, reason = "the field's words")]
 pub(crate) enum Priority {
     /// When nothing else is to be done.
     Bulk,

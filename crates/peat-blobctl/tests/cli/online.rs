@@ -16,19 +16,19 @@ pub(crate) struct Daemons {
 
 impl Daemons {
     pub(crate) fn start(work: &Path, names: &[&str]) -> Self {
-        let runtime = Runtime::new().unwrap();
+        let runtime = Runtime::new().expect("a runtime");
         let running = names.iter().map(|name| {
             let mut config = Config::new(work.join(name));
-            config.iroh_listen = vec!["127.0.0.1:0".parse().unwrap()];
+            config.iroh_listen = vec!["127.0.0.1:0".parse().expect("an address")];
             config.inbox = Some(work.join(format!("{name}.inbox")));
-            ((*name).to_owned(), runtime.block_on(Running::start(config)).unwrap())
+            ((*name).to_owned(), runtime.block_on(Running::start(config)).expect("the daemon starts"))
         });
         let running = running.collect();
         Self { runtime, running, work: work.to_owned() }
     }
 
     fn node(&self, name: &str) -> &peat_blobcore::Node {
-        self.running.iter().find(|(running, _)| running == name).unwrap().1.node()
+        self.running.iter().find(|(running, _)| running == name).expect("it was started").1.node()
     }
 
     /// How `--peer` and `connect` name a node.
@@ -56,9 +56,9 @@ fn two(work: &Path) -> Daemons {
     formation(work, &["alpha", "bravo"]);
     let daemons = Daemons::start(work, &["alpha", "bravo"]);
     daemons.at("alpha", &["connect", &daemons.peer("bravo")]).ok();
-    std::fs::create_dir_all(work.join("outbox/sub")).unwrap();
-    std::fs::write(work.join("outbox/sub/file"), "content").unwrap();
-    std::fs::write(work.join("outbox/empty"), "").unwrap();
+    std::fs::create_dir_all(work.join("outbox/sub")).expect("made");
+    std::fs::write(work.join("outbox/sub/file"), "content").expect("written");
+    std::fs::write(work.join("outbox/empty"), "").expect("written");
     daemons
 }
 
