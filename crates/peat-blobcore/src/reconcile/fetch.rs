@@ -9,7 +9,7 @@ use super::pass::Pass;
 use super::peers::{mix, number};
 use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
 use crate::document::Distribution;
-use crate::model::{BlobHash, DistributionId, EndpointId, Files, Timestamp};
+use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timestamp};
 
 /// How it went when a job was offered a share of the budget.
 #[derive(PartialEq, Eq)]
@@ -332,7 +332,10 @@ impl Pass<'_> {
             }
             match choose(self.now, self.me, self.memory, &id, &blob) {
                 Choice::From(source) => {
-                    let Some(cancel) = self.memory.flights.room(size, priority, self.policy.budget) else {
+                    // What is under way makes room for the more urgent, but not again and again for a source that has nothing.
+                    let doubted = self.memory.avoid.get(&(blob, source)).is_some_and(|avoid| avoid.backoff.is_lasting());
+                    let pressing = if doubted { Priority::Bulk } else { priority };
+                    let Some(cancel) = self.memory.flights.room(size, pressing, self.policy.budget) else {
                         return Offer::Exhausted;
                     };
                     cancel.into_iter().for_each(|fetch| self.put_off(fetch));

@@ -48,11 +48,19 @@ impl Backoff {
         self.until = now.plus(wait.max(Duration::from_millis(1)));
     }
 
+    /// Whether it has failed so often that others need not make room for the next try.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.failures >= LASTING
+    }
+
     /// Tried again at the latest after `longest` from now, whatever the clock did.
     pub(super) fn clamp(&mut self, now: Timestamp, longest: Duration) {
         self.until = self.until.min(now.plus(longest));
     }
 }
+
+/// Failures after which nobody hopes that the next try makes a difference.
+const LASTING: u32 = 3;
 
 /// The finaliser of splitmix64: spreads the bits of a number.
 pub(super) fn mix(number: u64) -> u64 {

@@ -202,6 +202,30 @@ fn a_holder_that_is_back_is_asked_at_once_however_often_it_failed() {
 }
 
 #[test]
+fn a_source_that_never_has_the_blob_does_not_keep_less_urgent_fetches_from_their_end() {
+    let mut bench = Bench::new();
+    bench.policy.budget.fetches = 1;
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch { blobs: vec![(9, 1000)], priority: Priority::Low, ..Sketch::default() });
+    bench.add(&Sketch { priority: Priority::Critical, ..Sketch::default() });
+    let (mut put_off, mut low) = (0, bench.running.clone());
+    for _ in 0..1000 {
+        match bench.running[..] {
+            [running] if running.blob == crate::model::BlobHash::from_bytes([1; 32]) => {
+                put_off += 1;
+                low.clear();
+                bench.fetch_ended(running, FetchOutcome::Missing);
+            }
+            [running] => low.push(running),
+            _ => {}
+        }
+        bench.wait(Duration::from_secs(1));
+    }
+    assert!(put_off > 0 && put_off < 10, "{put_off}");
+    assert!(low.len() > 500 && low.iter().all(|running| running.fetch == low[0].fetch), "it goes on to its end");
+}
+
+#[test]
 fn a_clock_that_goes_back_makes_nothing_wait_for_the_time_it_showed_before() {
     let mut bench = Bench::new();
     bench.now = Timestamp::from_millis(400_000_000);
