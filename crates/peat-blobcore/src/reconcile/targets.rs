@@ -79,8 +79,13 @@ pub(super) fn outstanding(view: &dyn View, distribution: &Distribution) -> BTree
 #[must_use]
 pub fn status(now: Timestamp, view: &dyn View, distribution: &Distribution) -> DistributionState {
     let targets = targets(view, distribution);
+    let expired = view.clock_trusted() && now >= distribution.manifest.expiry;
     if targets.is_empty() {
-        return DistributionState::NoTargets;
+        return match (distribution.cancelled.is_some(), expired) {
+            (true, _) => DistributionState::Cancelled,
+            (false, true) => DistributionState::Expired,
+            (false, false) => DistributionState::NoTargets,
+        };
     }
     let states = || targets.iter().map(|id| distribution.targets.get(id).map(|record| record.state));
     let receipts = states().flatten().filter(|state| state.is_receipt()).count();
@@ -95,7 +100,7 @@ pub fn status(now: Timestamp, view: &dyn View, distribution: &Distribution) -> D
     if closed && states().all(|state| state.is_some_and(TargetState::is_terminal)) {
         return ended(DistributionState::Failed);
     }
-    if view.clock_trusted() && now >= distribution.manifest.expiry {
+    if expired {
         return ended(DistributionState::Expired);
     }
     let begun = states().flatten().any(|state| state != TargetState::Pending);
