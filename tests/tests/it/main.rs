@@ -5,6 +5,7 @@ mod corpora;
 mod forgotten;
 mod hostile;
 mod nodes;
+mod parcels;
 mod reflink;
 mod replication;
 mod simulation;

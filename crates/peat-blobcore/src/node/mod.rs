@@ -3,12 +3,14 @@
 mod builder;
 mod data;
 mod event;
+mod parcel;
 mod peer;
 mod send;
 mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};

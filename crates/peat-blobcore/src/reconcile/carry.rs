@@ -23,7 +23,9 @@ impl Pass<'_> {
             Some(Work::Fetching(fetching)) if fetching.reason == PinReason::Carry
         );
         let said_so = distribution.carriers.get(&self.me).is_some_and(|record| holds_or_will(record.state));
-        if carries || said_so || self.begins_to_carry(id, &distribution) {
+        // Begun in an earlier life perhaps, and not said yet.
+        let pinned = self.view.pinned(&id) == Some(PinReason::Carry);
+        if carries || said_so || pinned || self.begins_to_carry(id, &distribution) {
             return self.fetch(id, distribution, PinReason::Carry);
         }
         self.pin(id, None, 0);

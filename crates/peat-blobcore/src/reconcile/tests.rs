@@ -395,3 +395,54 @@ fn every_file_must_arrive_for_a_receipt_and_one_that_cannot_makes_it_failed() {
     assert_eq!(own.state, TargetState::Failed);
     assert_eq!(own.error.as_deref(), Some("1 of 2 files: a directory is in the way"));
 }
+
+#[test]
+fn what_somebody_brings_is_carried_at_once_if_there_is_room_and_goes_on_being_carried() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    assert_eq!(bench.view.pinned(&id), None);
+    bench.policy.carry_quota_bytes = 9;
+    bench.settle(Event::Offered(id));
+    assert_eq!(bench.view.pinned(&id), None, "its 10 bytes are over the quota");
+    bench.policy.carry_quota_bytes = 10;
+    bench.settle(Event::Offered(id));
+    assert_eq!(bench.view.pinned(&id), Some(PinReason::Carry));
+    bench.memory = Memory::default();
+    bench.settle(Event::Started { distributions: vec![id] });
+    assert_eq!(bench.view.pinned(&id), Some(PinReason::Carry), "also in a later life");
+    bench.say(id, 3, TargetState::Delivered);
+    bench.settle(Event::DistributionChanged(id));
+    assert_eq!(bench.view.pinned(&id), None, "until nobody needs it");
+}
+
+#[test]
+fn what_is_brought_for_this_node_gets_its_place_in_the_quota() {
+    let mut bench = Bench::new();
+    bench.policy.quota_bytes = Some(15);
+    let (first, second) = (bench.add(&Sketch::default()), bench.add(&Sketch { sender: 3, ..Sketch::default() }));
+    bench.settle(Event::Offered(first));
+    bench.settle(Event::Offered(second));
+    assert_eq!((bench.view.pinned(&first), bench.view.pinned(&second)), (Some(PinReason::Target), None));
+}
+
+#[test]
+fn a_parcel_holds_what_its_selection_says_and_no_blob_that_this_node_may_not_hand_on() {
+    let mut bench = Bench::new();
+    let for_three = |sender, carry| Sketch { sender, scope: only(&[3]), carry, ..Sketch::default() };
+    let ids =
+        [(ME, Carry::None), (2, Carry::Members), (2, Carry::None)].map(|(sender, carry)| bench.add(&for_three(sender, carry)));
+    let pack = |bench: &Bench, selection: &ParcelSelection| {
+        ids.map(|id| packing(bench.now, &bench.view, &bench.view.documents[&id], selection))
+    };
+    let nodes = |numbers: &[u8]| ParcelSelection::Nodes(numbers.iter().map(|number| peer(*number)).collect());
+    use Packing::{Document, Nothing, Whole, Withheld};
+    assert_eq!(pack(&bench, &ParcelSelection::Everything), [Whole, Whole, Withheld]);
+    assert_eq!(pack(&bench, &ParcelSelection::Distributions([ids[0]].into())), [Whole, Nothing, Nothing]);
+    assert_eq!(pack(&bench, &nodes(&[3])), [Whole, Whole, Whole]);
+    assert_eq!(pack(&bench, &nodes(&[2])), [Nothing, Document, Document]);
+    assert_eq!(pack(&bench, &nodes(&[4])), [Nothing; 3]);
+    bench.say(ids[1], 3, TargetState::Delivered);
+    assert_eq!(pack(&bench, &nodes(&[3])), [Whole, Document, Whole]);
+    bench.now = bench.now.plus(Duration::from_secs(400 * 24 * 3600));
+    assert_eq!(pack(&bench, &ParcelSelection::Everything), [Document; 3], "what has expired is delivered to nobody");
+}
