@@ -4,6 +4,8 @@ mod admission;
 mod corpora;
 mod forgotten;
 mod hostile;
+mod lan;
+mod naming;
 mod nodes;
 mod parcels;
 mod reflink;

@@ -92,6 +92,11 @@ impl Node {
         self.network.know(peer, addresses, true).await;
     }
 
+    /// The same for a peer that is to be found at these hosts: see [`NodeBuilder::named_peer`].
+    pub async fn add_named_peer(&self, peer: EndpointId, hosts: Vec<String>) {
+        self.network.know_by_name(peer, hosts).await;
+    }
+
     /// Ends the connection with a peer and takes no other, until [`Node::add_peer`] names it again or the node is started
     /// anew. Says whether there was one. To expel a member for good, see [`Node::revoke`].
     pub async fn remove_peer(&self, peer: EndpointId) -> bool {
