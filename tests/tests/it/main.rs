@@ -12,3 +12,4 @@ mod reflink;
 mod replication;
 mod simulation;
 mod starts;
+mod versions;

@@ -26,6 +26,7 @@ use super::{NetworkError, NetworkEvent, Peer};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::document::Hint;
+use crate::identity::admission::VersionRange;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
@@ -45,6 +46,7 @@ const WAITING_COMMANDS: usize = 256;
 /// What a network is made of.
 pub(crate) struct NetworkConfig {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) versions: VersionRange,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica,
     pub(crate) content: Content,
@@ -99,6 +101,7 @@ impl Network {
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let shared = Shared {
             identity: config.identity,
+            versions: config.versions,
             clock: config.clock,
             admitted: admitted.clone(),
             replica: config.replica,

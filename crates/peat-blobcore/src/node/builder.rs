@@ -16,7 +16,7 @@ use crate::content::{Content, Options};
 use crate::document::Distribution;
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
 use crate::exchange::{Inbox, InboxPolicy, Ledger};
-use crate::identity::admission::VERSIONS;
+use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
 use crate::network::{Network, NetworkConfig, Resolver, SystemResolver};
@@ -42,6 +42,7 @@ pub struct NodeBuilder {
     labels: Labels,
     policy: Policy,
     content: Options,
+    versions: VersionRange,
     gossip: bool,
     mdns: bool,
     stall: Duration,
@@ -61,6 +62,7 @@ impl NodeBuilder {
             labels: Labels::new(),
             policy: Policy::default(),
             content: Options::default(),
+            versions: VERSIONS,
             gossip: true,
             mdns: false,
             stall: Duration::from_secs(30),
@@ -144,6 +146,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Says that it speaks these versions of the protocol, whatever it speaks: for tests of fleets of which not all nodes are
+    /// upgraded yet.
+    #[doc(hidden)]
+    pub fn claim_versions(mut self, versions: VersionRange) -> Self {
+        self.versions = versions;
+        self
+    }
+
     /// Takes the time from this clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -167,6 +177,7 @@ impl NodeBuilder {
             labels,
             policy,
             content: options,
+            versions,
             gossip,
             mdns,
             stall,
@@ -183,6 +194,7 @@ impl NodeBuilder {
         let nodes = SharedNodes::default();
         let network = Network::start(NetworkConfig {
             identity: Arc::clone(&identity),
+            versions,
             clock: Arc::clone(&clock),
             replica: replica.clone(),
             content: content.clone(),
@@ -207,7 +219,7 @@ impl NodeBuilder {
             name: identity.name().to_owned(),
             labels,
             addresses: Vec::new(),
-            protocol: (VERSIONS.oldest, VERSIONS.newest),
+            protocol: (versions.oldest, versions.newest),
             free_bytes: 0,
             credential: identity.credential().clone(),
         };
