@@ -12,7 +12,9 @@ use iroh::{Endpoint, EndpointAddr, RelayMode, SecretKey, TransportAddr};
 use peat_blobcore::Node;
 use peat_blobcore::clock::{Clock, SystemClock};
 use peat_blobcore::document::Section;
-use peat_blobcore::identity::admission::{EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Peer, Responder, Terms, VERSIONS};
+use peat_blobcore::identity::admission::{
+    EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Peer, Responder, Terms, VERSIONS, VersionRange,
+};
 use peat_blobcore::identity::{Formation, Identity, NodeKey, files};
 use peat_blobcore::model::{
     BlobHash, Carry, Certificate, CertificateBody, DistributionId, EndpointId, FileEntry, Files, Incarnation, Labels, Manifest,
@@ -188,6 +190,8 @@ pub struct RawMember {
     pub replica: Replica,
     /// Its endpoint.
     pub endpoint: Endpoint,
+    /// The versions of the protocol that it claims to speak.
+    pub versions: VersionRange,
 }
 
 /// An admitted connection of a [`RawMember`], past the first message each way.
@@ -218,7 +222,7 @@ impl RawMember {
         let path = fleet.path(&format!("{}.raw.redb", identity.id().short()));
         let replica = Replica::open(&path, signer, membership, Arc::new(SystemClock), Limits::default()).expect("a new one");
         let endpoint = endpoint(identity.key().as_iroh().clone(), &[ALPN]).await;
-        Self { identity: Arc::new(identity), replica, endpoint }
+        Self { identity: Arc::new(identity), replica, endpoint, versions: VERSIONS }
     }
 
     /// Its id.
@@ -241,14 +245,18 @@ impl RawMember {
     /// When the node does not admit it.
     pub async fn try_join(&self, node: &Node, now: Timestamp) -> Result<Joined, String> {
         let connection = self.dial(node).await;
-        let (initiator, hello) = Initiator::new(terms(&self.identity, &connection, now));
+        let terms = Terms { versions: self.versions, ..terms(&self.identity, &connection, now) };
+        let (initiator, hello) = Initiator::new(terms);
         let talk = async {
             let (mut send, mut recv) = connection.open_bi().await?;
             write_frame(&mut send, &hello).await?;
             let answer = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
             Ok::<_, WireError>((send, recv, answer))
         };
-        let (send, recv, answer) = soon("an answer or an end", talk).await.map_err(|error| error.to_string())?;
+        let (send, recv, answer) = soon("an answer or an end", talk).await.map_err(|error| {
+            // What the node says at the end tells more than that there was one.
+            connection.close_reason().map_or_else(|| error.to_string(), |reason| reason.to_string())
+        })?;
         let peer = initiator.finish(&answer, |_| false).map_err(|error| error.to_string())?;
         let mut joined = Joined { connection: connection.clone(), send, recv, peer };
         joined.say(&Message::Start(1)).await;

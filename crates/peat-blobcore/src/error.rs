@@ -8,6 +8,7 @@ use crate::exchange::ExchangeError;
 use crate::identity::IdentityError;
 use crate::model::{DistributionId, ManifestError};
 use crate::network::NetworkError;
+use crate::parcel::ParcelError;
 use crate::replica::ReplicaError;
 
 /// What went wrong in a call of the library.
@@ -28,6 +29,9 @@ pub enum Error {
     /// The endpoint.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// A parcel.
+    #[error(transparent)]
+    Parcel(#[from] ParcelError),
     /// What is to be sent does not fit into a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -84,6 +88,7 @@ impl Error {
             Self::Content(error) => error.kind(),
             Self::Exchange(error) => error.kind(),
             Self::Network(error) => error.kind(),
+            Self::Parcel(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Usage,
             Self::DataDirectory { source, .. } => ErrorKind::of_io(source),
             Self::InUse(_) | Self::Format { .. } => ErrorKind::Refused,
@@ -102,6 +107,7 @@ impl Error {
             Self::Content(error) => error.hint(),
             Self::Exchange(error) => error.hint(),
             Self::Network(error) => error.hint(),
+            Self::Parcel(error) => error.hint(),
             Self::Manifest(_) => None,
             Self::DataDirectory { .. } => Some("name a directory on a local file system that this user may write to".to_owned()),
             Self::InUse(_) => Some("stop the other process, or give this node a data directory of its own".to_owned()),

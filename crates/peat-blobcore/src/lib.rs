@@ -16,7 +16,7 @@
 //!
 //! - [`model`], [`document`], [`reconcile`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
-//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`]: effects. They decide nothing about
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`]: effects. They decide nothing about
 //!   distributions.
 //! - [`Node`] and its driver wire the two.
 //!
@@ -33,6 +33,7 @@ mod kind;
 pub mod model;
 pub mod network;
 mod node;
+pub mod parcel;
 pub mod reconcile;
 pub mod replica;
 pub mod transfer;
@@ -40,9 +41,10 @@ pub mod transfer;
 pub use error::Error;
 pub use kind::ErrorKind;
 pub use node::{
-    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, PeerStats, SendRequest, Sent, Skipped, TAKEN_LIFETIME,
-    Taken, TargetStatus, Terms,
+    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
+    TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
+pub use reconcile::ParcelSelection;
 pub use transfer::BlockBytes;
 
 /// Every place at which a test can have the process killed, and what is durable there.

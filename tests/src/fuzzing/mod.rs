@@ -8,6 +8,7 @@ mod envelope;
 mod fixture;
 mod insider;
 mod manifest;
+mod parcel;
 pub mod seeds;
 mod small;
 mod wire;
@@ -15,6 +16,7 @@ mod wire;
 pub use certificate::certificate;
 pub use envelope::envelope;
 pub use manifest::manifest;
+pub use parcel::parcel;
 pub use small::{hint, path};
 pub use wire::wire;
 
@@ -22,11 +24,12 @@ pub use wire::wire;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
     ("manifest", manifest),
+    ("parcel", parcel),
     ("path", path),
     ("wire", wire),
 ];

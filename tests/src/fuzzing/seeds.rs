@@ -29,6 +29,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "envelope" => envelopes(),
         "hint" => hints(),
         "manifest" => manifests(),
+        "parcel" => parcels(),
         "path" => paths(),
         "wire" => wires(),
         other => panic!("no target {other}"),
@@ -200,6 +201,11 @@ fn graft(kind: u8, author: u8, rest: &[u8]) -> Vec<u8> {
 
 fn edit(author: u8, what: u8, number: u8) -> Vec<u8> {
     vec![step::EDIT, author, what, number]
+}
+
+fn parcels() -> Vec<Vec<u8>> {
+    let envelopes: Vec<_> = envelope_values().iter().map(|envelope| envelope.seal(Author::named(0).key.as_iroh())).collect();
+    super::parcel::seeds(&envelopes)
 }
 
 fn wires() -> Vec<Vec<u8>> {

@@ -138,6 +138,15 @@ impl Document {
         self.entries.is_empty()
     }
 
+    /// The envelopes in the set, each after those that it follows.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<EnvelopeId> {
+        let mut ordered: Vec<_> = self.entries.iter().map(|(id, entry)| (entry.change.max_op(), *id)).collect();
+        // A change's operations come after those of all that it depends on.
+        ordered.sort_unstable();
+        ordered.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// The envelopes in the set.
     #[cfg(test)]
     pub(super) fn envelopes(&self) -> impl Iterator<Item = EnvelopeId> {

@@ -5,6 +5,7 @@
 
 mod deliveries;
 mod fetches;
+mod parcels;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,6 +30,7 @@ use crate::replica::{Accepted, Change, Replica};
 use deliveries::Deliveries;
 pub(crate) use fetches::Progress;
 use fetches::{Fetches, Order};
+pub(crate) use parcels::{ParcelRequest, Wanted};
 pub(crate) use world::SharedNodes;
 use world::World;
 
@@ -49,6 +51,8 @@ pub(crate) enum Request {
     Policy(Box<Policy>),
     /// How a distribution stands.
     Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
+    /// What a parcel wants.
+    Parcel(ParcelRequest),
     /// End everything that is under way, then the loop.
     Stop,
 }
@@ -101,7 +105,7 @@ pub(crate) struct Driver {
     /// What the actions of one event have brought about; empty between two events.
     ahead: VecDeque<Event>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
-    lists: BTreeMap<BlobHash, DistributionId>,
+    lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
 }
@@ -275,7 +279,7 @@ impl Driver {
         if let Files::List { blob, .. } = &distribution.manifest.files
             && !self.world.holds(blob)
         {
-            self.lists.insert(*blob, id);
+            self.lists.entry(*blob).or_default().insert(id);
         }
         if let Err(error) = self.content.pin_distribution(&id, world::role(reason), &self.world.blobs(&distribution)) {
             tracing::error!(distribution = %id, %error, "cannot pin");
@@ -288,13 +292,18 @@ impl Driver {
             if let Ok(Some(size)) = self.content.size(&blob) {
                 self.progress.add(distribution, size);
             }
-            if let Some(id) = self.lists.remove(&blob)
-                && let Some(reason) = self.world.pinned(&id)
-            {
+            self.pin_listed(&blob);
+        }
+        self.decide(Event::FetchEnded { fetch, outcome }).await;
+    }
+
+    /// If the blob is a list of files that was waited for: pins what it names.
+    fn pin_listed(&mut self, list: &BlobHash) {
+        for id in self.lists.remove(list).unwrap_or_default() {
+            if let Some(reason) = self.world.pinned(&id) {
                 self.pin(id, reason);
             }
         }
-        self.decide(Event::FetchEnded { fetch, outcome }).await;
     }
 
     async fn wrote(&mut self, id: DistributionId, written: Result<Accepted, crate::replica::ReplicaError>) {
@@ -359,6 +368,7 @@ impl Driver {
                 // Who asked may have gone.
                 let _ = answer.send(self.status(&id));
             }
+            Request::Parcel(request) => self.serve_parcel(request).await,
             Request::Stop => {}
         }
     }

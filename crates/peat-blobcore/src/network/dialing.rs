@@ -57,6 +57,11 @@ impl Dialing {
         self.peers.get(peer).is_some_and(|peer| peer.state == State::Left)
     }
 
+    /// Whether this peer is wanted, or was left.
+    pub(crate) fn knows(&self, peer: &EndpointId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
     /// Forgets a peer.
     pub(crate) fn forget(&mut self, peer: &EndpointId) {
         self.peers.remove(peer);

@@ -1,5 +1,5 @@
 //! The QUIC endpoint: offline by construction. It asks no DNS, no relay and no port mapper for anything; addresses are those
-//! that users, peers and documents name.
+//! that users, peers and documents name, and, where that is turned on, the local network.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};

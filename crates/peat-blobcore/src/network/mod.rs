@@ -3,7 +3,8 @@
 //!
 //! - `endpoint`: the QUIC endpoint and the gate before protocols other than ours.
 //! - `service`: accepts, dials, and owns the task of each connection.
-//! - `addresses`, `dialing`: where a peer may be, and when to dial it.
+//! - `addresses`, `names`, `dialing`: where a peer may be, and when to dial it.
+//! - `mdns`, `found`: who is on the local network, and which of them to try.
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
 //! - `gossip`: signed hints beyond direct neighbours.
@@ -11,8 +12,11 @@
 mod addresses;
 mod dialing;
 mod endpoint;
+mod found;
 mod gossip;
 mod lobby;
+mod mdns;
+mod names;
 mod peers;
 mod queue;
 mod service;
@@ -20,6 +24,7 @@ mod session;
 pub mod wire;
 
 pub use endpoint::CloseCode;
+pub use names::{Resolver, SystemResolver};
 pub(crate) use peers::Peer;
 pub(crate) use service::{Network, NetworkConfig};
 
@@ -69,6 +74,9 @@ pub enum NetworkError {
     /// The gossip actor is gone.
     #[error("gossip does not start: {0}")]
     Gossip(String),
+    /// The machine takes no part in multicast.
+    #[error("the local network cannot be searched by mDNS: {0}")]
+    Mdns(String),
 }
 
 impl NetworkError {
@@ -84,6 +92,7 @@ impl NetworkError {
         match self {
             Self::Listen(_) => Some("choose another address or port, or stop what holds it".to_owned()),
             Self::Gossip(_) => None,
+            Self::Mdns(_) => Some("let the firewall pass UDP port 5353 and multicast, or turn mDNS off".to_owned()),
         }
     }
 }

@@ -14,8 +14,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::addresses::Addresses;
 use super::dialing::Dialing;
 use super::endpoint::{Gate, bind};
+use super::found::Found;
 use super::gossip::Hints;
 use super::lobby::Lobby;
+use super::mdns::Mdns;
+use super::names::{Names, Resolver};
 use super::peers::Peers;
 use super::session::{self, SessionError, Shared};
 use super::wire::ALPN;
@@ -23,6 +26,7 @@ use super::{NetworkError, NetworkEvent, Peer};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::document::Hint;
+use crate::identity::admission::VersionRange;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
@@ -42,14 +46,19 @@ const WAITING_COMMANDS: usize = 256;
 /// What a network is made of.
 pub(crate) struct NetworkConfig {
     pub(crate) identity: Arc<Identity>,
+    pub(crate) versions: VersionRange,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replica: Replica,
     pub(crate) content: Content,
     pub(crate) entitlement: Arc<dyn Entitlement>,
     /// Where to listen; empty for every interface and any port.
     pub(crate) listen: Vec<SocketAddr>,
+    /// What resolves the names that users give to peers.
+    pub(crate) resolver: Arc<dyn Resolver>,
     /// Whether to spread and hear hints beyond direct neighbours.
     pub(crate) gossip: bool,
+    /// Whether to look for peers on the local network, and to be found there.
+    pub(crate) mdns: bool,
     pub(crate) events: mpsc::Sender<NetworkEvent>,
     /// A number that no other run of this node has.
     pub(crate) instance: u64,
@@ -70,6 +79,7 @@ enum Command {
 /// A handle to the running network.
 pub(crate) struct Network {
     endpoint: Endpoint,
+    names: Names,
     peers: Arc<Peers>,
     traffic: Arc<Traffic>,
     admitted: Admitted,
@@ -85,10 +95,13 @@ impl Network {
         let lookup = MemoryLookup::new();
         let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
+        let mdns = if config.mdns { Mdns::start(&endpoint).await.inspect_err(|error| tracing::warn!(%error)).ok() } else { None };
         let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::default()));
+        let names = Names::new(config.resolver);
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let shared = Shared {
             identity: config.identity,
+            versions: config.versions,
             clock: config.clock,
             admitted: admitted.clone(),
             replica: config.replica,
@@ -108,6 +121,9 @@ impl Network {
             commands: commands.clone(),
             dialing: Dialing::default(),
             addresses: BTreeMap::new(),
+            names: names.clone(),
+            mdns,
+            found: Found::default(),
             asked: BTreeSet::new(),
             dials: BTreeMap::new(),
             lobby: Lobby::default(),
@@ -115,7 +131,7 @@ impl Network {
             tasks: JoinSet::new(),
         };
         let run = tokio::spawn(service.run(commanded));
-        Ok(Self { endpoint, peers, traffic, admitted, commands, run })
+        Ok(Self { endpoint, names, peers, traffic, admitted, commands, run })
     }
 
     /// The sockets that it listens on.
@@ -151,6 +167,12 @@ impl Network {
     /// Learns where a peer can be dialled, and wants a connection with it; `fixed` when a user said so.
     pub(crate) async fn know(&self, peer: EndpointId, addresses: Vec<SocketAddr>, fixed: bool) {
         self.command(Command::Know { peer, addresses, fixed }).await;
+    }
+
+    /// Wants a connection with a peer, as a user said, and resolves these hosts before each dial.
+    pub(crate) async fn know_by_name(&self, peer: EndpointId, hosts: Vec<String>) {
+        self.names.add(peer, hosts);
+        self.know(peer, Vec::new(), true).await;
     }
 
     /// Neither dials a peer any more nor keeps its addresses.
@@ -218,6 +240,9 @@ struct Service {
     commands: mpsc::Sender<Command>,
     dialing: Dialing,
     addresses: BTreeMap<EndpointId, Addresses>,
+    names: Names,
+    mdns: Option<Mdns>,
+    found: Found,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
     /// Drops of these end dials that have not got through.
@@ -253,11 +278,15 @@ impl Service {
                 },
                 Some(Ok(ended)) = self.tasks.join_next() => self.ended(ended),
                 () = tokio::time::sleep(next_dial.unwrap_or(Duration::MAX)), if next_dial.is_some() => {}
-                _ = leases.tick() => self.end_leases(),
+                _ = leases.tick() => {
+                    self.end_leases();
+                    self.try_found();
+                }
                 Ok(()) = departures.changed() => self.gate.close_departed(self.shared.clock.now()),
                 // The driver outlives the network but for the last moments of a shutdown.
                 Ok(room) = events.reserve(), if !self.untold.is_empty() => room.send(self.untold.pop_front().expect("not empty")),
                 Some(hint) = next_hint(&mut self.hints) => self.hear(&hint),
+                Some((peer, addresses)) = next_found(&mut self.mdns) => self.discovered(peer, addresses),
                 Ok(address) = addresses.updated() => {
                     let addresses = address.ip_addrs().copied().collect();
                     self.tell(NetworkEvent::Addresses(addresses));
@@ -317,13 +346,18 @@ impl Service {
         for peer in self.dialing.due(self.shared.clock.now(), room) {
             let address = self.addresses.entry(peer).or_default().of(&peer);
             let (shared, endpoint, commands) = (self.shared.clone(), self.endpoint.clone(), self.commands.clone());
+            let names = self.names.clone();
             let (wanted, given_up) = oneshot::channel();
             self.dials.insert(peer, wanted);
             self.tasks.spawn(async move {
                 let outcome = async {
                     let address = address.ok_or(SessionError::NoEndpoint)?;
+                    let dial = async {
+                        let address = names.extend(peer, address).await;
+                        tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)).await
+                    };
                     let connection = tokio::select! {
-                        connection = tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)) => connection,
+                        connection = dial => connection,
                         _ = given_up => return Err(SessionError::Moved),
                     };
                     let connection = connection.map_err(|_| SessionError::Slow)?;
@@ -340,6 +374,7 @@ impl Service {
         match command {
             Command::Know { peer, .. } if peer == self.shared.identity.id() => {}
             Command::Know { peer, addresses, fixed } => {
+                self.found.remove(&peer);
                 let known = self.addresses.entry(peer).or_default();
                 let news = known.learn(addresses, fixed);
                 if let Some(address) = known.of(&peer) {
@@ -355,17 +390,15 @@ impl Service {
                 }
             }
             Command::Forget(peer) => {
-                self.dialing.forget(&peer);
-                self.dials.remove(&peer);
+                self.found.remove(&peer);
+                self.give_up(&peer);
                 if self.asked.remove(&peer) {
                     self.tell(NetworkEvent::DialEnded { peer, ok: false });
                 }
-                self.addresses.remove(&peer);
-                if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
-                    self.lookup.remove_endpoint_info(id);
-                }
+                self.names.forget(&peer);
             }
             Command::Leave(peer) => {
+                self.found.remove(&peer);
                 self.dialing.leave(peer);
                 self.dials.remove(&peer);
             }
@@ -380,6 +413,7 @@ impl Service {
                 }
             }
             Command::Stands(peer) => {
+                self.found.remove(&peer);
                 self.dialing.connected(peer, self.shared.clock.now());
                 if self.asked.remove(&peer) {
                     self.tell(NetworkEvent::DialEnded { peer, ok: true });
@@ -419,6 +453,10 @@ impl Service {
             return;
         }
         let (now, seed) = (self.shared.clock.now(), self.shared.instance);
+        if ended.dialled && self.found.is_tried(&peer) {
+            self.found.failed(&peer, now);
+            self.give_up(&peer);
+        }
         let stood = !matches!(ended.outcome, Err(SessionError::Dial(_) | SessionError::Slow | SessionError::Rejected(_)));
         if stood {
             self.dialing.disconnected(&peer, now, seed);
@@ -427,6 +465,37 @@ impl Service {
         }
         if ended.dialled && self.asked.remove(&peer) {
             self.tell(NetworkEvent::DialEnded { peer, ok: false });
+        }
+    }
+
+    /// Dials a peer no more, and forgets where it was.
+    fn give_up(&mut self, peer: &EndpointId) {
+        self.dialing.forget(peer);
+        self.dials.remove(peer);
+        self.addresses.remove(peer);
+        if let Ok(id) = iroh::EndpointId::from_bytes(peer.as_bytes()) {
+            self.lookup.remove_endpoint_info(id);
+        }
+    }
+
+    /// Somebody is on the local network. The endpoint itself tries a known peer there with the next dial, which is now.
+    fn discovered(&mut self, peer: EndpointId, addresses: Vec<SocketAddr>) {
+        if self.shared.replica.is_revoked(&peer) || self.shared.peers.get(&peer).is_some() {
+            return;
+        }
+        if self.dialing.knows(&peer) {
+            self.dialing.hurry(peer);
+        } else {
+            self.found.discovered(peer, addresses);
+            self.try_found();
+        }
+    }
+
+    /// Dials who was found, a few at a time.
+    fn try_found(&mut self) {
+        for (peer, addresses) in self.found.due(self.shared.clock.now()) {
+            self.addresses.entry(peer).or_default().learn(addresses, false);
+            self.dialing.want(peer, false);
         }
     }
 
@@ -456,6 +525,13 @@ impl Service {
 async fn next_hint(hints: &mut Option<Hints>) -> Option<bytes::Bytes> {
     match hints {
         Some(hints) => hints.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_found(mdns: &mut Option<Mdns>) -> Option<(EndpointId, Vec<SocketAddr>)> {
+    match mdns {
+        Some(mdns) => mdns.next().await,
         None => std::future::pending().await,
     }
 }

@@ -20,7 +20,7 @@ use super::wire::{
 use super::{NetworkEvent, queue::SendQueue};
 use crate::clock::Clock;
 use crate::content::Content;
-use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VERSIONS};
+use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BYTES, Responder, Terms, VersionRange};
 use crate::identity::{Admitted, Identity, Rejection};
 use crate::model::{EndpointId, EnvelopeId, Timestamp};
 use crate::replica::{self, Clocks, Replica, ReplicaError, Session, Side, Step};
@@ -43,6 +43,8 @@ const CONTROL_PRIORITY: i32 = 100;
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) identity: Arc<Identity>,
+    /// The versions of the protocol that this node says it speaks.
+    pub(crate) versions: VersionRange,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) admitted: Admitted,
     pub(crate) replica: Replica,
@@ -197,7 +199,7 @@ impl Shared {
         connection.export_keying_material(&mut exporter, EXPORTER_LABEL, &[]).map_err(|_| SessionError::Exporter)?;
         Ok(Terms {
             identity: Arc::clone(&self.identity),
-            versions: VERSIONS,
+            versions: self.versions,
             peer: EndpointId::from_bytes(*connection.remote_id().as_bytes()),
             exporter,
             now: self.clock.now(),

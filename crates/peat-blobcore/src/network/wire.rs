@@ -24,7 +24,7 @@ pub const MAX_BLOCK_BYTES: u64 = 1024 * 1024;
 /// Bytes of a verified group: the unit of requests (BLAKE3 chunk groups of 16 chunks).
 pub const GROUP_BYTES: u64 = 16 * 1024;
 /// Longest encoded block: its bytes and, for each group and each ancestor, one pair of hashes.
-const MAX_ENCODED_BLOCK_BYTES: usize = MAX_BLOCK_BYTES as usize + 64 * (64 + 64) + 64;
+pub(crate) const MAX_ENCODED_BLOCK_BYTES: usize = MAX_BLOCK_BYTES as usize + 64 * (64 + 64) + 64;
 
 /// What admitted nodes tell each other.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

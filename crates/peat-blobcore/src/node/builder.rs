@@ -16,10 +16,10 @@ use crate::content::{Content, Options};
 use crate::document::Distribution;
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
 use crate::exchange::{Inbox, InboxPolicy, Ledger};
-use crate::identity::admission::VERSIONS;
+use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
-use crate::network::{Network, NetworkConfig};
+use crate::network::{Network, NetworkConfig, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::Entitlement;
@@ -36,11 +36,15 @@ pub struct NodeBuilder {
     deterministic: Option<(Formation, String)>,
     listen: Vec<SocketAddr>,
     peers: Vec<(EndpointId, Vec<SocketAddr>)>,
+    named_peers: Vec<(EndpointId, Vec<String>)>,
+    resolver: Arc<dyn Resolver>,
     inbox: Option<(PathBuf, InboxPolicy)>,
     labels: Labels,
     policy: Policy,
     content: Options,
+    versions: VersionRange,
     gossip: bool,
+    mdns: bool,
     stall: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -52,11 +56,15 @@ impl NodeBuilder {
             deterministic: None,
             listen: Vec::new(),
             peers: Vec::new(),
+            named_peers: Vec::new(),
+            resolver: Arc::new(SystemResolver),
             inbox: None,
             labels: Labels::new(),
             policy: Policy::default(),
             content: Options::default(),
+            versions: VERSIONS,
             gossip: true,
+            mdns: false,
             stall: Duration::from_secs(30),
             clock: Arc::new(SystemClock),
         }
@@ -78,6 +86,19 @@ impl NodeBuilder {
     /// Keeps a connection with this peer.
     pub fn peer(mut self, id: EndpointId, addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.peers.push((id, addresses.into_iter().collect()));
+        self
+    }
+
+    /// Keeps a connection with this peer, which is to be found at these hosts: each a name and a port with a colon between.
+    /// They are resolved before each dial, so that a name that changes is followed; all their records are used.
+    pub fn named_peer(mut self, id: EndpointId, hosts: impl IntoIterator<Item = String>) -> Self {
+        self.named_peers.push((id, hosts.into_iter().collect()));
+        self
+    }
+
+    /// Resolves the names of peers with this; by default with the resolver of the system.
+    pub fn resolver(mut self, resolver: Arc<dyn Resolver>) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -111,10 +132,25 @@ impl NodeBuilder {
         self
     }
 
+    /// Whether to look for members on the local network by multicast DNS, and to be found there; off by default. It announces
+    /// the endpoint id and the addresses to everybody on that network, and nothing of the formation.
+    pub fn mdns(mut self, on: bool) -> Self {
+        self.mdns = on;
+        self
+    }
+
     /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
     /// that are to be ridden out.
     pub fn stall(mut self, longest: Duration) -> Self {
         self.stall = longest;
+        self
+    }
+
+    /// Says that it speaks these versions of the protocol, whatever it speaks: for tests of fleets of which not all nodes are
+    /// upgraded yet.
+    #[doc(hidden)]
+    pub fn claim_versions(mut self, versions: VersionRange) -> Self {
+        self.versions = versions;
         self
     }
 
@@ -130,7 +166,23 @@ impl NodeBuilder {
     /// [`Error`] when the data directory is in use or of another version, the identity is missing or does not hold, the
     /// store or the replica cannot be opened, or the address is in use.
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { data, deterministic, listen, peers, inbox, labels, policy, content: options, gossip, stall, clock } = self;
+        let Self {
+            data,
+            deterministic,
+            listen,
+            peers,
+            named_peers,
+            resolver,
+            inbox,
+            labels,
+            policy,
+            content: options,
+            versions,
+            gossip,
+            mdns,
+            stall,
+            clock,
+        } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
         let Opened { data, identity, replica, content, ledger, inbox } = opened;
@@ -142,12 +194,15 @@ impl NodeBuilder {
         let nodes = SharedNodes::default();
         let network = Network::start(NetworkConfig {
             identity: Arc::clone(&identity),
+            versions,
             clock: Arc::clone(&clock),
             replica: replica.clone(),
             content: content.clone(),
             entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
             listen,
+            resolver,
             gossip,
+            mdns,
             events: network_events,
             instance: seed,
         })
@@ -156,12 +211,15 @@ impl NodeBuilder {
         for (id, addresses) in peers {
             network.know(id, addresses, true).await;
         }
+        for (id, hosts) in named_peers {
+            network.know_by_name(id, hosts).await;
+        }
         let progress = Arc::new(Progress::default());
         let record = NodeRecord {
             name: identity.name().to_owned(),
             labels,
             addresses: Vec::new(),
-            protocol: (VERSIONS.oldest, VERSIONS.newest),
+            protocol: (versions.oldest, versions.newest),
             free_bytes: 0,
             credential: identity.credential().clone(),
         };

@@ -3,12 +3,14 @@
 mod builder;
 mod data;
 mod event;
+mod parcel;
 mod peer;
 mod send;
 mod status;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
@@ -88,6 +90,11 @@ impl Node {
     /// [`NodeEvent::PeerUp`].
     pub async fn add_peer(&self, peer: EndpointId, addresses: Vec<SocketAddr>) {
         self.network.know(peer, addresses, true).await;
+    }
+
+    /// The same for a peer that is to be found at these hosts: see [`NodeBuilder::named_peer`].
+    pub async fn add_named_peer(&self, peer: EndpointId, hosts: Vec<String>) {
+        self.network.know_by_name(peer, hosts).await;
     }
 
     /// Ends the connection with a peer and takes no other, until [`Node::add_peer`] names it again or the node is started

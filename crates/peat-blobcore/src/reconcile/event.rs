@@ -28,6 +28,9 @@ pub enum Event {
         /// Of what.
         distribution: DistributionId,
     },
+    /// Somebody brings blobs of the distribution, so that they need not be fetched: what is wanted of it, to be delivered or
+    /// carried, gets its place in the quota and is pinned now.
+    Offered(DistributionId),
     /// A blob came to be here, whole and durable, other than by a fetch.
     BlobHeld(BlobHash),
     /// A fetch ended. Comes once for each [`Action::Fetch`](super::Action::Fetch); after a cancellation it may stay out.

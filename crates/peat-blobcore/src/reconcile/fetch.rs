@@ -372,7 +372,7 @@ impl Pass<'_> {
     }
 
     /// Whether the quota has room for a job; once it had, it stays so.
-    fn admit(&mut self, id: DistributionId) -> bool {
+    pub(super) fn admit(&mut self, id: DistributionId) -> bool {
         let Some(job) = self.memory.jobs.get(&id) else { return false };
         let Work::Fetching(fetching) = &job.work else { return false };
         let (reason, bytes) = (fetching.reason, job.distribution.manifest.total_bytes());

@@ -84,6 +84,7 @@ impl Pass<'_> {
                 }
             }
             Event::Holding { peer, distribution } => self.hint(peer, distribution),
+            Event::Offered(id) => self.offered(id),
             Event::BlobHeld(blob) => self.blob_held(blob),
             Event::FetchEnded { fetch, outcome } => self.fetch_ended(fetch, outcome),
             Event::DeliveryEnded { distribution, outcomes } => self.delivery_ended(distribution, outcomes),
@@ -154,6 +155,18 @@ impl Pass<'_> {
                 Some(_) => _ = self.memory.dirty.insert(id),
                 None => {}
             }
+        }
+    }
+
+    fn offered(&mut self, id: DistributionId) {
+        self.look_at(id);
+        if let Some(Job { work: Work::Watching(_), distribution, .. }) = self.memory.jobs.get(&id) {
+            // Others may carry it too: they do not have it yet, and this node is given it.
+            self.fetch(id, Arc::clone(distribution), PinReason::Carry);
+        }
+        if self.admit(id) {
+            self.deliver(id);
+            self.tend(id);
         }
     }
 

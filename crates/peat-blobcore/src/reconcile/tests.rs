@@ -82,6 +82,18 @@ fn the_roster_is_written_once_another_was_reconciled_with_and_late_joiners_do_no
 }
 
 #[test]
+fn what_has_no_targets_can_be_called_off_and_expires() {
+    let mut bench = Bench::new();
+    let scope = Scope::Nodes(vec![NodeRef::Name("unknown".into())]);
+    let id = bench.add(&Sketch { sender: ME, scope, ..Sketch::default() });
+    assert_eq!(status(bench.now, &bench.view, &bench.view.documents[&id]), DistributionState::NoTargets);
+    let expiry = bench.view.documents[&id].manifest.expiry;
+    assert_eq!(status(expiry, &bench.view, &bench.view.documents[&id]), DistributionState::Expired);
+    bench.edit(id, |document| document.cancelled = Some(Timestamp::from_millis(2_000_001)));
+    assert_eq!(bench.states[&id], DistributionState::Cancelled);
+}
+
+#[test]
 fn zero_targets_is_a_state_of_its_own() {
     let mut bench = Bench::new();
     let scope = Scope::Nodes(vec![NodeRef::Name("unknown".into())]);
@@ -433,4 +445,55 @@ fn every_file_must_arrive_for_a_receipt_and_one_that_cannot_makes_it_failed() {
     let own = &bench.view.documents[&id].targets[&peer(ME)];
     assert_eq!(own.state, TargetState::Failed);
     assert_eq!(own.error.as_deref(), Some("1 of 2 files: a directory is in the way"));
+}
+
+#[test]
+fn what_somebody_brings_is_carried_at_once_if_there_is_room_and_goes_on_being_carried() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    assert_eq!(bench.view.pinned(&id), None);
+    bench.policy.carry_quota_bytes = 9;
+    bench.settle(Event::Offered(id));
+    assert_eq!(bench.view.pinned(&id), None, "its 10 bytes are over the quota");
+    bench.policy.carry_quota_bytes = 10;
+    bench.settle(Event::Offered(id));
+    assert_eq!(bench.view.pinned(&id), Some(PinReason::Carry));
+    bench.memory = Memory::default();
+    bench.settle(Event::Started { distributions: vec![id] });
+    assert_eq!(bench.view.pinned(&id), Some(PinReason::Carry), "also in a later life");
+    bench.say(id, 3, TargetState::Delivered);
+    bench.settle(Event::DistributionChanged(id));
+    assert_eq!(bench.view.pinned(&id), None, "until nobody needs it");
+}
+
+#[test]
+fn what_is_brought_for_this_node_gets_its_place_in_the_quota() {
+    let mut bench = Bench::new();
+    bench.policy.quota_bytes = Some(15);
+    let (first, second) = (bench.add(&Sketch::default()), bench.add(&Sketch { sender: 3, ..Sketch::default() }));
+    bench.settle(Event::Offered(first));
+    bench.settle(Event::Offered(second));
+    assert_eq!((bench.view.pinned(&first), bench.view.pinned(&second)), (Some(PinReason::Target), None));
+}
+
+#[test]
+fn a_parcel_holds_what_its_selection_says_and_no_blob_that_this_node_may_not_hand_on() {
+    let mut bench = Bench::new();
+    let for_three = |sender, carry| Sketch { sender, scope: only(&[3]), carry, ..Sketch::default() };
+    let ids =
+        [(ME, Carry::None), (2, Carry::Members), (2, Carry::None)].map(|(sender, carry)| bench.add(&for_three(sender, carry)));
+    let pack = |bench: &Bench, selection: &ParcelSelection| {
+        ids.map(|id| packing(bench.now, &bench.view, &bench.view.documents[&id], selection))
+    };
+    let nodes = |numbers: &[u8]| ParcelSelection::Nodes(numbers.iter().map(|number| peer(*number)).collect());
+    use Packing::{Document, Nothing, Whole, Withheld};
+    assert_eq!(pack(&bench, &ParcelSelection::Everything), [Whole, Whole, Withheld]);
+    assert_eq!(pack(&bench, &ParcelSelection::Distributions([ids[0]].into())), [Whole, Nothing, Nothing]);
+    assert_eq!(pack(&bench, &nodes(&[3])), [Whole, Whole, Whole]);
+    assert_eq!(pack(&bench, &nodes(&[2])), [Nothing, Document, Document]);
+    assert_eq!(pack(&bench, &nodes(&[4])), [Nothing; 3]);
+    bench.say(ids[1], 3, TargetState::Delivered);
+    assert_eq!(pack(&bench, &nodes(&[3])), [Whole, Document, Whole]);
+    bench.now = bench.now.plus(Duration::from_secs(400 * 24 * 3600));
+    assert_eq!(pack(&bench, &ParcelSelection::Everything), [Document; 3], "what has expired is delivered to nobody");
 }

@@ -6,6 +6,7 @@ mod batch;
 mod clock_trust;
 mod error;
 mod limits;
+mod outgoing;
 mod refused;
 mod registers;
 #[expect(clippy::module_inception, reason = "the replica is what the module is named after")]

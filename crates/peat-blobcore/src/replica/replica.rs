@@ -280,7 +280,7 @@ impl Replica {
         Ok(found)
     }
 
-    fn with_document<T>(
+    pub(super) fn with_document<T>(
         &self,
         id: &DistributionId,
         read: impl FnOnce(&Document) -> Option<T>,
