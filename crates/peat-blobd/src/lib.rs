@@ -191,6 +191,7 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
         .policy(config.policy())
         .content(config.store())
         .gossip(config.gossip)
+        .mdns(config.mdns)
         .stall(config.stall);
     for address in &config.iroh_listen {
         builder = builder.listen(*address);

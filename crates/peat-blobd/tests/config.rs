@@ -134,6 +134,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "accepted-senders" => ID_A,
             "log" => "info,peat_blobcore::network=debug",
             "log-format" => "json",
+            "mdns" => "true",
             _ => "17",
         };
         // A setting that wants another one gets it.

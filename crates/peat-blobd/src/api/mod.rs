@@ -58,16 +58,21 @@ impl Daemon {
         Arc::clone(&self.config.read().expect("nothing panics while it holds the configuration"))
     }
 
-    /// Keeps a connection with a peer, at every address that these hosts have now.
+    /// Keeps a connection with a peer at these hosts, `host:port` each. Names are resolved before each dial.
     pub(crate) async fn connect(&self, id: EndpointId, hosts: &[String]) -> Result<(), ConnectError> {
-        let mut addresses: Vec<SocketAddr> = Vec::new();
+        let (mut addresses, mut names): (Vec<SocketAddr>, _) = (Vec::new(), Vec::new());
         for (index, host) in hosts.iter().enumerate() {
-            let found = tokio::net::lookup_host(host).await;
-            addresses
-                .extend(found.map_err(|error| errors::invalid(&format!("addresses[{index}]"), format_args!("{host}: {error}")))?);
+            match (host.parse(), host.rsplit_once(':')) {
+                (Ok(address), _) => addresses.push(address),
+                (Err(_), Some((name, port))) if !name.is_empty() && port.parse::<u16>().is_ok() => names.push(host.clone()),
+                _ => return Err(errors::invalid(&format!("addresses[{index}]"), format_args!("{host:?} is not host:port"))),
+            }
         }
         self.named.write().expect("nothing panics while it holds the peers").insert(id, hosts.to_vec());
         self.node.add_peer(id, addresses).await;
+        if !names.is_empty() {
+            self.node.add_named_peer(id, names).await;
+        }
         Ok(())
     }
 

@@ -54,6 +54,8 @@ pub struct Config {
     pub peers: Vec<StaticPeer>,
     /// Whether hints spread beyond direct neighbours.
     pub gossip: bool,
+    /// Whether to look for members on the local network, and to be found there.
+    pub mdns: bool,
     /// How long a source may send nothing before another is asked.
     pub stall: Duration,
     /// The directory that files are delivered into; without one the node sends and carries only.
@@ -108,6 +110,7 @@ impl Config {
             iroh_listen: Vec::new(),
             peers: Vec::new(),
             gossip: true,
+            mdns: false,
             stall: Duration::from_secs(30),
             inbox: None,
             inbox_owner: Owner::Shared,

@@ -182,6 +182,13 @@ pub static SETTINGS: &[Setting] = &[
     setting("gossip", "BOOL", "Spreads hints beyond direct neighbours. Better off on thin links.", switch!(gossip))
         .default("true"),
     setting(
+        "mdns",
+        "BOOL",
+        "Looks for members on the local network, and lets itself be found there by everybody.",
+        switch!(mdns),
+    )
+    .default("false"),
+    setting(
         "stall",
         "DURATION",
         "How long a source may send nothing before another is asked: longer than the outages that are to be ridden out.",
@@ -294,7 +301,7 @@ pub static SETTINGS: &[Setting] = &[
 
 /// Variables of peat-node that are accepted and have no effect, each with the reason.
 pub static WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("PEAT_NODE_DISABLE_MDNS", "nodes do not look for each other on the local network"),
+    ("PEAT_NODE_DISABLE_MDNS", "nodes look for each other on the local network only where `mdns` says so"),
     ("PEAT_NODE_ATTACHMENT_HANDLE_RETENTION_SECS", "a distribution is known until it expires, also after a restart"),
     ("PEAT_NODE_ATTACHMENT_INBOX_POLL_SECS", "what arrives is delivered at once"),
     ("PEAT_NODE_ATTACHMENT_OUTBOX_POLL_SECS", "outboxes are not watched"),
