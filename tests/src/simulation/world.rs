@@ -452,7 +452,9 @@ impl World {
                 let source = self.index[&source];
                 let epoch = self.epoch(node, source).unwrap_or_default();
                 let rate = [50, 500, 5_000][(node + source) % 3];
-                let after = self.rng.within(10, 200) + size / rate;
+                // Who has nothing to give says so at once.
+                let has_it = self.nodes[source].blobs.contains(&blob);
+                let after = self.rng.within(10, 200) + if has_it { size / rate } else { 0 };
                 self.transfers.insert((node, fetch), Transfer { blob, size, source, epoch, distribution });
                 self.plan(node, after, Happening::Fetched(fetch));
             }
