@@ -35,9 +35,11 @@ impl Bound {
             Listen::Unix(path) => {
                 match tokio::net::UnixStream::connect(path).await {
                     Ok(_) => return Err(failed(std::io::ErrorKind::AddrInUse.into())),
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    // A file of another kind refuses too, and is somebody's.
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && is_socket(path) => {
                         std::fs::remove_file(path).map_err(failed)?;
                     }
+                    Err(_) if path.exists() => return Err(failed(std::io::ErrorKind::AlreadyExists.into())),
                     Err(_) => {}
                 }
                 // Made under another name and moved there once only its owner may use it: it is never open to others.
@@ -59,6 +61,10 @@ impl Bound {
             Self::Unix(_, path) => Listen::Unix(path.clone()),
         })
     }
+}
+
+fn is_socket(path: &std::path::Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| std::os::unix::fs::FileTypeExt::is_socket(&meta.file_type()))
 }
 
 /// Serves on every socket until `stopping`.

@@ -347,3 +347,36 @@ async fn a_daemon_whose_socket_is_taken_ends_and_leaves_its_data_to_the_next() {
     drop(taken);
     Running::start(config).await.expect("nothing holds the data directory").stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_where_the_socket_should_be_is_left_alone_and_a_socket_of_a_dead_daemon_is_not() {
+    let fleet = Fleet::new();
+    fleet.enroll("alpha", &[]);
+    let path = fleet.path("api.sock");
+    std::fs::write(&path, "somebody's").expect("written");
+    let config = Config { listen: vec![Listen::Unix(path.clone())], ..config(&fleet, "alpha") };
+    assert!(Running::start(config.clone()).await.is_err(), "the place is taken");
+    assert_eq!(std::fs::read(&path).expect("still there"), b"somebody's");
+    std::fs::remove_file(&path).expect("removed");
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket that nobody serves any more"));
+    Running::start(config).await.expect("it is taken over").stop().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_file_is_sent_under_its_own_name_and_its_directorys() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("one", b"1"), ("two", b"2")]);
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let all = blob::Scope { scope: Some(blob::scope::All::default().into()), ..Default::default() };
+    let options = blob::SendOptions { scope: all.into(), ..Default::default() };
+    let root = root.join("one").display().to_string();
+    let client = native(&alpha, Protocol::Connect);
+    let sent = client.send_path(blob::SendPathRequest { root, options: options.into(), ..Default::default() });
+    let sent = sent.await.expect("sent").into_owned();
+    assert_eq!((sent.files.len(), sent.files[0].path.as_slice()), (1, b"one".as_slice()));
+    let request = blob::GetDistributionRequest { distribution_id: sent.distribution_id, ..Default::default() };
+    let found = client.get_distribution(request).await.expect("known").into_owned();
+    assert_eq!(found.distribution.root_name, "outbox");
+    alpha.stop().await;
+}

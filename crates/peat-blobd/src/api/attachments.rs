@@ -9,7 +9,9 @@ use std::sync::Arc;
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use n0_future::stream;
 use peat_blobapi::sidecar::{self, PeatSidecar, oneof::distribution_scope_spec};
-use peat_blobcore::model::{DistributionId, DistributionState, FileEntry, Files, NodeRef, RelativePath, Scope, TargetState};
+use peat_blobcore::model::{
+    DistributionId, DistributionState, FileEntry, Files, NodeRef, Priority, RelativePath, Scope, TargetState,
+};
 use peat_blobcore::{DistributionStatus, Error, NodeEvent};
 
 use super::errors::{failed, invalid};
@@ -97,37 +99,10 @@ impl PeatSidecar for Attachments {
         for (index, spec) in specs.into_iter().enumerate() {
             files.push(self.take_in(index, spec).await?);
         }
-        // From here on to the end one call at a time: the same call may come twice at once.
-        let mut sent = self.0.bundles.open(&self.0.node).await.map_err(failed)?;
-        let wanted: BTreeSet<_> = files.iter().map(bundles::key).collect();
-        if wanted.len() < files.len() {
-            return Err(invalid("files", "a file is named twice"));
-        }
-        // A call that failed half-way has sent some of them, and goes on when it comes again.
-        if sent.of(&bundle).is_some_and(|earlier| !earlier.keys().all(|key| wanted.contains(key))) {
-            return Err(ConnectError::already_exists(format!(
-                "bundle_id: {bundle:?} was sent with other files; choose another name, or none"
-            )));
-        }
-        let mut handles = Vec::new();
-        for (index, file) in files.into_iter().enumerate() {
-            let (key, blob) = (bundles::key(&file), file.blob);
-            let id = match sent.of(&bundle).and_then(|earlier| earlier.get(&key)) {
-                Some(id) => *id,
-                None => {
-                    let terms = convert::terms(bundle.clone(), scope.clone(), priority);
-                    let id = self.0.node.distribute(vec![file], terms).await.map_err(failed)?;
-                    sent.add(&bundle, key, id);
-                    id
-                }
-            };
-            handles.push(sidecar::AttachmentHandle {
-                file_index: u32::try_from(index).unwrap_or(u32::MAX),
-                blob_token: blob.to_string(),
-                distribution_id: id.to_string(),
-                ..Default::default()
-            });
-        }
+        let (daemon, named) = (Arc::clone(&self.0), bundle.clone());
+        // To its end even if the caller goes now: what was sent must be noted.
+        let sending = tokio::spawn(async move { send_bundle(&daemon, &named, files, &scope, priority).await });
+        let handles = sending.await.map_err(|_| failed(Error::Stopped))??;
         Response::ok(sidecar::SendAttachmentsResponse { bundle_id: bundle, handles, ..Default::default() })
     }
 
@@ -184,6 +159,48 @@ impl PeatSidecar for Attachments {
         }
         Response::ok(sidecar::CancelAttachmentDistributionResponse { was_cancelled, ..Default::default() })
     }
+}
+
+/// Sends files that are in the store, one distribution each, but for those that the same call has sent before.
+async fn send_bundle(
+    daemon: &Daemon,
+    bundle: &str,
+    files: Vec<FileEntry>,
+    scope: &Scope,
+    priority: Priority,
+) -> Result<Vec<sidecar::AttachmentHandle>, ConnectError> {
+    // One call at a time: the same may come twice at once.
+    let mut sent = daemon.bundles.open(&daemon.node).await.map_err(failed)?;
+    let wanted: BTreeSet<_> = files.iter().map(bundles::key).collect();
+    if wanted.len() < files.len() {
+        return Err(invalid("files", "a file is named twice"));
+    }
+    // A call that failed half-way has sent some of them, and goes on when it comes again.
+    if sent.of(bundle).is_some_and(|earlier| !earlier.keys().all(|key| wanted.contains(key))) {
+        return Err(ConnectError::already_exists(format!(
+            "bundle_id: {bundle:?} was sent with other files; choose another name, or none"
+        )));
+    }
+    let mut handles = Vec::new();
+    for (index, file) in files.into_iter().enumerate() {
+        let (key, blob) = (bundles::key(&file), file.blob);
+        let id = match sent.of(bundle).and_then(|earlier| earlier.get(&key)) {
+            Some(id) => *id,
+            None => {
+                let terms = convert::terms(bundle.to_owned(), scope.clone(), priority);
+                let id = daemon.node.distribute(vec![file], terms).await.map_err(failed)?;
+                sent.add(bundle, key, id);
+                id
+            }
+        };
+        handles.push(sidecar::AttachmentHandle {
+            file_index: u32::try_from(index).unwrap_or(u32::MAX),
+            blob_token: blob.to_string(),
+            distribution_id: id.to_string(),
+            ..Default::default()
+        });
+    }
+    Ok(handles)
 }
 
 /// A file to take in: where its root is, and what is claimed of it.

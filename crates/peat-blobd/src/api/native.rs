@@ -7,7 +7,7 @@ use std::sync::Arc;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use peat_blobapi::blob::{self, BlobService};
 use peat_blobcore::model::{BlobHash, DistributionId, EndpointId};
-use peat_blobcore::{NodeEvent, Sent};
+use peat_blobcore::{NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
 use super::{Daemon, convert, progress, upload};
@@ -158,18 +158,18 @@ impl BlobService for Native {
         request: ServiceRequest<'_, blob::SendPathRequest>,
     ) -> ServiceResult<blob::SendResponse> {
         let message = request.to_owned_message();
-        let root = PathBuf::from(&message.root);
+        let mut root = PathBuf::from(&message.root);
         if !root.is_absolute() {
             return Err(invalid("root", format_args!("{:?} is not an absolute path", message.root)));
         }
-        let mut send = convert::request(root, &message.options, self.0.config().default_priority)?;
-        send.paths = message.paths.iter().map(PathBuf::from).collect();
-        if send.root.is_file() {
+        let mut paths: Vec<PathBuf> = message.paths.iter().map(PathBuf::from).collect();
+        if root.is_file() {
             // The file itself, under its own name.
-            let name = send.root.file_name().map(PathBuf::from).unwrap_or_default();
-            send.root.pop();
-            send.paths = vec![name];
+            paths = root.file_name().map(PathBuf::from).into_iter().collect();
+            root.pop();
         }
+        let send = convert::request(root, &message.options, self.0.config().default_priority)?;
+        let send = SendRequest { paths, ..send };
         let sent = self.0.node.send(send).await.map_err(failed)?;
         Response::ok(self.sent(sent))
     }

@@ -5,6 +5,7 @@ use std::fs::{File, FileTimes, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use connectrpc::{ConnectError, InboundStream};
@@ -18,7 +19,10 @@ use super::{Daemon, convert};
 use crate::Config;
 
 /// Takes a stream of files and sends them as one distribution.
-pub(super) async fn receive(daemon: &Daemon, mut requests: InboundStream<blob::SendStreamRequest>) -> Result<Sent, ConnectError> {
+pub(super) async fn receive(
+    daemon: &Arc<Daemon>,
+    mut requests: InboundStream<blob::SendStreamRequest>,
+) -> Result<Sent, ConnectError> {
     let config = daemon.config();
     let options = match requests.next().await.transpose()?.and_then(|first| first.to_owned_message().part) {
         Some(Part::Options(options)) => options,
@@ -33,7 +37,7 @@ pub(super) async fn receive(daemon: &Daemon, mut requests: InboundStream<blob::S
     while let Some(part) = requests.next().await.transpose()? {
         let part = part.to_owned_message().part;
         // Writing may block, on a full page cache for seconds.
-        let config = std::sync::Arc::clone(&config);
+        let config = Arc::clone(&config);
         let taken = tokio::task::spawn_blocking(move || upload.take(part, &config).map(|()| upload));
         upload = taken.await.map_err(|_| failed(Error::Stopped))??;
     }
@@ -41,7 +45,14 @@ pub(super) async fn receive(daemon: &Daemon, mut requests: InboundStream<blob::S
     if upload.files == 0 {
         return Err(invalid("file", "the stream has none"));
     }
-    daemon.node.send(request).await.map_err(failed)
+    let daemon = Arc::clone(daemon);
+    // Sent to its end even if the caller goes now: the directory must not go from under it.
+    let sending = tokio::spawn(async move {
+        let sent = daemon.node.send(request).await;
+        drop(upload);
+        sent
+    });
+    sending.await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
 }
 
 /// A directory that goes when it is dropped.
