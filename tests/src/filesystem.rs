@@ -1,4 +1,5 @@
-//! File systems of a test's own, in a file: small ones to fill, and ones that can share extents. Needs root.
+//! File systems of a test's own, in a file: small ones to fill, ones that can share extents, and ones whose power is cut.
+//! Needs root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 #[derive(Debug)]
 pub struct FileSystem {
     /// Removed once the file system is unmounted.
-    _image: tempfile::TempDir,
+    directory: tempfile::TempDir,
     mount: PathBuf,
 }
 
@@ -21,6 +22,32 @@ impl FileSystem {
         Self::image(mebibytes, &["mkfs.xfs", "-q", "-m", "reflink=1"], &["-o", "loop"])
     }
 
+    /// Makes an ext4 of `mebibytes`; `None`, with a word on stderr, where this machine does not let us.
+    ///
+    /// # Panics
+    /// When a temporary file cannot be made.
+    #[must_use]
+    pub fn ext4(mebibytes: u64) -> Option<Self> {
+        Self::image(mebibytes, &["mkfs.ext4", "-q", "-F"], &["-o", "loop"])
+    }
+
+    /// Cuts the power: what was not made durable by now never will be, and everything fails until [`FileSystem::restore`]
+    /// (the shutdown ioctl of XFS and ext4, without a flush of the log). Whether this machine lets us.
+    #[must_use]
+    pub fn cut_power(&self) -> bool {
+        succeeds(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.mount))
+    }
+
+    /// The power is back: mounts it anew, with what is on the disk. Nobody may have a file of it open.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn restore(&self) {
+        assert!(succeeds(Command::new("umount").arg(&self.mount)), "somebody still uses it");
+        let image = self.directory.path().join("image");
+        assert!(succeeds(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&self.mount)), "its log cannot be replayed");
+    }
+
     /// Makes a file system in memory of `mebibytes`, to be filled.
     ///
     /// # Panics
@@ -32,7 +59,7 @@ impl FileSystem {
         std::fs::create_dir(&mount).expect("a directory");
         let size = format!("size={mebibytes}m");
         succeeds(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&mount))
-            .then_some(Self { _image: directory, mount })
+            .then_some(Self { directory, mount })
     }
 
     fn image(mebibytes: u64, make: &[&str], options: &[&str]) -> Option<Self> {
@@ -41,8 +68,7 @@ impl FileSystem {
         std::fs::create_dir(&mount).expect("a directory");
         std::fs::File::create(&image).and_then(|file| file.set_len(mebibytes << 20)).expect("a sparse file");
         let made = succeeds(Command::new(make[0]).args(&make[1..]).arg(&image));
-        (made && succeeds(Command::new("mount").args(options).arg(&image).arg(&mount)))
-            .then_some(Self { _image: directory, mount })
+        (made && succeeds(Command::new("mount").args(options).arg(&image).arg(&mount))).then_some(Self { directory, mount })
     }
 
     /// Mounts it anew with these options, as `ro` or another `size=`.

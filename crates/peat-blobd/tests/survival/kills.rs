@@ -4,15 +4,14 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use peat_blob_tests::fleet::{DEADLINE, Fleet, completed, contents};
 use peat_blob_tests::simulation::Rng;
 use peat_blobcore::model::{DistributionId, EndpointId, NodeRef, Scope};
 use peat_blobcore::{Node, SendRequest};
-use peat_blobd::config::StaticPeer;
-use peat_blobd::{Config, Running};
+
+use crate::victim::{Victim, peer, steady};
 
 const KILLS: u64 = 20;
 /// Bytes of blocks that cross between two kills, at most.
@@ -38,59 +37,6 @@ fn files(fleet: &Fleet) -> PathBuf {
         std::fs::write(directory.join(format!("file-{index}")), bytes).expect("written");
     }
     root
-}
-
-/// A daemon within this process, which is not killed.
-async fn steady(fleet: &Fleet, name: &str) -> Running {
-    let config = Config {
-        iroh_listen: vec![([127, 0, 0, 1], 0).into()],
-        inbox: Some(fleet.inbox(name)),
-        gossip: false,
-        ..Config::new(fleet.path(name))
-    };
-    Running::start(config).await.expect("it starts")
-}
-
-fn peer(daemon: &Running) -> StaticPeer {
-    let hosts = daemon.node().listening_on().iter().map(ToString::to_string).collect();
-    StaticPeer { id: daemon.node().id(), hosts }
-}
-
-/// A daemon in a process of its own.
-struct Victim(Child);
-
-impl Victim {
-    fn start(fleet: &Fleet, name: &str, peers: &[StaticPeer]) -> Self {
-        let peers: Vec<String> =
-            peers.iter().flat_map(|peer| peer.hosts.iter().map(|host| format!("{}@{host}", peer.id))).collect();
-        let log = std::fs::File::create(fleet.path(&format!("{name}.log"))).expect("a log");
-        let daemon = Command::new(env!("CARGO_BIN_EXE_peat-blobd"))
-            .env_clear()
-            .env("PEAT_BLOBD_DATA_DIR", fleet.path(name))
-            .env("PEAT_BLOBD_INBOX", fleet.inbox(name))
-            .env("PEAT_BLOBD_IROH_LISTEN", "127.0.0.1:0")
-            .env("PEAT_BLOBD_GOSSIP", "false")
-            .env("PEAT_BLOBD_PEERS", peers.join(","))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Self(daemon.expect("it starts"))
-    }
-
-    /// Kills it without a warning.
-    fn kill(&mut self) {
-        assert_eq!(self.0.try_wait().expect("it can be asked"), None, "it has not ended by itself");
-        self.0.kill().expect("it runs");
-        self.0.wait().expect("it has ended");
-    }
-}
-
-impl Drop for Victim {
-    fn drop(&mut self) {
-        // It has ended already, unless the test goes wrong.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Waits until so many bytes of blocks have crossed, or all has come.
@@ -134,13 +80,13 @@ async fn a_receiver_that_is_killed_twenty_times_has_every_file_once() {
     let alpha = steady(&fleet, "alpha").await;
     let id = alpha.node().send(request(&root, bravo)).await.expect("sent").distribution;
     for _ in 0..KILLS {
-        let mut victim = Victim::start(&fleet, "bravo", &[peer(&alpha)]);
+        let mut victim = Victim::start(&fleet.path("bravo"), &fleet.inbox("bravo"), &[peer(&alpha)]);
         let until = alpha.node().block_bytes().served + rng.within(1, STRETCH);
         crossed(alpha.node(), until, id, &fleet.path("bravo.log")).await;
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     }
-    let _victim = Victim::start(&fleet, "bravo", &[peer(&alpha)]);
+    let _victim = Victim::start(&fleet.path("bravo"), &fleet.inbox("bravo"), &[peer(&alpha)]);
     completed(alpha.node(), id).await;
     none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     equal(&fleet, &root);
@@ -158,14 +104,14 @@ async fn a_sender_that_is_killed_twenty_times_has_sent_every_file_once() {
     let id = alpha.node().send(request(&root, bravo.node().id())).await.expect("sent").distribution;
     alpha.stop().await;
     // The receiver learns of it first, so that there is something to wait for.
-    let mut victim = Victim::start(&fleet, "alpha", &[peer(&bravo)]);
+    let mut victim = Victim::start(&fleet.path("alpha"), &fleet.inbox("alpha"), &[peer(&bravo)]);
     peat_blob_tests::fleet::eventually("bravo knows of it", || async { bravo.node().distributions().contains(&id) }).await;
     for _ in 0..KILLS {
         let until = bravo.node().block_bytes().received + rng.within(1, STRETCH);
         crossed(bravo.node(), until, id, &fleet.path("alpha.log")).await;
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
-        victim = Victim::start(&fleet, "alpha", &[peer(&bravo)]);
+        victim = Victim::start(&fleet.path("alpha"), &fleet.inbox("alpha"), &[peer(&bravo)]);
     }
     completed(bravo.node(), id).await;
     none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
@@ -187,7 +133,7 @@ async fn a_carrier_that_is_killed_twenty_times_brings_every_file_once() {
     alpha.node().remove_peer(bravo.node().id()).await;
     bravo.node().remove_peer(alpha.node().id()).await;
     for _ in 0..KILLS {
-        let mut victim = Victim::start(&fleet, "carrier", &[peer(&alpha), peer(&bravo)]);
+        let mut victim = Victim::start(&fleet.path("carrier"), &fleet.inbox("carrier"), &[peer(&alpha), peer(&bravo)]);
         let before = alpha.node().block_bytes().served + bravo.node().block_bytes().received;
         let until = before + rng.within(1, STRETCH);
         let crossing = async {
@@ -199,7 +145,7 @@ async fn a_carrier_that_is_killed_twenty_times_brings_every_file_once() {
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     }
-    let _victim = Victim::start(&fleet, "carrier", &[peer(&alpha), peer(&bravo)]);
+    let _victim = Victim::start(&fleet.path("carrier"), &fleet.inbox("carrier"), &[peer(&alpha), peer(&bravo)]);
     completed(alpha.node(), id).await;
     none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     equal(&fleet, &root);

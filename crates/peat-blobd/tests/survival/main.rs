@@ -1,0 +1,5 @@
+//! What a daemon has to survive, over real processes.
+
+mod kills;
+mod power;
+mod victim;
