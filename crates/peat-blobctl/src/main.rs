@@ -81,6 +81,9 @@ enum Verb {
     Check,
     /// Drops every blob that nothing pins.
     Gc,
+    /// Puts envelopes and blobs into one file, for links that are a USB stick, and takes them out.
+    #[command(subcommand)]
+    Parcel(verbs::parcel::Options),
     /// Decides about members of the formation.
     #[command(subcommand)]
     Node(verbs::node::Options),
@@ -155,6 +158,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Redeliver(options) => on_runtime(verbs::distribution::redeliver(&options, output, address)),
         Verb::Check => on_runtime(verbs::store::check(output, address)),
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
+        Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
         Verb::Node(options) => on_runtime(verbs::node::run(&options, output, address)),
         Verb::Completion(options) => verbs::pages::completion(&options, output),
         Verb::Man(options) => verbs::pages::man(&options, output),

@@ -245,7 +245,7 @@ async fn thousands_of_strangers_that_never_finish_do_not_keep_a_member_out() {
     let since = tokio::time::Instant::now();
     let bravo = fleet.start("bravo", &[&alpha]).await;
     connected(&alpha, bravo.id()).await;
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(18), "{:?}", since.elapsed());
     let sent = alpha.send(SendRequest::new(&root)).await.expect("sent");
     completed(&alpha, sent.distribution).await;
     alpha.shutdown().await;
@@ -317,7 +317,7 @@ async fn a_node_that_was_killed_and_started_again_is_reached_at_once() {
         let root = fleet.write(&format!("outbox-{round}"), &[(&format!("file-{round}"), b"content")]);
         let sent = alpha.send(SendRequest { scope: Scope::Nodes(vec![NodeRef::Id(bravo.id())]), ..SendRequest::new(&root) });
         completed(&alpha, sent.await.expect("sent").distribution).await;
-        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(18), "{:?}", since.elapsed());
         bravo.shutdown().await;
     }
     alpha.shutdown().await;

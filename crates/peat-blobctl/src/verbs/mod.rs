@@ -13,6 +13,7 @@ pub(crate) mod keygen;
 pub(crate) mod list;
 pub(crate) mod node;
 pub(crate) mod pages;
+pub(crate) mod parcel;
 pub(crate) mod peer;
 pub(crate) mod send;
 pub(crate) mod status;

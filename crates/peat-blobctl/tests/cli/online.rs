@@ -63,6 +63,38 @@ fn two(work: &Path) -> Daemons {
 }
 
 #[test]
+fn a_parcel_brings_what_no_link_does_and_another_brings_the_receipt_back() {
+    let work = tempfile::tempdir().unwrap();
+    formation(work.path(), &["alpha", "bravo"]);
+    let daemons = Daemons::start(work.path(), &["alpha", "bravo"]);
+    std::fs::create_dir(work.path().join("outbox")).expect("made");
+    std::fs::write(work.path().join("outbox/file"), "content").expect("written");
+    let bravo = daemons.node("bravo").id().to_string();
+    let alpha = |arguments: &[&str]| daemons.at("alpha", arguments);
+    let id = alpha(&["send", "outbox", "--to", &bravo, "--output", "json"]).ok().json()["distribution_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let packed = alpha(&["parcel", "export", "stick", "--output", "json"]).ok().json();
+    assert_eq!((&packed["blobs"], &packed["file"]), (&1.into(), &"stick".into()));
+    let taken = daemons.at("bravo", &["parcel", "import", "stick", "--output", "json"]).ok().json();
+    assert_eq!((&taken["blobs"], &taken["skipped_blobs"]), (&1.into(), &0.into()));
+    daemons.at("bravo", &["wait", &id, "--timeout", "60s"]).ok();
+    assert_eq!(std::fs::read_to_string(work.path().join("bravo.inbox/file")).unwrap(), "content");
+    daemons.at("bravo", &["parcel", "export", "back", "--for", "alpha"]).ok();
+    alpha(&["parcel", "import", "back"]).ok();
+    alpha(&["wait", &id, "--timeout", "60s"]).ok();
+    // Cut off, or no parcel at all.
+    let whole = std::fs::read(work.path().join("stick")).unwrap();
+    std::fs::write(work.path().join("cut"), &whole[..whole.len() - 7]).unwrap();
+    std::fs::write(work.path().join("other"), "no parcel").unwrap();
+    assert_eq!(daemons.at("bravo", &["parcel", "import", "cut"]).code, Some(7));
+    assert_eq!(daemons.at("bravo", &["parcel", "import", "other"]).code, Some(2));
+    assert_eq!(daemons.at("bravo", &["parcel", "import", "missing"]).code, Some(4));
+    assert_eq!(alpha(&["parcel", "export", "x", "--for", "nobody"]).code, Some(4));
+}
+
+#[test]
 fn a_directory_is_sent_waited_for_shown_and_fetched() {
     let work = tempfile::tempdir().unwrap();
     let daemons = two(work.path());

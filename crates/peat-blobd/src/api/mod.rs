@@ -5,6 +5,7 @@ mod bundles;
 mod convert;
 pub(crate) mod errors;
 mod native;
+mod parcels;
 mod progress;
 mod upload;
 

@@ -10,7 +10,7 @@ use peat_blobcore::model::{BlobHash, DistributionId, EndpointId};
 use peat_blobcore::{NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
-use super::{Daemon, convert, progress, upload};
+use super::{Daemon, convert, parcels, progress, upload};
 
 /// Files that one answer lists.
 const MAX_FILES_LISTED: usize = 1000;
@@ -336,5 +336,22 @@ impl BlobService for Native {
         let id = convert::endpoint_id("endpoint_id", request.endpoint_id)?;
         self.0.node.retire(id, request.reason, None).await.map_err(failed)?;
         Response::ok(blob::RetireNodeResponse::default())
+    }
+
+    async fn export_parcel(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::ExportParcelRequest>,
+    ) -> ServiceResult<ServiceStream<blob::ExportParcelResponse>> {
+        let what = parcels::selection(&self.0, request.to_owned_message())?;
+        Ok(Response::new(parcels::export(&self.0, what)))
+    }
+
+    async fn import_parcel(
+        &self,
+        _ctx: RequestContext,
+        requests: InboundStream<blob::ImportParcelRequest>,
+    ) -> ServiceResult<blob::ParcelReport> {
+        Response::ok(parcels::import(&self.0, requests).await?)
     }
 }
