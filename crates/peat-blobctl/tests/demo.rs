@@ -4,8 +4,11 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
+/// Runs the program of PEAT_BLOB_BIN_DIR where that is set (a release build, for what is large), else the one of this build.
 fn demo(arguments: &[&Path]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_peat-blobctl")).arg("demo").args(arguments).output().expect("the program runs")
+    let built = std::env::var_os("PEAT_BLOB_BIN_DIR").map(|directory| Path::new(&directory).join("peat-blobctl"));
+    let program = built.unwrap_or_else(|| env!("CARGO_BIN_EXE_peat-blobctl").into());
+    Command::new(program).arg("demo").args(arguments).output().expect("the program runs")
 }
 
 #[test]
