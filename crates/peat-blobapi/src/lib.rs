@@ -1,6 +1,12 @@
 //! The contract of the daemon's APIs: messages, service traits and clients, generated from `proto/`. Must never depend on
 //! `peat-blobcore`: a client needs nothing of a node.
 
+/// The response header in which the daemon names the kind of an error: failed, usage, not found, unreachable, timed out,
+/// integrity, refused or no space. A stream has it among its trailers.
+pub const KIND_HEADER: &str = "peat-blob-error-kind";
+/// The response header in which it says what to do about an error, where there is something to do.
+pub const HINT_HEADER: &str = "peat-blob-hint";
+
 /// The generated code, a module for each part of a package's name.
 #[allow(missing_docs, clippy::all, clippy::unwrap_used, unreachable_pub, unused_qualifications)]
 mod generated {

@@ -24,6 +24,48 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind, in the order of their exit codes.
+    pub const ALL: [Self; 8] = [
+        Self::Failed,
+        Self::Usage,
+        Self::NotFound,
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Integrity,
+        Self::Refused,
+        Self::NoSpace,
+    ];
+
+    /// The word that logs, the API and JSON use.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::NotFound => "not found",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::Integrity => "integrity",
+            Self::Refused => "refused",
+            Self::NoSpace => "no space",
+        }
+    }
+
+    /// What a program of peat-blob exits with. 0 is success; 3 and 130 are the CLI's own (done in part, interrupted).
+    #[must_use]
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 4,
+            Self::Unreachable => 5,
+            Self::TimedOut => 6,
+            Self::Integrity => 7,
+            Self::Refused => 8,
+            Self::NoSpace => 9,
+        }
+    }
+
     /// The kind of an I/O error.
     #[must_use]
     pub fn of_io(error: &std::io::Error) -> Self {
@@ -42,15 +84,6 @@ impl ErrorKind {
 
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Failed => "failed",
-            Self::Usage => "usage",
-            Self::NotFound => "not found",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed out",
-            Self::Integrity => "integrity",
-            Self::Refused => "refused",
-            Self::NoSpace => "no space",
-        })
+        f.write_str(self.as_str())
     }
 }

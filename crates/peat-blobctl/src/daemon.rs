@@ -119,7 +119,7 @@ fn unreachable(place: &str, error: &ConnectError, named: bool) -> Failure {
         cause = inner;
     }
     let denied = cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
-    Failure::new(Kind::Unreachable, format!("no daemon answers at {place}: {cause}")).hint(if denied {
+    Failure::new(Kind::UNREACHABLE, format!("no daemon answers at {place}: {cause}")).hint(if denied {
         "the socket is for the daemon's own user: run this as that user"
     } else if named {
         "start peat-blobd there, or name another place with --daemon"
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(Place::parse("http://[::1]:50051").unwrap(), Place::Http("http://[::1]:50051".to_owned()));
         for text in ["", "unix://relative", "https://host:1", "host:1", "http://"] {
             let failure = Place::parse(text).unwrap_err();
-            assert_eq!(failure.kind, Kind::Usage);
+            assert_eq!(failure.kind, Kind::USAGE);
             assert!(failure.hint.unwrap().contains("unix:///"), "{text}");
         }
     }

@@ -3,76 +3,45 @@
 use std::fmt;
 
 use connectrpc::{ConnectError, ErrorCode};
+use peat_blobapi::{HINT_HEADER, KIND_HEADER};
 use peat_blobcore::identity::{IdentityError, KeyError, Rejection};
 use peat_blobcore::{Error, ErrorKind};
 
-/// What a failure means for the one who called, one kind an exit code.
+/// What a failure means for the one who called, one kind an exit code: those of the library, and what only a command can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Something went wrong that no other kind covers.
-    Failed,
-    /// What was asked for is malformed or contradicts itself.
-    Usage,
+    /// As the library has it.
+    Of(ErrorKind),
     /// A part of what was asked for was done.
     Partial,
-    /// What was asked for does not exist.
-    NotFound,
-    /// A peer or the daemon is out of reach.
-    Unreachable,
-    /// It took longer than was allowed.
-    TimedOut,
-    /// Bytes are not what they should be.
-    Integrity,
-    /// A rule forbids it.
-    Refused,
-    /// A file system is full.
-    NoSpace,
     /// The user ended it.
     Interrupted,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
-        Self::Failed,
-        Self::Usage,
-        Self::Partial,
-        Self::NotFound,
-        Self::Unreachable,
-        Self::TimedOut,
-        Self::Integrity,
-        Self::Refused,
-        Self::NoSpace,
-        Self::Interrupted,
-    ];
+    pub(crate) const FAILED: Self = Self::Of(ErrorKind::Failed);
+    pub(crate) const USAGE: Self = Self::Of(ErrorKind::Usage);
+    pub(crate) const NOT_FOUND: Self = Self::Of(ErrorKind::NotFound);
+    pub(crate) const UNREACHABLE: Self = Self::Of(ErrorKind::Unreachable);
+    pub(crate) const TIMED_OUT: Self = Self::Of(ErrorKind::TimedOut);
+    pub(crate) const INTEGRITY: Self = Self::Of(ErrorKind::Integrity);
+    pub(crate) const REFUSED: Self = Self::Of(ErrorKind::Refused);
+    pub(crate) const NO_SPACE: Self = Self::Of(ErrorKind::NoSpace);
 
     /// The exit code.
     pub(crate) const fn exit_code(self) -> u8 {
         match self {
-            Self::Failed => 1,
-            Self::Usage => 2,
+            Self::Of(kind) => kind.exit_code(),
             Self::Partial => 3,
-            Self::NotFound => 4,
-            Self::Unreachable => 5,
-            Self::TimedOut => 6,
-            Self::Integrity => 7,
-            Self::Refused => 8,
-            Self::NoSpace => 9,
             Self::Interrupted => 130,
         }
     }
 
-    /// The word that the API and JSON use.
+    /// The word that JSON uses.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Failed => "failed",
-            Self::Usage => "usage",
+            Self::Of(kind) => kind.as_str(),
             Self::Partial => "partial",
-            Self::NotFound => "not found",
-            Self::Unreachable => "unreachable",
-            Self::TimedOut => "timed out",
-            Self::Integrity => "integrity",
-            Self::Refused => "refused",
-            Self::NoSpace => "no space",
             Self::Interrupted => "interrupted",
         }
     }
@@ -80,33 +49,24 @@ impl Kind {
     /// What a Connect code means where the daemon, or whatever answers in its place, gives no kind.
     const fn of_code(code: ErrorCode) -> Self {
         match code {
-            ErrorCode::InvalidArgument | ErrorCode::OutOfRange => Self::Usage,
-            ErrorCode::NotFound => Self::NotFound,
-            ErrorCode::Unavailable => Self::Unreachable,
-            ErrorCode::DeadlineExceeded => Self::TimedOut,
-            ErrorCode::DataLoss => Self::Integrity,
+            ErrorCode::InvalidArgument | ErrorCode::OutOfRange => Self::USAGE,
+            ErrorCode::NotFound => Self::NOT_FOUND,
+            ErrorCode::Unavailable => Self::UNREACHABLE,
+            ErrorCode::DeadlineExceeded => Self::TIMED_OUT,
+            ErrorCode::DataLoss => Self::INTEGRITY,
             ErrorCode::PermissionDenied
             | ErrorCode::Unauthenticated
             | ErrorCode::FailedPrecondition
-            | ErrorCode::AlreadyExists => Self::Refused,
-            ErrorCode::ResourceExhausted => Self::NoSpace,
-            _ => Self::Failed,
+            | ErrorCode::AlreadyExists => Self::REFUSED,
+            ErrorCode::ResourceExhausted => Self::NO_SPACE,
+            _ => Self::FAILED,
         }
     }
 }
 
 impl From<ErrorKind> for Kind {
     fn from(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::Failed => Self::Failed,
-            ErrorKind::Usage => Self::Usage,
-            ErrorKind::NotFound => Self::NotFound,
-            ErrorKind::Unreachable => Self::Unreachable,
-            ErrorKind::TimedOut => Self::TimedOut,
-            ErrorKind::Integrity => Self::Integrity,
-            ErrorKind::Refused => Self::Refused,
-            ErrorKind::NoSpace => Self::NoSpace,
-        }
+        Self::Of(kind)
     }
 }
 
@@ -126,7 +86,7 @@ impl Failure {
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self::new(Kind::Usage, message)
+        Self::new(Kind::USAGE, message)
     }
 
     /// The same with what to do about it.
@@ -170,14 +130,14 @@ pub(crate) fn of_daemon(error: &ConnectError) -> Failure {
         let value = error.response_headers().get(name).or_else(|| error.trailers().get(name))?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    let kind = told("peat-blob-error-kind").and_then(|word| Kind::ALL.into_iter().find(|kind| kind.as_str() == word));
+    let kind = told(KIND_HEADER).and_then(|word| ErrorKind::ALL.into_iter().find(|kind| kind.as_str() == word));
     let message = error.message.clone().unwrap_or_else(|| error.code.as_str().replace('_', " "));
-    let hint = told("peat-blob-hint").or_else(|| match error.code {
+    let hint = told(HINT_HEADER).or_else(|| match error.code {
         ErrorCode::Unauthenticated => Some("name the file with the daemon's token with --token-file".to_owned()),
         ErrorCode::Unimplemented => Some("the daemon may be older than this program; upgrade it".to_owned()),
         _ => None,
     });
-    Failure { kind: kind.unwrap_or(Kind::of_code(error.code)), message, hint }
+    Failure { kind: kind.map_or(Kind::of_code(error.code), Kind::Of), message, hint }
 }
 
 #[cfg(test)]
@@ -187,17 +147,17 @@ mod tests {
     #[test]
     fn the_daemons_own_words_win_over_the_code() {
         let mut error = ConnectError::new(ErrorCode::Internal, "the disk is full");
-        error.response_headers_mut().insert("peat-blob-error-kind", "no space".parse().unwrap());
-        error.trailers_mut().insert("peat-blob-hint", "make room".parse().unwrap());
+        error.response_headers_mut().insert(KIND_HEADER, "no space".parse().unwrap());
+        error.trailers_mut().insert(HINT_HEADER, "make room".parse().unwrap());
         let failure = of_daemon(&error);
-        assert_eq!((failure.kind, failure.kind.exit_code()), (Kind::NoSpace, 9));
+        assert_eq!((failure.kind, failure.kind.exit_code()), (Kind::NO_SPACE, 9));
         assert_eq!((failure.message.as_str(), failure.hint.as_deref()), ("the disk is full", Some("make room")));
     }
 
     #[test]
     fn without_words_the_code_decides() {
-        assert_eq!(of_daemon(&ConnectError::not_found("no")).kind, Kind::NotFound);
-        assert_eq!(of_daemon(&ConnectError::unauthenticated("no")).kind, Kind::Refused);
+        assert_eq!(of_daemon(&ConnectError::not_found("no")).kind, Kind::NOT_FOUND);
+        assert_eq!(of_daemon(&ConnectError::unauthenticated("no")).kind, Kind::REFUSED);
         assert!(of_daemon(&ConnectError::unauthenticated("no")).hint.unwrap().contains("--token-file"));
     }
 }

@@ -34,5 +34,5 @@ pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
 
 /// What was asked for would replace a file.
 pub(crate) fn exists(path: &Path) -> Failure {
-    Failure::new(Kind::Refused, format!("{} exists already", path.display())).hint("name another file, or move this one away")
+    Failure::new(Kind::REFUSED, format!("{} exists already", path.display())).hint("name another file, or move this one away")
 }

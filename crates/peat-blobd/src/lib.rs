@@ -13,7 +13,6 @@ use peat_blobcore::{ErrorKind, Node};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use api::errors::{HINT_HEADER, KIND_HEADER};
 pub use config::Config;
 
 use api::Daemon;

@@ -10,7 +10,7 @@ use peat_blobcore::ErrorKind;
 use peat_blobd::config::{ConfigError, DEFAULT_FILE, Loaded, Sources};
 
 /// What is wrong with flags, variables or the file.
-const USAGE: u8 = 2;
+const USAGE: u8 = ErrorKind::Usage.exit_code();
 
 fn main() -> ExitCode {
     let sources = Sources {
@@ -56,22 +56,8 @@ fn run(sources: &Sources, loaded: Loaded) -> ! {
         Err(error) => {
             let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
             tracing::error!("{error}{hint}");
-            exit_code(error.kind())
+            error.kind().exit_code()
         }
     };
     exit(code.into())
-}
-
-/// The exit codes of all programs of peat-blob.
-fn exit_code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::Failed => 1,
-        ErrorKind::Usage => USAGE,
-        ErrorKind::NotFound => 4,
-        ErrorKind::Unreachable => 5,
-        ErrorKind::TimedOut => 6,
-        ErrorKind::Integrity => 7,
-        ErrorKind::Refused => 8,
-        ErrorKind::NoSpace => 9,
-    }
 }

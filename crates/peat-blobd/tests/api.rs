@@ -7,11 +7,12 @@ use std::time::Duration;
 use connectrpc::client::{ClientConfig, HttpClient};
 use connectrpc::{ConnectError, ErrorCode, Protocol};
 use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
+use peat_blobapi::KIND_HEADER;
 use peat_blobapi::blob::{self, BlobServiceClient, oneof};
 use peat_blobapi::sidecar::{self, PeatSidecarClient};
 use peat_blobcore::model::EndpointId;
 use peat_blobd::config::{Listen, StaticPeer, Token};
-use peat_blobd::{Config, KIND_HEADER, Running};
+use peat_blobd::{Config, Running};
 use sha2::Digest as _;
 
 fn config(fleet: &Fleet, name: &str) -> Config {

@@ -181,6 +181,33 @@ pub fn enroll(data: &Path, certificate: Certificate) -> Result<Identity, Identit
     Ok(identity)
 }
 
+/// Puts a whole identity into a data directory that has no node's key, as from a backup. The node begins a new life there.
+///
+/// # Errors
+/// [`IdentityError`] when there is a key already, the parts do not belong together, or a file cannot be written. Nothing is
+/// written before they were found to hold together.
+pub fn restore(data: &Path, key: NodeKey, formation: Formation, certificate: Certificate) -> Result<Identity, IdentityError> {
+    let path = file(data, NODE_KEY);
+    if exists(&path)? {
+        return Err(IdentityError::Exists(path));
+    }
+    let line = certificate.to_base64();
+    let identity = Identity::enrolled(key, certificate, formation, Incarnation::from_bytes(random()))?;
+    let formation = identity.formation();
+    let authority = formation.authority.expect("a certificate holds for none without an authority");
+    write(&file(data, FORMATION_KEY), &formation.key.to_base64())?;
+    match &formation.previous {
+        Some(previous) => write(&file(data, PREVIOUS_KEY), &previous.to_base64())?,
+        None => remove(&file(data, PREVIOUS_KEY))?,
+    }
+    write(&file(data, AUTHORITY), &authority.to_string())?;
+    write(&file(data, CERTIFICATE), &line)?;
+    write(&file(data, INCARNATION), &identity.incarnation().to_string())?;
+    // Last, so that what a crash leaves behind is an identity that can be restored again.
+    write(&path, &identity.key().to_base64())?;
+    Ok(identity)
+}
+
 /// Makes a node's key in the data directory and enrolls it at once, good for a year: for who has the authority's key at hand.
 ///
 /// # Errors
@@ -222,11 +249,7 @@ pub fn end_key_change(data: &Path) -> Result<(), IdentityError> {
     if let Credential::Certificate(certificate) = identity.credential() {
         ended.verify_certificate(&identity.id(), certificate)?;
     }
-    let path = file(data, PREVIOUS_KEY);
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(&path)(error)),
-        _ => sync_directory(&data.join(DIRECTORY)),
-    }
+    remove(&file(data, PREVIOUS_KEY))
 }
 
 /// The incarnation of the data directory, made now if it has none.
@@ -328,6 +351,14 @@ fn write(path: &Path, line: &str) -> Result<(), IdentityError> {
     };
     replace().map_err(io_error(path))?;
     sync_directory(directory)
+}
+
+/// Removes a file, durably, if it is there.
+fn remove(path: &Path) -> Result<(), IdentityError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
+        _ => sync_directory(path.parent().expect("it lies in the identity's directory")),
+    }
 }
 
 /// Makes a directory, and those above it that are missing, each durable in the one above it.

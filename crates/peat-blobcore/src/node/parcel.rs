@@ -226,7 +226,7 @@ struct Import {
     /// Blobs to take in, with their sizes as a manifest that was signed has them.
     wanted: HashMap<BlobHash, u64>,
     /// Which distributions wait for which list of files.
-    lists: HashMap<BlobHash, Vec<DistributionId>>,
+    lists: HashMap<BlobHash, HashSet<DistributionId>>,
     report: ParcelReport,
 }
 
@@ -294,7 +294,7 @@ impl Import {
             let Wanted { blobs, lists } = self.driver.ask(|answer| ParcelRequest::Offer { ids, answer })?;
             self.wanted.extend(blobs);
             for (list, id) in lists {
-                self.lists.entry(list).or_default().push(id);
+                self.lists.entry(list).or_default().insert(id);
             }
         }
         Ok(())
@@ -326,7 +326,7 @@ impl Import {
         if list.is_some() || self.uncommitted.len() >= BLOBS_PER_COMMIT || self.uncommitted_bytes >= BYTES_PER_COMMIT {
             self.commit()?;
         }
-        list.map_or(Ok(()), |distributions| self.offer(&distributions))
+        list.map_or(Ok(()), |distributions| self.offer(&Vec::from_iter(distributions)))
     }
 
     fn commit(&mut self) -> Result<(), Error> {

@@ -43,7 +43,7 @@ fn files(original: &Path, arrived: &Path) -> Result<u64, Failure> {
 }
 
 fn differs(message: String) -> Failure {
-    Failure::new(Kind::Integrity, message)
+    Failure::new(Kind::INTEGRITY, message)
 }
 
 /// Reads until the buffer is full or the file ends.
@@ -73,7 +73,7 @@ mod tests {
         let original = path("original", b"abc");
         assert_eq!(files(&original, &path("equal", b"abc")).expect("equal"), 3);
         for (name, content) in [("longer", &b"abcd"[..]), ("shorter", b"ab"), ("other", b"abd"), ("empty", b"")] {
-            assert!(matches!(files(&original, &path(name, content)), Err(failure) if failure.kind == Kind::Integrity), "{name}");
+            assert!(matches!(files(&original, &path(name, content)), Err(failure) if failure.kind == Kind::INTEGRITY), "{name}");
         }
     }
 }

@@ -137,7 +137,7 @@ async fn watch(events: &mut NodeEvents, sent: &Sent, bars: &Bars) -> Result<BTre
 fn check(sent: &Sent, status: &DistributionStatus, source: &Path, inbox: &Path) -> Result<u64, Failure> {
     if status.state != DistributionState::Completed {
         let why = status.targets.values().map(|target| target.why.as_str()).collect::<Vec<_>>().join("; ");
-        return Err(Failure::new(Kind::Integrity, format!("the distribution is {}: {why}", status.state)));
+        return Err(Failure::new(Kind::INTEGRITY, format!("the distribution is {}: {why}", status.state)));
     }
     compare::directories(sent, source, inbox)
 }

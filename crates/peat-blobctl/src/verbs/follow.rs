@@ -132,7 +132,7 @@ pub(super) async fn until_ended(
 }
 
 fn gone() -> Failure {
-    Failure::new(Kind::Unreachable, "the daemon ended").hint("start it again; what was sent is kept and goes on")
+    Failure::new(Kind::UNREACHABLE, "the daemon ended").hint("start it again; what was sent is kept and goes on")
 }
 
 fn has_ended(distribution: &Distribution) -> bool {
@@ -167,19 +167,21 @@ pub(super) fn verdict(status: &GetDistributionResponse) -> Result<(), Failure> {
         Some(State::DISTRIBUTION_STATE_PARTIAL) => {
             Failure::new(Kind::Partial, format!("{receipts} of {all} targets have it")).hint(why(|_| true))
         }
-        Some(State::DISTRIBUTION_STATE_EXPIRED) => Failure::new(Kind::TimedOut, format!("{id} expired before any target had it"))
-            .hint("send it again, with a longer --lifetime if the targets are out of reach for long"),
+        Some(State::DISTRIBUTION_STATE_EXPIRED) => {
+            Failure::new(Kind::TIMED_OUT, format!("{id} expired before any target had it"))
+                .hint("send it again, with a longer --lifetime if the targets are out of reach for long")
+        }
         Some(State::DISTRIBUTION_STATE_FAILED) => {
             let refused = status.targets.iter().all(|target| target.state == "refused");
-            let kind = if refused { Kind::Refused } else { Kind::Failed };
+            let kind = if refused { Kind::REFUSED } else { Kind::FAILED };
             Failure::new(kind, format!("no target took {id}")).hint(why(|_| true))
         }
         Some(State::DISTRIBUTION_STATE_CANCELLED) => {
-            Failure::new(Kind::Failed, format!("{id} was cancelled before any target had it"))
+            Failure::new(Kind::FAILED, format!("{id} was cancelled before any target had it"))
         }
-        Some(State::DISTRIBUTION_STATE_NO_TARGETS) => Failure::new(Kind::TimedOut, format!("{id} has no targets yet"))
+        Some(State::DISTRIBUTION_STATE_NO_TARGETS) => Failure::new(Kind::TIMED_OUT, format!("{id} has no targets yet"))
             .hint("`peat-blobctl peers` shows whom the node knows; it goes on, and who joins later gets it"),
-        _ => Failure::new(Kind::TimedOut, format!("{receipts} of {all} targets have {id}"))
+        _ => Failure::new(Kind::TIMED_OUT, format!("{receipts} of {all} targets have {id}"))
             .hint(format!("it goes on; waits for {}", why(|_| true))),
     })
 }

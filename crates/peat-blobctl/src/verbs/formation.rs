@@ -47,7 +47,7 @@ impl FormationDirectory {
     /// The authority's key.
     pub(crate) fn authority(&self) -> Result<AuthorityKey, Failure> {
         files::load_authority(&self.0.join(AUTHORITY_KEY)).map_err(|error| match error {
-            IdentityError::Missing(path) => Failure::new(Kind::NotFound, format!("{} is missing", path.display()))
+            IdentityError::Missing(path) => Failure::new(Kind::NOT_FOUND, format!("{} is missing", path.display()))
                 .hint("run this where the authority's key is kept; `peat-blobctl keygen DIRECTORY` makes a formation"),
             error => error.into(),
         })

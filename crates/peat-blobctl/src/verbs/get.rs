@@ -67,7 +67,7 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
 async fn find(daemon: &Daemon, options: &Options) -> Result<Wanted, Failure> {
     let found = match daemon.distribution(&options.id, true).await {
         // Sixty-four digits that are no distribution are a blob; whether it is here, the daemon says.
-        Err(failure) if failure.kind == Kind::NotFound && options.id.len() == 64 && options.path.is_none() => {
+        Err(failure) if failure.kind == Kind::NOT_FOUND && options.id.len() == 64 && options.path.is_none() => {
             let blob = options.id.to_ascii_lowercase();
             return Ok(Wanted { name: blob.clone(), blob });
         }
@@ -85,13 +85,13 @@ async fn find(daemon: &Daemon, options: &Options) -> Result<Wanted, Failure> {
     };
     match file {
         Some(file) => Ok(Wanted { blob: file.blob.clone(), name: name_of(file) }),
-        None if listed.is_empty() => Err(Failure::new(Kind::NotFound, "the list of the distribution's files is not here yet")
+        None if listed.is_empty() => Err(Failure::new(Kind::NOT_FOUND, "the list of the distribution's files is not here yet")
             .hint("`peat-blobctl status ID` says what it waits for")),
         None if found.distribution.file_count > LISTED_FILES => {
-            Err(Failure::new(Kind::NotFound, format!("the file is not among the first {LISTED_FILES}"))
+            Err(Failure::new(Kind::NOT_FOUND, format!("the file is not among the first {LISTED_FILES}"))
                 .hint("name it by the hash of its blob"))
         }
-        None => Err(Failure::new(Kind::NotFound, "the distribution has no file of that path")
+        None => Err(Failure::new(Kind::NOT_FOUND, "the distribution has no file of that path")
             .hint("`peat-blobctl status ID --files` lists its files")),
     }
 }
@@ -118,6 +118,6 @@ async fn fetch(daemon: &Daemon, blob: &str, mut write: impl FnMut(&[u8]) -> Resu
     if hasher.finalize().to_hex().as_str() == blob {
         return Ok(hasher.count());
     }
-    Err(Failure::new(Kind::Integrity, format!("what came is not the blob {}", show::short(blob)))
+    Err(Failure::new(Kind::INTEGRITY, format!("what came is not the blob {}", show::short(blob)))
         .hint("try again; if it stays so, run `peat-blobctl check`"))
 }

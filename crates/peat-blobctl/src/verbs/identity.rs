@@ -8,7 +8,7 @@ use peat_blobcore::identity::{Identity, IdentityError, files};
 use peat_blobcore::model::{Certificate, Credential};
 use serde_json::{Value, json};
 
-use super::backup::Backup;
+use super::backup;
 use crate::daemon::data_directory;
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
@@ -82,7 +82,7 @@ fn show(data: &Path, output: &Output) -> Result<(), Failure> {
 
 fn export(data: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
     let (identity, _) = files::load(data)?;
-    secret::write_new(file, &Backup::read(data)?.to_text())?;
+    secret::write_new(file, &backup::of(&identity))?;
     let warning = format!("{} holds secret keys: whoever reads it can act as this node", file.display());
     let document = json!({ "endpoint_id": identity.id().to_string(), "file": file, "warning": warning });
     output.result(&document, || format!("{}\nwarning: {warning}", identity.id()))
@@ -90,11 +90,11 @@ fn export(data: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
 
 fn import(data: &Path, file: &Path, output: &Output) -> Result<(), Failure> {
     let text = std::fs::read_to_string(file).map_err(Failure::io(format!("cannot read {}", file.display())))?;
-    let identity = if Backup::is_one(&text) {
-        Backup::parse(&text)?.restore(data)?
+    let identity = if backup::is_one(&text) {
+        backup::restore(&text, data)?
     } else {
         let certificate = Certificate::from_base64(text.trim()).map_err(|error| {
-            Failure::new(Kind::Integrity, format!("{} is neither a certificate nor a backup: {error}", file.display()))
+            Failure::new(Kind::INTEGRITY, format!("{} is neither a certificate nor a backup: {error}", file.display()))
                 .hint("take a file that `peat-blobctl enroll` or `peat-blobctl identity export` wrote, unchanged")
         })?;
         files::enroll(data, certificate)?

@@ -30,7 +30,7 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
     let daemon = Daemon::connect(address).await?;
     let request = RetireNodeRequest { endpoint_id: endpoint_id.to_string(), reason: reason.clone(), ..Default::default() };
     answer(daemon.client.retire_node(request).await).map_err(|failure| match failure {
-        Failure { kind: Kind::Refused, hint: None, .. } => {
+        Failure { kind: Kind::REFUSED, hint: None, .. } => {
             failure.hint("in a formation with an authority, its key alone can retire a node")
         }
         failure => failure,

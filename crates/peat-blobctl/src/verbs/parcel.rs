@@ -116,7 +116,7 @@ async fn endpoint_ids(daemon: &Daemon, nodes: &[String]) -> Result<Vec<String>, 
         Some(peer) => Ok(peer.endpoint_id.clone()),
         // One that the daemon has never heard of can still be exported for, by its id.
         None if node.len() == 64 => Ok(node.clone()),
-        None => Err(Failure::new(Kind::NotFound, format!("no node {node:?} is known"))
+        None => Err(Failure::new(Kind::NOT_FOUND, format!("no node {node:?} is known"))
             .hint("`peat-blobctl peers` lists those that are; others go by their endpoint ids")),
     };
     nodes.iter().map(id).collect()
@@ -136,7 +136,7 @@ async fn fetch(
             None => {}
         }
     }
-    Err(Failure::new(Kind::Integrity, "the parcel has no end").hint("look at the daemon's log, then try again"))
+    Err(Failure::new(Kind::INTEGRITY, "the parcel has no end").hint("look at the daemon's log, then try again"))
 }
 
 async fn import(daemon: &Daemon, output: &Output, source: &Path) -> Result<(), Failure> {

@@ -53,7 +53,7 @@ pub(crate) async fn why(options: &Why, output: &Output, address: &Address) -> Re
     found.dedup_by_key(|target| target.endpoint_id.clone());
     let [target] = found[..] else {
         let known = status.targets.iter().map(|target| show::node(&target.name, &target.endpoint_id)).collect::<Vec<_>>();
-        let (kind, what) = if found.is_empty() { (Kind::NotFound, "no target") } else { (Kind::Usage, "more than one target") };
+        let (kind, what) = if found.is_empty() { (Kind::NOT_FOUND, "no target") } else { (Kind::USAGE, "more than one target") };
         let hint =
             if known.is_empty() { "it has no targets yet".to_owned() } else { format!("its targets: {}", known.join(", ")) };
         return Err(Failure::new(kind, format!("{wanted:?} is {what} of this distribution")).hint(hint));

@@ -38,7 +38,7 @@ pub(crate) async fn check(output: &Output, address: &Address) -> Result<(), Fail
         0 => Ok(()),
         bad => {
             let message = format!("{} damaged or missing", show::count(bad as u64, "blob"));
-            Err(Failure::new(Kind::Integrity, message)
+            Err(Failure::new(Kind::INTEGRITY, message)
                 .hint("they are fetched from another holder when they are needed; look at the disk, then check again"))
         }
     }

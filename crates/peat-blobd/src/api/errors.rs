@@ -1,12 +1,8 @@
 //! The library's errors as answers of the API: a code that every client knows, and in headers the kind and what to do.
 
 use connectrpc::{ConnectError, ErrorCode};
+use peat_blobapi::{HINT_HEADER, KIND_HEADER};
 use peat_blobcore::{Error, ErrorKind};
-
-/// The header that names the [`ErrorKind`].
-pub const KIND_HEADER: &str = "peat-blob-error-kind";
-/// The header that says what to do.
-pub const HINT_HEADER: &str = "peat-blob-hint";
 
 /// An error of the library.
 pub(crate) fn failed(error: impl Into<Error>) -> ConnectError {
@@ -33,25 +29,12 @@ pub(crate) fn answer(kind: ErrorKind, message: String, hint: Option<String>) -> 
     };
     let mut error = ConnectError::new(code, message);
     let headers = error.response_headers_mut();
-    headers.insert(KIND_HEADER, axum::http::HeaderValue::from_static(kind_name(kind)));
+    headers.insert(KIND_HEADER, axum::http::HeaderValue::from_static(kind.as_str()));
     // A hint with a line break or other bytes that no header can carry is left out.
     if let Some(hint) = hint.and_then(|hint| axum::http::HeaderValue::from_str(&hint).ok()) {
         headers.insert(HINT_HEADER, hint);
     }
     error
-}
-
-const fn kind_name(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::Failed => "failed",
-        ErrorKind::Usage => "usage",
-        ErrorKind::NotFound => "not found",
-        ErrorKind::Unreachable => "unreachable",
-        ErrorKind::TimedOut => "timed out",
-        ErrorKind::Integrity => "integrity",
-        ErrorKind::Refused => "refused",
-        ErrorKind::NoSpace => "no space",
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ mod convert;
 pub(crate) mod errors;
 mod native;
 mod parcels;
-mod progress;
+mod streams;
 mod upload;
 
 use std::collections::BTreeMap;

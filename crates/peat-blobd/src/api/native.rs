@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use connectrpc::{InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use peat_blobapi::blob::{self, BlobService};
 use peat_blobcore::model::{BlobHash, DistributionId, EndpointId};
-use peat_blobcore::{NodeEvent, SendRequest, Sent};
+use peat_blobcore::{DistributionStatus, NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
-use super::{Daemon, convert, parcels, progress, upload};
+use super::{Daemon, convert, parcels, streams, upload};
 
 /// Files that one answer lists.
 const MAX_FILES_LISTED: usize = 1000;
@@ -27,19 +27,14 @@ impl Native {
         self.0.node.members().into_iter().map(|(id, record)| (id, record.name)).collect()
     }
 
-    async fn describe(
-        &self,
-        id: DistributionId,
-        names: &BTreeMap<EndpointId, String>,
-    ) -> Result<blob::Distribution, ConnectError> {
-        let status = self.0.node.status(id).await.map_err(failed)?;
+    fn describe(status: &DistributionStatus, names: &BTreeMap<EndpointId, String>) -> blob::Distribution {
         let manifest = &status.distribution.manifest;
         let root_name = match &manifest.files {
             peat_blobcore::model::Files::Inline(files) => files.first().map(|file| file.root.clone()).unwrap_or_default(),
             peat_blobcore::model::Files::List { .. } => String::new(),
         };
         let name_of = |id: &EndpointId| names.get(id).cloned().unwrap_or_default();
-        Ok(convert::distribution(id, manifest, status.state, name_of, root_name))
+        convert::distribution(status.distribution.id, manifest, status.state, name_of, root_name)
     }
 
     fn sent(&self, sent: Sent) -> blob::SendResponse {
@@ -190,7 +185,7 @@ impl BlobService for Native {
     ) -> ServiceResult<blob::GetDistributionResponse> {
         let id = self.0.find(request.distribution_id)?;
         let status = self.0.node.status(id).await.map_err(failed)?;
-        let distribution = self.describe(id, &self.names()).await?;
+        let distribution = Self::describe(&status, &self.names());
         let files = match request.files {
             true => self.0.node.files(id).await.map_err(failed)?.unwrap_or_default(),
             false => Vec::new(),
@@ -235,7 +230,7 @@ impl BlobService for Native {
         let names = self.names();
         let mut distributions = Vec::new();
         for (_, id) in page {
-            distributions.push(self.describe(*id, &names).await?);
+            distributions.push(Self::describe(&self.0.node.status(*id).await.map_err(failed)?, &names));
         }
         let next = match page.last() {
             Some((_, last)) if from + page.len() < found.len() => last.to_string(),
@@ -259,7 +254,7 @@ impl BlobService for Native {
                 (Some(id), Some(NodeEvent::Distribution { id, state }))
             }
         };
-        Ok(Response::new(progress::watch(Arc::clone(&self.0), events, only, first)))
+        Ok(Response::new(streams::watch(Arc::clone(&self.0), events, only, first)))
     }
 
     async fn cancel_distribution(
@@ -293,7 +288,7 @@ impl BlobService for Native {
         if request.offset > reader.size() {
             return Err(invalid("offset", format_args!("it is beyond the end, at {} bytes", reader.size())));
         }
-        Ok(Response::new(progress::read(reader, hash, request.offset)))
+        Ok(Response::new(streams::read(reader, hash, request.offset)))
     }
 
     async fn check(

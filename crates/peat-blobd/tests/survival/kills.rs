@@ -39,12 +39,17 @@ fn files(fleet: &Fleet) -> PathBuf {
     root
 }
 
-/// Waits until so many bytes of blocks have crossed, or all has come.
-async fn crossed(node: &Node, until: u64, distribution: DistributionId, log: &Path) {
-    let bytes = || node.block_bytes().served + node.block_bytes().received;
-    let looking = async { while bytes() < until && node.wait(distribution, Duration::from_millis(1)).await.is_err() {} };
+/// Bytes of blocks that these nodes have served and received.
+fn bytes(nodes: &[&Node]) -> u64 {
+    nodes.iter().map(|node| node.block_bytes()).map(|bytes| bytes.served + bytes.received).sum()
+}
+
+/// Waits until so many more bytes of blocks have crossed at these nodes, or the first of them knows that all has come.
+async fn crossed(nodes: &[&Node], more: u64, distribution: DistributionId, log: &Path) {
+    let until = bytes(nodes) + more;
+    let looking = async { while bytes(nodes) < until && nodes[0].wait(distribution, Duration::from_millis(1)).await.is_err() {} };
     let waited = tokio::time::timeout(DEADLINE, looking).await;
-    assert!(waited.is_ok(), "{} of {until} bytes crossed: {}", bytes(), std::fs::read_to_string(log).unwrap_or_default());
+    assert!(waited.is_ok(), "{} of {until} bytes crossed: {}", bytes(nodes), std::fs::read_to_string(log).unwrap_or_default());
 }
 
 fn inodes(inbox: &Path) -> BTreeMap<PathBuf, u64> {
@@ -81,8 +86,7 @@ async fn a_receiver_that_is_killed_twenty_times_has_every_file_once() {
     let id = alpha.node().send(request(&root, bravo)).await.expect("sent").distribution;
     for _ in 0..KILLS {
         let mut victim = Victim::start(&fleet.path("bravo"), &fleet.inbox("bravo"), &[peer(&alpha)]);
-        let until = alpha.node().block_bytes().served + rng.within(1, STRETCH);
-        crossed(alpha.node(), until, id, &fleet.path("bravo.log")).await;
+        crossed(&[alpha.node()], rng.within(1, STRETCH), id, &fleet.path("bravo.log")).await;
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     }
@@ -107,8 +111,7 @@ async fn a_sender_that_is_killed_twenty_times_has_sent_every_file_once() {
     let mut victim = Victim::start(&fleet.path("alpha"), &fleet.inbox("alpha"), &[peer(&bravo)]);
     peat_blob_tests::fleet::eventually("bravo knows of it", || async { bravo.node().distributions().contains(&id) }).await;
     for _ in 0..KILLS {
-        let until = bravo.node().block_bytes().received + rng.within(1, STRETCH);
-        crossed(bravo.node(), until, id, &fleet.path("alpha.log")).await;
+        crossed(&[bravo.node()], rng.within(1, STRETCH), id, &fleet.path("alpha.log")).await;
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
         victim = Victim::start(&fleet.path("alpha"), &fleet.inbox("alpha"), &[peer(&bravo)]);
@@ -134,14 +137,7 @@ async fn a_carrier_that_is_killed_twenty_times_brings_every_file_once() {
     bravo.node().remove_peer(alpha.node().id()).await;
     for _ in 0..KILLS {
         let mut victim = Victim::start(&fleet.path("carrier"), &fleet.inbox("carrier"), &[peer(&alpha), peer(&bravo)]);
-        let before = alpha.node().block_bytes().served + bravo.node().block_bytes().received;
-        let until = before + rng.within(1, STRETCH);
-        let crossing = async {
-            while alpha.node().block_bytes().served + bravo.node().block_bytes().received < until
-                && alpha.node().wait(id, Duration::from_millis(1)).await.is_err()
-            {}
-        };
-        tokio::time::timeout(DEADLINE, crossing).await.expect("blocks go on crossing");
+        crossed(&[alpha.node(), bravo.node()], rng.within(1, STRETCH), id, &fleet.path("carrier.log")).await;
         victim.kill();
         none_was_delivered_twice(&mut seen, &fleet.inbox("bravo"));
     }

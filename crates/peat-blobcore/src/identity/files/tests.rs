@@ -160,6 +160,23 @@ fn a_missing_or_malformed_file_is_named() {
 }
 
 #[test]
+fn a_whole_identity_is_restored_elsewhere_for_a_new_life_and_over_nobody() {
+    let place = Place::new();
+    let made = place.enrolled();
+    let Credential::Certificate(certificate) = made.credential().clone() else { panic!("it is enrolled") };
+    let put = |data: &Path, key: &NodeKey| restore(data, key.clone(), made.formation().clone(), certificate.clone());
+    let elsewhere = place.data.path().join("elsewhere");
+    assert!(matches!(put(&elsewhere, &NodeKey::generate()), Err(IdentityError::Rejected(_))), "the key is another's");
+    assert!(!elsewhere.exists(), "nothing was written");
+    let restored = put(&elsewhere, made.key()).unwrap();
+    let (loaded, _) = load(&elsewhere).unwrap();
+    assert_eq!((loaded.id(), loaded.credential()), (made.id(), made.credential()));
+    assert_eq!(loaded.incarnation(), restored.incarnation());
+    assert_ne!(loaded.incarnation(), made.incarnation());
+    assert!(matches!(put(&place.path(), made.key()), Err(IdentityError::Exists(_))));
+}
+
+#[test]
 fn a_huge_file_is_not_read_into_memory() {
     let place = Place::new();
     place.enrolled();

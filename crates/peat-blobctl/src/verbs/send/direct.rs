@@ -90,7 +90,7 @@ async fn start(options: &Direct, data: &Path) -> Result<Node, Failure> {
     for peer in &options.peers {
         let found = tokio::net::lookup_host(&peer.address).await;
         let addresses = found.map_err(|error| {
-            Failure::new(Kind::Unreachable, format!("{} has no address: {error}", peer.address))
+            Failure::new(Kind::UNREACHABLE, format!("{} has no address: {error}", peer.address))
                 .hint("look at the name, or give an IP address")
         })?;
         builder = builder.peer(peer.id, addresses);

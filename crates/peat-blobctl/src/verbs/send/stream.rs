@@ -60,10 +60,10 @@ pub(super) async fn run(daemon: &Daemon, path: &Path, name: Option<&str>, option
             (reader.await, Some(sent))
         }
     };
-    let skipped = match read.map_err(|error| Failure::new(Kind::Failed, format!("the reader ended badly: {error}")))? {
+    let skipped = match read.map_err(|error| Failure::new(Kind::FAILED, format!("the reader ended badly: {error}")))? {
         Ok(skipped) => skipped,
         // The daemon has ended the call; the call says why.
-        Err(failure) if failure.kind == Kind::Unreachable => return answer(call.await).and(Err(failure)),
+        Err(failure) if failure.kind == Kind::UNREACHABLE => return answer(call.await).and(Err(failure)),
         Err(failure) => return Err(failure),
     };
     let mut sent = match early {
@@ -83,7 +83,7 @@ impl Feed {
     }
 
     fn put(&self, part: Option<SendStreamRequest>) -> Result<(), Failure> {
-        self.0.blocking_send(part).map_err(|_| Failure::new(Kind::Unreachable, "the daemon ended the call"))
+        self.0.blocking_send(part).map_err(|_| Failure::new(Kind::UNREACHABLE, "the daemon ended the call"))
     }
 
     fn standard_input(&self, name: &str) -> Result<Vec<Skipped>, Failure> {
