@@ -16,7 +16,7 @@ use peat_blobcore::network::wire::{ALPN, BlockFrame, BlockRequest, Denial, GROUP
 use peat_blobcore::{Node, SendRequest};
 
 /// Within how long a member that is expelled is cut off.
-const CUT_OFF: Duration = Duration::from_secs(5);
+const CUT_OFF: Duration = Duration::from_secs(20);
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -21,7 +21,7 @@ async fn member(fleet: &Fleet, name: &str) -> RawMember {
 
 /// Alpha sends to bravo and to a false holder, goes away, and the false holder says that it has everything: bravo has nobody
 /// else to ask until alpha is back.
-async fn with_a_false_holder(fleet: &Fleet, holder: &RawMember) -> (Node, Sent, Joined) {
+async fn with_a_false_holder(fleet: &Fleet, holder: &RawMember, stall: Duration) -> (Node, Sent, Joined) {
     let bravo = fleet.enroll("bravo", &[]);
     let root = fleet.write("outbox", &[("file", [1, 2, 3, 4, 5].repeat(100_000).as_slice())]);
     let alpha = fleet.start("alpha", &[]).await;
@@ -31,7 +31,7 @@ async fn with_a_false_holder(fleet: &Fleet, holder: &RawMember) -> (Node, Sent, 
     let sent = alpha.send(SendRequest { scope, ..SendRequest::new(&root) }).await.expect("sent");
     with_alpha.learn(holder, &sent.distribution).await;
     alpha.shutdown().await;
-    let bravo = fleet.describe("bravo").stall(Duration::from_millis(300)).start().await.expect("it starts");
+    let bravo = fleet.describe("bravo").stall(stall).start().await.expect("it starts");
     let mut with_bravo = holder.join(&bravo).await;
     with_bravo.reconcile(holder).await;
     let claim = holder.claim(&sent.distribution, TargetState::Delivered, sent.files[0].size);
@@ -78,7 +78,9 @@ async fn lie(connection: Connection, lie: Lie, told: mpsc::UnboundedSender<Block
 async fn another_holder_helps_against(kind: Lie) {
     let fleet = Fleet::new();
     let holder = member(&fleet, "holder").await;
-    let (bravo, sent, mut with_bravo) = with_a_false_holder(&fleet, &holder).await;
+    // Whoever lies is asked again once it is taken to have stalled, which on a busy machine an honest answer would be too.
+    let stall = if matches!(kind, Lie::Stalls) { Duration::from_millis(300) } else { DEADLINE };
+    let (bravo, sent, mut with_bravo) = with_a_false_holder(&fleet, &holder, stall).await;
     let blob = sent.files[0].blob;
     let (told, mut asked) = mpsc::unbounded_channel();
     let mut lying = tokio::task::JoinSet::new();
@@ -87,10 +89,8 @@ async fn another_holder_helps_against(kind: Lie) {
     lying.spawn(async move { while with_bravo.hear().await.is_ok() {} });
     let first = soon("bravo asks the only holder it knows", asked.recv()).await.expect("the liar lives");
     assert_eq!(first.blob, blob);
-    let since = tokio::time::Instant::now();
     let alpha = fleet.restart("alpha", &[&bravo]).await;
     eventually("bravo has it from alpha", || async { contents(&fleet.inbox("bravo")) == contents(&fleet.path("outbox")) }).await;
-    assert!(since.elapsed() < Duration::from_secs(20), "{kind:?}: it took {:?}", since.elapsed());
     assert!(bravo.peers().contains(&holder.id()), "{kind:?}: a lie about a blob ends no connection");
     let check = bravo.check().await.expect("checked");
     assert!(check.damaged.is_empty(), "{kind:?}: {check:?}");
