@@ -1,6 +1,7 @@
 //! File systems of a test's own, in a file: small ones to fill, ones that can share extents, and ones whose power is cut.
 //! Needs root.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -77,6 +78,20 @@ impl FileSystem {
     /// When that fails.
     pub fn remount(&self, options: &str) {
         assert!(succeeds(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.mount)));
+    }
+
+    /// Fills it with one file but for `mebibytes`. Returns the file.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn fill(&self, mebibytes: u64) -> PathBuf {
+        let free = rustix::fs::statvfs(&self.mount).map(|stat| stat.f_bavail * stat.f_frsize).expect("it is mounted");
+        let filler = self.mount.join("filler");
+        let mut file = std::fs::File::create(&filler).expect("made");
+        let filled = std::io::copy(&mut std::io::repeat(1).take(free.saturating_sub(mebibytes << 20)), &mut file);
+        filled.and_then(|_| file.sync_all()).expect("there is room for it");
+        filler
     }
 
     /// Where it is mounted.

@@ -7,7 +7,7 @@ use peat_blobcore::document::Distribution;
 use peat_blobcore::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, Files, Manifest, NodeRef, Priority, Scope, Sha256Digest, Timestamp,
 };
-use peat_blobcore::reconcile::{Budget, Memory, Patience, Policy};
+use peat_blobcore::reconcile::{Budget, Event, Memory, Patience, Policy};
 
 use super::node::{Key, SimNode, Value, blobs_of};
 use super::rng::Rng;
@@ -68,7 +68,12 @@ impl Scenario {
                     world.disconnect(a, b);
                 }
             }
-            13 => world.nodes[node].full ^= true,
+            13 => {
+                world.nodes[node].full ^= true;
+                if !world.nodes[node].full {
+                    world.tell_after(node, 0, Event::RoomMade);
+                }
+            }
             14 => world.nodes[node].collect_garbage(),
             15 => {
                 let blobs: Vec<_> = world.nodes[node].blobs.iter().copied().collect();
@@ -224,7 +229,7 @@ impl Scenario {
     fn set_clock(&mut self, world: &mut World, node: usize) {
         let day = 24 * 3_600_000;
         world.nodes[node].skew = [0, 1_500, -2_500, 0, 3 * day, -400 * day][self.rng.index(6)];
-        world.tell_after(node, 0, peat_blobcore::reconcile::Event::PolicyChanged);
+        world.tell_after(node, 0, Event::PolicyChanged);
     }
 }
 

@@ -164,7 +164,7 @@ async fn a_full_disk_is_a_state_with_a_name_and_ends_when_there_is_room() {
     let id = send(&alpha, "bravo", &fleet, &root).await;
     eventually("its status says why it waits", || async {
         let status = bravo.status(id).await;
-        status.is_ok_and(|status| status.targets.get(&bravo.id()).is_some_and(|target| target.why.contains("is full")))
+        status.is_ok_and(|status| status.targets.get(&bravo.id()).is_some_and(|target| target.why.contains("no space")))
     })
     .await;
     assert!(contents(&fleet.inbox("bravo")).is_empty());

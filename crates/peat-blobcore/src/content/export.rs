@@ -35,7 +35,7 @@ impl Content {
         let mut writer = Writer { file, error: None };
         let read = reader.visit(&mut writer);
         match writer.error {
-            Some(error) => Err(self.0.layout.write_error("write", path, reader.size(), error)),
+            Some(error) => Err(ContentError::io("write", path)(error)),
             None => read.map(|()| Exported::Copied),
         }
     }

@@ -181,6 +181,11 @@ impl Content {
         Ok(())
     }
 
+    /// Where it is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.0.layout.dir()
+    }
+
     /// How much of a blob is here.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod deliveries;
 mod fetches;
 mod parcels;
+mod room;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -31,6 +32,7 @@ use deliveries::Deliveries;
 pub(crate) use fetches::Progress;
 use fetches::{Fetches, Order};
 pub(crate) use parcels::{ParcelRequest, Wanted};
+use room::{ROOM_INTERVAL, Room};
 pub(crate) use world::SharedNodes;
 use world::World;
 
@@ -105,6 +107,7 @@ pub(crate) struct Driver {
     /// What the actions of one event have brought about; empty between two events.
     ahead: VecDeque<Event>,
     /// Lists of files that are to come, and whose blobs are to be pinned when they have.
+    room: Room,
     lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
@@ -120,6 +123,9 @@ impl Driver {
             memory: Memory::default(),
             fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
             inbox: inbox.clone(),
+            room: Room::new(
+                std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
+            ),
             deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
             progress_ticks: 0,
             timer: None,
@@ -143,6 +149,8 @@ impl Driver {
     pub(crate) async fn run(mut self, mut requests: mpsc::Receiver<Request>, mut network: mpsc::Receiver<NetworkEvent>) {
         let mut progress = tokio::time::interval(PROGRESS_INTERVAL);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut room = tokio::time::interval(ROOM_INTERVAL);
+        room.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING_INTERVAL);
         self.start().await;
         loop {
@@ -157,6 +165,9 @@ impl Driver {
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
                         self.tell_files(distribution, &outcomes);
+                        if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: true, .. })) {
+                            self.room.ran_out();
+                        }
                         self.decide(Event::DeliveryEnded { distribution, outcomes }).await;
                     }
                 }
@@ -165,6 +176,11 @@ impl Driver {
                     self.decide(Event::Timer).await;
                 }
                 _ = progress.tick(), if !self.fetches.is_idle() => self.tell_progress(),
+                _ = room.tick(), if self.room.is_awaited() => {
+                    if self.room.is_made() {
+                        self.decide(Event::RoomMade).await;
+                    }
+                }
                 _ = housekeeping.tick() => self.keep_house().await,
             }
         }
@@ -293,6 +309,9 @@ impl Driver {
                 self.progress.add(distribution, size);
             }
             self.pin_listed(&blob);
+        }
+        if outcome == reconcile::FetchOutcome::NoSpace {
+            self.room.ran_out();
         }
         self.decide(Event::FetchEnded { fetch, outcome }).await;
     }
@@ -491,7 +510,9 @@ impl Driver {
         if self.record.addresses.is_empty() {
             self.record.addresses = self.network.addresses().iter().map(ToString::to_string).collect();
         }
-        if self.replica.node(&self.identity.id()).is_some_and(|published| *published == self.record) {
+        let published = self.replica.node(&self.identity.id());
+        self.record.free_bytes = self.room.told(published.as_ref().map_or(0, |published| published.free_bytes));
+        if published.is_some_and(|published| *published == self.record) {
             return;
         }
         match self.replica.publish_node(&self.record) {

@@ -88,6 +88,11 @@ struct Shared {
 }
 
 impl Inbox {
+    /// Where it is.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.0.directory
+    }
+
     /// Opens the inbox at `directory`, made if need be, with its ledger at `ledger`. What a crash left half-done is finished
     /// or undone first: temporary files are known by name from the ledger, so no file of anybody else is ever removed.
     ///

@@ -47,6 +47,17 @@ impl Pass<'_> {
         }
     }
 
+    /// There is room: what rests for want of it need not wait for its time.
+    pub(super) fn end_rests(&mut self) {
+        for (id, job) in &mut self.memory.jobs {
+            if let Work::Fetching(fetching) = &mut job.work
+                && fetching.end_rest(self.now)
+            {
+                self.memory.dirty.insert(*id);
+            }
+        }
+    }
+
     pub(super) fn delivery_ended(&mut self, id: DistributionId, outcomes: Vec<(u32, FileOutcome)>) {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
@@ -153,7 +164,7 @@ impl Pass<'_> {
             return if shows { None } else { Some((TargetState::Held, fetching.delivery.error.clone())) };
         }
         if is_target && fetching.full {
-            return pending("the file system of the store is full");
+            return pending("no space on the file system of the store");
         }
         if is_target && self.memory.over_quota.contains(&id) {
             return pending("the quota is used up");
@@ -220,5 +231,11 @@ impl Fetching {
     pub(super) fn rest(&mut self, until: Timestamp) {
         self.full = true;
         self.no_space = Some(until);
+    }
+
+    /// There is room. Whether that is what it waited for, or may be.
+    fn end_rest(&mut self, now: Timestamp) -> bool {
+        let postponed = self.delivery.retry_at.as_mut().map(|at| *at = now);
+        self.no_space.take().is_some() || postponed.is_some()
     }
 }

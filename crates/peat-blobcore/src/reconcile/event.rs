@@ -54,6 +54,8 @@ pub enum Event {
         /// Whether an admitted connection came of it.
         ok: bool,
     },
+    /// There is room again on a file system that was full.
+    RoomMade,
     /// The policy has changed, or the clock has become trusted.
     PolicyChanged,
     /// The user, or a lost ledger, wants a distribution delivered again.

@@ -95,7 +95,9 @@ impl fmt::Display for Reason {
             Self::NothingHeard { .. } => f.write_str("nothing was heard of it, and it is not connected to this node"),
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::QuotaUsedUp => f.write_str("the quota is used up: it waits until others are done"),
-            Self::StoreFull(until) => write!(f, "the file system of the store is full: tried again at {until}"),
+            Self::StoreFull(until) => {
+                write!(f, "no space on the file system of the store: tried again when there is some, and at {until}")
+            }
             Self::NoHolderConnected { holders } => {
                 let names: Vec<_> = holders.iter().take(3).map(EndpointId::short).collect();
                 write!(f, "none of the {} known holders is connected ({})", holders.len(), names.join(", "))

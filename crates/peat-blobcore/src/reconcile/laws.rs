@@ -24,6 +24,7 @@ enum Op {
     Retires(u8),
     Redeliver(usize),
     Reconciled(u8),
+    RoomMade,
     Waits(u64),
     ClockGoesBack(u64),
     Restarts,
@@ -81,6 +82,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (2_u8..7).prop_map(Op::Retires),
         1 => any::<usize>().prop_map(Op::Redeliver),
         1 => (2_u8..7).prop_map(Op::Reconciled),
+        1 => Just(Op::RoomMade),
         4 => (1_u64..400_000).prop_map(Op::Waits),
         1 => (1_u64..900_000).prop_map(Op::ClockGoesBack),
         1 => Just(Op::Restarts),
@@ -139,6 +141,7 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
             bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true;
             Some(give(bench, Event::NodeChanged(peer(who))))
         }
+        Op::RoomMade => Some(give(bench, Event::RoomMade)),
         Op::Waits(millis) => {
             bench.wait(Duration::from_millis(millis));
             Some(Event::Timer)
@@ -195,7 +198,7 @@ proptest! {
         }).collect();
         prop_assert_eq!(running, cancelled);
         bench.now = bench.now.plus(Duration::from_secs(3600));
-        for event in [Event::Timer, Event::PeerUp(peer(2)), Event::PolicyChanged] {
+        for event in [Event::Timer, Event::PeerUp(peer(2)), Event::RoomMade, Event::PolicyChanged] {
             prop_assert_eq!(bench.raw(event), Vec::new());
         }
     }

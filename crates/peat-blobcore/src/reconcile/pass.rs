@@ -89,6 +89,7 @@ impl Pass<'_> {
             Event::FetchEnded { fetch, outcome } => self.fetch_ended(fetch, outcome),
             Event::DeliveryEnded { distribution, outcomes } => self.delivery_ended(distribution, outcomes),
             Event::DialEnded { peer, .. } => self.memory.peers.dial_ended(peer, self.now, self.seed, &self.policy.patience),
+            Event::RoomMade => self.end_rests(),
             Event::PolicyChanged => self.mark_all(),
             Event::Redeliver(id) => {
                 if let Some(known) = self.memory.known.get_mut(&id).filter(|known| !known.again) {

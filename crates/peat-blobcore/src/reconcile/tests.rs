@@ -182,6 +182,23 @@ fn a_full_store_is_recorded_once_and_tried_again_later() {
 }
 
 #[test]
+fn room_ends_the_wait_for_it_at_once() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    bench.settle(Event::PeerUp(peer(2)));
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::NoSpace);
+    assert!(bench.running.is_empty());
+    bench.settle(Event::RoomMade);
+    bench.fetch_ended(bench.running[0], FetchOutcome::Done);
+    bench.delivery_ended(id, &FileOutcome::Failed { error: "no space".into(), retry: true });
+    assert!(bench.delivering.is_empty());
+    bench.settle(Event::RoomMade);
+    bench.delivery_ended(id, &FileOutcome::Delivered);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
 fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_again() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(2)));

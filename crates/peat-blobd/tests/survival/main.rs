@@ -2,4 +2,5 @@
 
 mod kills;
 mod power;
+mod room;
 mod victim;
