@@ -170,6 +170,19 @@ impl SimNode {
         self.changes.clear();
     }
 
+    /// Drops what is damaged, unless this node sent it and may be the only one to have it. Returns the distributions that it was
+    /// kept for.
+    pub(super) fn check(&mut self) -> Vec<DistributionId> {
+        let sent = self.documents.values().filter(|document| document.manifest.sender == self.id);
+        let own: BTreeSet<_> = sent.flat_map(|document| blobs_of(&document.manifest)).collect();
+        let lost: BTreeSet<_> = std::mem::take(&mut self.damaged).difference(&own).copied().collect();
+        self.blobs.retain(|blob| !lost.contains(blob));
+        let concerned = |id: &&DistributionId| {
+            self.documents.get(*id).is_some_and(|document| blobs_of(&document.manifest).iter().any(|blob| lost.contains(blob)))
+        };
+        self.pins.keys().filter(concerned).copied().collect()
+    }
+
     /// Deletes what no pin keeps.
     pub(super) fn collect_garbage(&mut self) {
         let pinned: BTreeSet<BlobHash> = self

@@ -74,7 +74,12 @@ impl Scenario {
                     world.tell_after(node, 0, Event::RoomMade);
                 }
             }
-            14 => world.nodes[node].collect_garbage(),
+            14 => {
+                world.nodes[node].collect_garbage();
+                for id in world.nodes[node].check() {
+                    world.tell_after(node, 0, Event::Lost(id));
+                }
+            }
             15 => {
                 let blobs: Vec<_> = world.nodes[node].blobs.iter().copied().collect();
                 if !blobs.is_empty() {

@@ -114,6 +114,7 @@ impl Inner {
         };
         // False when it was collected, or made whole again, while it was looked at.
         if self.index.mark(hash, row.added, true)? {
+            lock(&self.lost).insert(*hash);
             found.push(*hash);
         }
         Ok(())

@@ -27,7 +27,7 @@ mod registry;
 mod tests;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -134,6 +134,8 @@ struct Inner {
     assemblies: registry::Registry,
     /// How many readers each blob has.
     readers: Mutex<BTreeMap<BlobHash, usize>>,
+    /// What was found damaged or gone and nobody was told of yet.
+    lost: Mutex<BTreeSet<BlobHash>>,
 }
 
 impl fmt::Debug for Content {
@@ -162,6 +164,7 @@ impl Content {
             commits: commit::Queue::default(),
             assemblies: registry::Registry::default(),
             readers: Mutex::default(),
+            lost: Mutex::default(),
         };
         inner.recover(unclean)?;
         Ok(Self(Arc::new(inner)))
@@ -184,6 +187,11 @@ impl Content {
     /// Where it is.
     pub(crate) fn directory(&self) -> &Path {
         self.0.layout.dir()
+    }
+
+    /// What was found damaged or gone since this was asked last.
+    pub(crate) fn take_lost(&self) -> BTreeSet<BlobHash> {
+        std::mem::take(&mut lock(&self.0.lost))
     }
 
     /// How much of a blob is here.

@@ -176,6 +176,7 @@ impl Inner {
         match self.index.mark(hash, row.added, true) {
             Ok(true) => {
                 fault::point("content.damage.marked");
+                lock(&self.lost).insert(*hash);
                 ContentError::Damaged(*hash)
             }
             Ok(false) => ContentError::Absent(*hash),

@@ -51,6 +51,8 @@ pub(crate) enum Request {
     Redeliver(DistributionId),
     /// The policy is another one now.
     Policy(Box<Policy>),
+    /// What was found damaged or gone is to be fetched again.
+    Mend,
     /// How a distribution stands.
     Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
     /// What a parcel wants.
@@ -383,6 +385,7 @@ impl Driver {
                 self.policy = Policy { inbox: self.policy.inbox, ..*policy };
                 self.decide(Event::PolicyChanged).await;
             }
+            Request::Mend => self.mend().await,
             Request::Status { id, answer } => {
                 // Who asked may have gone.
                 let _ = answer.send(self.status(&id));
@@ -531,8 +534,25 @@ impl Driver {
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
         }
         self.write_again().await;
+        self.mend().await;
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
+        }
+    }
+
+    /// Fetches again what this disk has lost of that which is kept for a distribution.
+    async fn mend(&mut self) {
+        let lost = self.content.take_lost();
+        let mut concerned = BTreeSet::new();
+        for blob in &lost {
+            match self.content.distributions_of(blob) {
+                Ok(ids) => concerned.extend(ids),
+                Err(error) => tracing::error!(%blob, %error, "cannot find out what a lost blob was kept for"),
+            }
+        }
+        for id in concerned {
+            tracing::warn!(distribution = %id, "some of it was lost on this disk and is fetched again");
+            self.decide(Event::Lost(id)).await;
         }
     }
 

@@ -270,14 +270,16 @@ impl Node {
         self.request(Request::Policy(Box::new(policy))).await
     }
 
-    /// Reads everything in the store and holds it against its hashes. What is damaged is marked, and fetched again when it is
-    /// needed.
+    /// Reads everything in the store and holds it against its hashes. What is damaged is served to nobody, and what is kept for
+    /// a distribution is fetched again from another holder.
     ///
     /// # Errors
     /// When the store cannot be read at all.
     pub async fn check(&self) -> Result<CheckReport, Error> {
         let content = self.content.clone();
-        Ok(blocking(move || content.check(&mut |_| std::ops::ControlFlow::Continue(()))).await??)
+        let report = blocking(move || content.check(&mut |_| std::ops::ControlFlow::Continue(()))).await??;
+        self.request(Request::Mend).await?;
+        Ok(report)
     }
 
     /// Drops every blob that nothing pins.

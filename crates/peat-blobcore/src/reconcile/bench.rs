@@ -207,7 +207,8 @@ impl Bench {
                 let document = &self.view.documents[&distribution];
                 let mine = is_target(self.view.nodes(), document, &peer(ME));
                 let carried = document.manifest.carry.permits(&peer(ME)) && self.policy.carry_quota_bytes > 0;
-                assert!(mine || carried, "fetches only what is meant for it or carried");
+                let sent = document.manifest.sender == peer(ME);
+                assert!(mine || carried || sent, "fetches only what is meant for it, carried, or its own");
                 assert!(!self.view.blobs.contains(&blob), "fetches only what is not here");
                 assert!(self.view.pins.contains_key(&distribution), "fetches only what is pinned");
                 assert_ne!(source, peer(ME));

@@ -134,16 +134,21 @@ impl Pass<'_> {
         let starved = !whole && !flying && !rests && (!connected || (fetching.todo.is_empty() && !fetching.stuck.is_empty()));
         fetching.starved = if starved { fetching.starved.or(Some(self.now)) } else { None };
         let announce = whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);
-        let carried = whole && fetching.reason == PinReason::Carry;
-        let mut demands = match (starved, carried) {
-            (true, _) => job.interests.clone(),
-            (_, true) => self.to_reach(&distribution),
-            _ => Default::default(),
-        };
+        let restored = whole && fetching.reason == PinReason::Sent;
+        let for_others = fetching.reason == PinReason::Sent || (whole && fetching.reason == PinReason::Carry);
+        let mut demands = if starved { job.interests.clone() } else { Default::default() };
+        if for_others {
+            demands.extend(self.to_reach(&distribution));
+        }
         demands.retain(|peer| !self.memory.peers.is_up(peer));
         self.demand(id, demands);
         if announce && outstanding(self.view, &distribution).iter().any(|target| *target != self.me) {
             self.actions.push(Action::Announce { distribution: id });
+        }
+        if restored && let Some(known) = self.memory.known.get_mut(&id) {
+            // The sender has again what it had lost, and is no more than the sender.
+            known.again = false;
+            self.memory.dirty.insert(id);
         }
         if let Some((state, error)) = self.progress(id) {
             self.record(id, state, error);
@@ -155,6 +160,9 @@ impl Pass<'_> {
     /// The record that describes a fetching job. What is over soon is not recorded in between.
     fn progress(&self, id: DistributionId) -> Option<(TargetState, Option<String>)> {
         let Some(Work::Fetching(fetching)) = self.memory.jobs.get(&id).map(|job| &job.work) else { return None };
+        if fetching.reason == PinReason::Sent {
+            return None;
+        }
         let patience = &self.policy.patience;
         let late = self.now >= fetching.since.plus(patience.quiet);
         let is_target = fetching.reason == PinReason::Target;

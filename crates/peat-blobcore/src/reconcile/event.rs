@@ -33,6 +33,8 @@ pub enum Event {
     Offered(DistributionId),
     /// A blob came to be here, whole and durable, other than by a fetch.
     BlobHeld(BlobHash),
+    /// A blob that was kept here for the distribution is gone, or was found damaged.
+    Lost(DistributionId),
     /// A fetch ended. Comes once for each [`Action::Fetch`](super::Action::Fetch); after a cancellation it may stay out.
     FetchEnded {
         /// Which.

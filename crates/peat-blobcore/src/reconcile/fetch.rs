@@ -375,11 +375,14 @@ impl Pass<'_> {
     pub(super) fn admit(&mut self, id: DistributionId) -> bool {
         let Some(job) = self.memory.jobs.get(&id) else { return false };
         let Work::Fetching(fetching) = &job.work else { return false };
-        let (reason, bytes) = (fetching.reason, job.distribution.manifest.total_bytes());
+        let reason = fetching.reason;
         if !fetching.admitted {
-            let quota = match reason {
-                PinReason::Carry => Some(self.policy.carry_quota_bytes),
-                PinReason::Target | PinReason::Sent => self.policy.quota_bytes,
+            let bytes = job.distribution.manifest.total_bytes();
+            let (quota, bytes) = match reason {
+                PinReason::Carry => (Some(self.policy.carry_quota_bytes), bytes),
+                PinReason::Target => (self.policy.quota_bytes, bytes),
+                // What it sent is its own, and under nobody's quota.
+                PinReason::Sent => (None, 0),
             };
             let own = self.memory.known.get(&id).and_then(|known| known.account).map_or(0, |(_, bytes)| bytes);
             let taken = self.memory.accounts.get(&reason).copied().unwrap_or_default().saturating_sub(own);

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::bench::{Bench, ME, Sketch, peer};
 use super::*;
-use crate::model::{BlobHash, Carry, DistributionId, NodeRef, Priority, Scope, TargetState};
+use crate::document::Distribution;
+use crate::model::{BlobHash, Carry, DistributionId, Files, NodeRef, Priority, Scope, TargetState};
 
 /// One thing that happens; numbers choose among what there is.
 #[derive(Debug, Clone)]
@@ -25,6 +26,7 @@ enum Op {
     Redeliver(usize),
     Reconciled(u8),
     RoomMade,
+    Loses(usize),
     Waits(u64),
     ClockGoesBack(u64),
     Restarts,
@@ -83,6 +85,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Redeliver),
         1 => (2_u8..7).prop_map(Op::Reconciled),
         1 => Just(Op::RoomMade),
+        1 => any::<usize>().prop_map(Op::Loses),
         4 => (1_u64..400_000).prop_map(Op::Waits),
         1 => (1_u64..900_000).prop_map(Op::ClockGoesBack),
         1 => Just(Op::Restarts),
@@ -91,6 +94,10 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn pick<T: Clone>(from: &[T], choice: usize) -> Option<T> {
     (!from.is_empty()).then(|| from[choice % from.len()].clone())
+}
+
+fn consists_of(document: &Distribution, blob: &BlobHash) -> bool {
+    matches!(&document.manifest.files, Files::Inline(files) if files.iter().any(|file| file.blob == *blob))
 }
 
 /// Lets it happen; returns the event, where giving it twice must change nothing.
@@ -140,6 +147,13 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
         Op::Retires(who) => {
             bench.view.nodes.get_mut(&peer(who)).expect("a member").retired = true;
             Some(give(bench, Event::NodeChanged(peer(who))))
+        }
+        Op::Loses(which) => {
+            let blob = pick(&bench.view.blobs.iter().copied().collect::<Vec<_>>(), which)?;
+            bench.view.blobs.remove(&blob);
+            let kept = |id: &DistributionId| bench.view.documents.get(id).is_some_and(|document| consists_of(document, &blob));
+            let concerned: Vec<_> = bench.view.pins.keys().copied().filter(kept).collect();
+            concerned.into_iter().map(|id| give(bench, Event::Lost(id))).last()
         }
         Op::RoomMade => Some(give(bench, Event::RoomMade)),
         Op::Waits(millis) => {

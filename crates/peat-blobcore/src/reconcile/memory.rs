@@ -44,6 +44,7 @@ pub struct Memory {
 pub(super) struct Known {
     pub(super) wake: Option<Timestamp>,
     pub(super) state: Option<DistributionState>,
+    /// Whether its blobs are to be here once more, though all was done: to be delivered again, or since some were lost.
     pub(super) again: bool,
     pub(super) account: Option<(PinReason, u64)>,
 }

@@ -86,17 +86,17 @@ impl Pass<'_> {
             Event::Holding { peer, distribution } => self.hint(peer, distribution),
             Event::Offered(id) => self.offered(id),
             Event::BlobHeld(blob) => self.blob_held(blob),
+            Event::Lost(id) => {
+                self.do_again(id);
+                // A job that had them all goes on.
+                self.look_for_blobs(id);
+            }
             Event::FetchEnded { fetch, outcome } => self.fetch_ended(fetch, outcome),
             Event::DeliveryEnded { distribution, outcomes } => self.delivery_ended(distribution, outcomes),
             Event::DialEnded { peer, .. } => self.memory.peers.dial_ended(peer, self.now, self.seed, &self.policy.patience),
             Event::RoomMade => self.end_rests(),
             Event::PolicyChanged => self.mark_all(),
-            Event::Redeliver(id) => {
-                if let Some(known) = self.memory.known.get_mut(&id).filter(|known| !known.again) {
-                    known.again = true;
-                    self.memory.dirty.insert(id);
-                }
-            }
+            Event::Redeliver(id) => self.do_again(id),
             Event::Timer => self.memory.armed = None,
             Event::Stop => {
                 self.memory.stopped = true;
@@ -105,6 +105,13 @@ impl Pass<'_> {
                     self.actions.push(Action::CancelFetch { fetch });
                 }
             }
+        }
+    }
+
+    fn do_again(&mut self, id: DistributionId) {
+        if let Some(known) = self.memory.known.get_mut(&id) {
+            known.again = true;
+            self.memory.dirty.insert(id);
         }
     }
 
@@ -241,6 +248,9 @@ impl Pass<'_> {
             && let Some(roster) = roster_to_write(self.view, &distribution)
         {
             self.actions.push(Action::WriteRoster { distribution: id, roster });
+        }
+        if self.memory.known.get(&id).is_some_and(|known| known.again) {
+            return self.fetch(id, distribution, PinReason::Sent);
         }
         let open = distribution.roster.is_none();
         let demands = self.to_reach(&distribution);

@@ -199,6 +199,50 @@ fn room_ends_the_wait_for_it_at_once() {
 }
 
 #[test]
+fn what_is_lost_is_fetched_again_by_target_carrier_and_sender_and_changes_no_record() {
+    // A target that has its receipt, while another target is still to come.
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let id = bench.add(&Sketch { scope: only(&[ME, 3]), ..Sketch::default() });
+    deliver_all(&mut bench, id);
+    let before = bench.view.documents[&id].targets.clone();
+    loses(&mut bench, id);
+    assert_eq!(bench.running.len(), 1);
+    bench.fetch_ended(bench.running[0], FetchOutcome::Done);
+    bench.delivery_ended(id, &FileOutcome::AlreadyThere);
+    assert_eq!(bench.view.documents[&id].targets, before);
+    // A carrier that has everything.
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    bench.wait(bench.policy.patience.carry_after);
+    bench.fetch_ended(bench.running[0], FetchOutcome::Done);
+    loses(&mut bench, id);
+    assert_eq!(bench.running.len(), 1);
+    // A sender, from a target; it goes on reaching the other meanwhile and afterwards.
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.settle(Event::Reconciled(peer(2)));
+    let id = bench.add(&Sketch { sender: ME, scope: only(&[2, 3]), ..Sketch::default() });
+    bench.say(id, 2, TargetState::Delivered);
+    bench.policy.quota_bytes = Some(1);
+    loses(&mut bench, id);
+    assert_eq!((bench.running.len(), bench.dialling.clone()), (1, vec![peer(3)]));
+    bench.fetch_ended(bench.running[0], FetchOutcome::Done);
+    assert!(!bench.view.documents[&id].targets.contains_key(&peer(ME)));
+    assert_eq!((bench.running.len(), bench.view.pins[&id]), (0, PinReason::Sent));
+    bench.settle(Event::DialEnded { peer: peer(3), ok: false });
+    bench.dialling.clear();
+    bench.wait(bench.policy.patience.backoff_max);
+    assert_eq!(bench.dialling, vec![peer(3)]);
+}
+
+fn loses(bench: &mut Bench, id: crate::model::DistributionId) {
+    bench.view.blobs.clear();
+    bench.settle(Event::Lost(id));
+}
+
+#[test]
 fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_again() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(2)));

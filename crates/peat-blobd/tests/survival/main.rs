@@ -1,5 +1,6 @@
 //! What a daemon has to survive, over real processes.
 
+mod damage;
 mod kills;
 mod power;
 mod room;
