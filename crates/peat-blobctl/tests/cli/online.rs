@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use peat_blobcore::model::Carry;
 use peat_blobd::{Config, Running};
 use tokio::runtime::Runtime;
 
@@ -160,8 +161,17 @@ fn bytes_are_streamed_from_standard_input_and_from_files() {
     let send = ["--daemon", &socket, "send", "-", "--name", "deep/in.txt", "--wait", "--timeout", "60s", "--to", "bravo"];
     ctl_with_input(work.path(), &send, "streamed").ok();
     assert_eq!(std::fs::read_to_string(work.path().join("bravo.inbox/deep/in.txt")).unwrap(), "streamed");
-    daemons.at("alpha", &["send", "outbox", "--stream", "--wait", "--timeout", "60s", "--to", "role=bravo"]).ok();
+    let carry = ["--carry", "bravo", "--carry", &"e".repeat(64), "--root-name", "orders", "--output", "json"];
+    let send = ["send", "outbox", "--stream", "--wait", "--timeout", "60s", "--to", "role=bravo"];
+    let sent = daemons.at("alpha", &[&send[..], &carry[..]].concat()).ok().json();
+    assert_eq!(sent["status"]["root_name"], "orders");
     assert_eq!(std::fs::read_to_string(work.path().join("bravo.inbox/sub/file")).unwrap(), "content");
+    let id = sent["distribution_id"].as_str().unwrap().parse().unwrap();
+    let manifest = daemons.runtime.block_on(daemons.node("bravo").distribution(id)).unwrap().manifest.clone();
+    let carriers = [daemons.node("bravo").id(), "e".repeat(64).parse().unwrap()];
+    assert_eq!(manifest.carry, Carry::Nodes(carriers.to_vec()));
+    assert_eq!(daemons.at("alpha", &["send", "outbox", "--carry", "nobody-known"]).code, Some(4));
+    assert_eq!(daemons.at("alpha", &["send", "outbox", "--carry", "none", "--carry", "bravo"]).code, Some(2));
 }
 
 #[test]
