@@ -5,6 +5,7 @@ mod daemon;
 mod demo;
 mod failure;
 mod output;
+mod replacement;
 mod secret;
 mod show;
 mod values;
@@ -84,6 +85,8 @@ enum Verb {
     /// Puts envelopes and blobs into one file, for links that are a USB stick, and takes them out.
     #[command(subcommand)]
     Parcel(verbs::parcel::Options),
+    /// Expels a node for good, with the authority's key: every member that hears of it cuts it off.
+    Revoke(verbs::declare::Options),
     /// Decides about members of the formation.
     #[command(subcommand)]
     Node(verbs::node::Options),
@@ -159,6 +162,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Check => on_runtime(verbs::store::check(output, address)),
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
         Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
+        Verb::Revoke(options) => on_runtime(verbs::declare::run(verbs::declare::Declaration::Revoked, &options, output, address)),
         Verb::Node(options) => on_runtime(verbs::node::run(&options, output, address)),
         Verb::Completion(options) => verbs::pages::completion(&options, output),
         Verb::Man(options) => verbs::pages::man(&options, output),

@@ -93,6 +93,27 @@ pub(crate) fn api_priority(priority: model::Priority) -> blob::Priority {
     }
 }
 
+/// Who may hold what is sent for targets that are out of reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Carry {
+    Nobody,
+    Members,
+    /// By name or endpoint id.
+    Nodes(Vec<String>),
+}
+
+/// Reads `none`, `members`, or nodes.
+pub(crate) fn carry(who: &[String]) -> Result<Carry, String> {
+    match who {
+        [one] if one == "none" => Ok(Carry::Nobody),
+        [one] if one == "members" => Ok(Carry::Members),
+        several => match several.iter().find(|text| *text == "none" || *text == "members") {
+            Some(alone) => Err(format!("{alone:?} cannot be combined with others: give `none`, `members`, or nodes")),
+            None => Ok(Carry::Nodes(several.to_vec())),
+        },
+    }
+}
+
 /// Whom it is for: `all`, nodes by name or id, or one label selector (a text with `=`, `!` or `(` in it, which no name needs).
 pub(crate) fn scope(to: &[String]) -> Result<model::Scope, String> {
     let selects = |text: &&String| text.contains(['=', '!', '(']);
@@ -148,6 +169,15 @@ mod tests {
         assert!(read(&["role="]).is_err());
         assert!(read(&["all", "bravo"]).unwrap_err().contains("\"all\""));
         assert!(read(&["bravo", "role=edge"]).is_err());
+    }
+
+    #[test]
+    fn carriers_are_nobody_any_member_or_nodes() {
+        let read = |who: &[&str]| carry(&who.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(read(&["none"]), Ok(Carry::Nobody));
+        assert_eq!(read(&["members"]), Ok(Carry::Members));
+        assert_eq!(read(&["bravo", "charlie"]), Ok(Carry::Nodes(vec!["bravo".to_owned(), "charlie".to_owned()])));
+        assert!(read(&["bravo", "none"]).unwrap_err().contains("\"none\""));
     }
 
     #[test]

@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use peat_blob_tests::fleet::{Fleet, completed, connected, contents, eventually};
+use peat_blob_tests::raw::TestClock;
+use peat_blobcore::clock::{Clock as _, SystemClock};
+use peat_blobcore::identity::AuthorityKey;
 use peat_blobcore::model::{Carry, NodeRef, Scope};
+use peat_blobcore::parcel::{Header, ParcelWriter};
 use peat_blobcore::reconcile::Policy;
 use peat_blobcore::{Error, ErrorKind, Node, ParcelReport, ParcelSelection, SendRequest};
 
@@ -214,6 +219,35 @@ async fn a_revocation_travels_in_every_parcel() {
     assert_eq!(known.envelopes, 3, "both members and the revocation");
     alpha.shutdown().await;
     bravo.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_authority_signed_away_from_any_node_counts_unless_it_is_from_the_future_or_anothers() {
+    let fleet = Fleet::new();
+    let lost = fleet.enroll("lost", &[]).id();
+    fleet.enroll("alpha", &[]);
+    let now = SystemClock.now();
+    let behind = now.minus(Duration::from_secs(3 * 24 * 3600));
+    let alpha = fleet.describe("alpha").clock(TestClock::at(behind)).start().await.expect("it starts");
+    let signed = |authority: &AuthorityKey, time| {
+        let header = Header { formation: fleet.formation.id(), exporter: authority.id(), made_at: time };
+        let mut parcel = Vec::new();
+        let mut writer = ParcelWriter::begin(&mut parcel, &header).expect("memory");
+        writer.envelope(&authority.revoke(&lost, "captured", time).expect("a short reason")).expect("memory");
+        writer.finish().expect("memory");
+        std::io::Cursor::new(parcel)
+    };
+    let figures = |report: ParcelReport| (report.new_envelopes, report.held_envelopes, report.refused_envelopes);
+    let import = async |parcel| figures(alpha.import_parcel(parcel).await.expect("a whole parcel"));
+    assert_eq!(import(signed(&AuthorityKey::generate(), behind)).await, (0, 0, 1));
+    assert_eq!(import(signed(&fleet.authority, now)).await, (0, 1, 0));
+    assert!(alpha.gone().revoked.is_empty());
+    assert_eq!(import(signed(&fleet.authority, behind)).await, (1, 0, 0));
+    assert_eq!(alpha.gone().revoked, BTreeSet::from([lost]));
+    let known = alpha.stats().accepted;
+    alpha.revoke(lost, "again", &fleet.authority).await.expect("it is so already");
+    assert_eq!(alpha.stats().accepted, known, "nothing is written");
+    alpha.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

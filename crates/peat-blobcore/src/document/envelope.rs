@@ -65,6 +65,19 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// A register's value.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::TooLarge`] when it has more than [`MAX_REGISTER_BYTES`].
+    pub fn register(version: u64, value: Vec<u8>) -> Result<Self, EnvelopeError> {
+        if value.len() > MAX_REGISTER_BYTES {
+            return Err(EnvelopeError::TooLarge(value.len()));
+        }
+        Ok(Self::Register { version, value })
+    }
+}
+
 /// A change or register with what it takes to judge it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -74,7 +87,7 @@ pub struct Envelope {
     pub key: [u8; 32],
     /// Who says it.
     pub author: EndpointId,
-    /// The life of the author's data directory in which it was said.
+    /// The life of the author's data directory in which it was said. All zero for the authority, which has none.
     pub incarnation: Incarnation,
     /// The credential that the author had then. All zero for the authority, which needs none.
     pub credential: CredentialHash,
@@ -121,6 +134,9 @@ struct Head {
 }
 
 impl Envelope {
+    /// The expiry of what counts for ever: retirements and revocations.
+    pub const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
+
     /// The envelope's id: the hash of all its bytes. The signature is part of them, so that a copy with a broken signature
     /// has another id than the honest one.
     #[must_use]
@@ -168,10 +184,7 @@ impl Envelope {
         let body = match (kind, read.change, read.register_version, read.register_value) {
             (Kind::Distribution, Some(change), None, None) => Body::Change(change.into()),
             (Kind::Node | Kind::Retired | Kind::Revoked, None, Some(version), Some(value)) => {
-                if value.len() > MAX_REGISTER_BYTES {
-                    return Err(EnvelopeError::TooLarge(value.len()));
-                }
-                Body::Register { version, value: value.into() }
+                Body::register(version, value.into())?
             }
             _ => return Err(EnvelopeError::BodyDoesNotFit),
         };

@@ -4,6 +4,7 @@
 
 mod change;
 mod change_reader;
+mod declaration;
 mod distribution;
 #[expect(clippy::module_inception, reason = "the document is what the module is named after")]
 mod document;
@@ -16,6 +17,7 @@ mod tests;
 mod writer;
 
 pub use change::ChangeError;
+pub use declaration::{retirement, revocation};
 pub use distribution::{Distribution, Section};
 pub use document::{Document, Entry, Inserted, Verdict};
 pub use envelope::{

@@ -305,7 +305,8 @@ mod tests {
             (CertificateBody { labels: labels("", "value"), ..body.clone() }, Rejection::BadLabels),
             (CertificateBody { labels: labels("key", &"v".repeat(2 * 1024)), ..body }, Rejection::BadLabels),
         ] {
-            let signature = authority.as_node_key().sign(&body.signed_bytes()).to_vec();
+            let key = NodeKey::from_base64(&authority.to_base64()).expect("a key");
+            let signature = key.sign(&body.signed_bytes()).to_vec();
             let credential = Credential::Certificate(Certificate { body, signature });
             assert_eq!(formation.verify(&node, &credential, EXPIRY), Err(expected));
         }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use data_encoding::BASE64;
 
 use crate::ErrorKind;
-use crate::model::{Certificate, CertificateBody, Credential, CredentialError, EndpointId, FormationId};
+use crate::document::{EnvelopeError, retirement, revocation};
+use crate::model::{Certificate, CertificateBody, Credential, CredentialError, EndpointId, FormationId, Timestamp};
 
 use super::Rejection;
 use super::formation::check_body;
@@ -210,10 +212,43 @@ impl AuthorityKey {
         self.0.endpoint_id()
     }
 
-    /// The key in the form that signs envelopes: retirements and revocations are the authority's.
-    #[must_use]
-    pub fn as_node_key(&self) -> &NodeKey {
-        &self.0
+    /// Expels a node: the signed envelope that says so, made away from any node. Whoever takes it in passes it on, and every
+    /// member that hears of it cuts the node off, for ever. [`Node::import_parcel`](crate::Node::import_parcel) takes it in:
+    ///
+    /// ```
+    /// use peat_blobcore::identity::{AuthorityKey, FormationKey, NodeKey};
+    /// use peat_blobcore::clock::{Clock as _, SystemClock};
+    /// use peat_blobcore::parcel::{Header, ParcelWriter};
+    ///
+    /// # let (formation, authority) = (FormationKey::generate(), AuthorityKey::generate());
+    /// # let captured = NodeKey::generate().endpoint_id();
+    /// let now = SystemClock.now();
+    /// let revocation = authority.revoke(&captured, "captured", now)?;
+    /// let header = Header { formation: formation.id(), exporter: authority.id(), made_at: now };
+    /// let mut parcel = Vec::new();
+    /// let mut writer = ParcelWriter::begin(&mut parcel, &header)?;
+    /// writer.envelope(&revocation)?;
+    /// writer.finish()?;
+    /// // At any node, at once or once a stick has brought it there: node.import_parcel(std::io::Cursor::new(parcel)).await
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// `now` is the register's version. A node holds back what is dated more than a day ahead of its own clock; a time in the
+    /// past counts, unless the authority has said the same later, which changes nothing.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::TooLarge`] when the reason is too long.
+    pub fn revoke(&self, node: &EndpointId, reason: &str, now: Timestamp) -> Result<Bytes, EnvelopeError> {
+        revocation(node, reason, now, self.0.as_iroh())
+    }
+
+    /// Declares a node gone for good, so that rosters leave it out: the signed envelope that says so. What
+    /// [`AuthorityKey::revoke`] says of its envelope holds of this one.
+    ///
+    /// # Errors
+    /// [`EnvelopeError::TooLarge`] when the reason is too long.
+    pub fn retire(&self, node: &EndpointId, reason: &str, now: Timestamp) -> Result<Bytes, EnvelopeError> {
+        retirement(node, reason, now, self.0.as_iroh())
     }
 
     /// States that the endpoint in `body` is a member.
@@ -281,7 +316,7 @@ impl TryFrom<EndpointId> for iroh::PublicKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Labels, Role, Timestamp};
+    use crate::model::{Labels, Role};
 
     /// Endpoint ids that deployed nodes derive.
     #[test]

@@ -244,22 +244,35 @@ impl Node {
         .await?
     }
 
-    /// Declares a node gone for good: rosters leave it out. In an enrolled formation this wants the authority's key.
+    /// Declares a node gone for good: rosters leave it out. In an enrolled formation this wants the authority's key; where
+    /// that is not at hand, see [`AuthorityKey::retire`]. Nothing happens when the node is retired already.
     ///
     /// # Errors
     /// What the replica refuses.
     pub async fn retire(&self, node: EndpointId, reason: &str, authority: Option<&AuthorityKey>) -> Result<(), Error> {
-        let (reason, key) = (reason.to_owned(), authority.map(|key| key.as_node_key().as_iroh().clone()));
-        self.write(move |replica| replica.retire(&node, &reason, key.as_ref())).await
+        let reason = reason.to_owned();
+        let signed = authority.map(|key| key.retire(&node, &reason, self.clock.now())).transpose().map_err(ReplicaError::from)?;
+        self.write(move |replica| match signed {
+            _ if replica.is_retired(&node) => Ok(Accepted::default()),
+            Some(signed) => replica.declare(signed),
+            None => replica.retire(&node, &reason),
+        })
+        .await
     }
 
-    /// Expels a node: nothing of it counts any more, and every member that hears of it cuts it off.
+    /// Expels a node: nothing of it counts any more, and every member that hears of it cuts it off. Where the authority's key
+    /// is not at hand, which it should not be on a node, see [`AuthorityKey::revoke`]. Nothing happens when the node is
+    /// revoked already.
     ///
     /// # Errors
     /// What the replica refuses: only the authority of an enrolled formation can revoke.
     pub async fn revoke(&self, node: EndpointId, reason: &str, authority: &AuthorityKey) -> Result<(), Error> {
-        let (reason, key) = (reason.to_owned(), authority.as_node_key().as_iroh().clone());
-        self.write(move |replica| replica.revoke(&node, &reason, &key)).await
+        let signed = authority.revoke(&node, reason, self.clock.now()).map_err(ReplicaError::from)?;
+        self.write(move |replica| match replica.is_revoked(&node) {
+            true => Ok(Accepted::default()),
+            false => replica.declare(signed),
+        })
+        .await
     }
 
     /// Puts other rules into force.

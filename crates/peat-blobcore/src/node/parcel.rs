@@ -35,6 +35,12 @@ pub struct ParcelReport {
     pub envelopes: u64,
     /// Envelopes that were new here; none at an export.
     pub new_envelopes: u64,
+    /// At an import: envelopes that are held back since they are dated more than a day ahead of this node's clock. They count
+    /// once it has come that far, if the node runs until then.
+    pub held_envelopes: u64,
+    /// At an import: envelopes that were refused, for reasons that the log has: not signed by a member or, where it takes one,
+    /// the authority; by a revoked node; expired.
+    pub refused_envelopes: u64,
     /// Distributions whose blobs are in it, as far as the exporter had them.
     pub distributions: u64,
     /// Blobs that were written, or that came to be whole here.
@@ -260,6 +266,8 @@ impl Import {
                     self.report.envelopes += envelopes.len() as u64;
                     let accepted = self.replica.accept(None, &envelopes)?;
                     self.report.new_envelopes += accepted.push.len() as u64;
+                    self.report.held_envelopes += accepted.held.len() as u64;
+                    self.report.refused_envelopes += accepted.refused;
                     self.driver.tell(Request::Wrote(accepted))?;
                 }
                 Item::Contents(distributions) => {

@@ -22,6 +22,8 @@ pub enum Reason {
     UnknownNames(Vec<String>),
     /// It was expelled.
     Revoked,
+    /// It was declared gone for good.
+    Retired,
     /// The sender was expelled, and nothing of it counts any more.
     SenderRevoked,
     /// The sender cancelled it.
@@ -84,6 +86,7 @@ impl fmt::Display for Reason {
             Self::NotMeant => f.write_str("the distribution is not meant for it"),
             Self::UnknownNames(names) => write!(f, "no member is known by the name {}", names.join(", ")),
             Self::Revoked => f.write_str("it was expelled from the formation"),
+            Self::Retired => f.write_str("it was declared gone for good, and is not waited for"),
             Self::SenderRevoked => f.write_str("its sender was expelled from the formation"),
             Self::Cancelled(at) => write!(f, "the sender cancelled it at {at}"),
             Self::Expired(at) => write!(f, "it expired at {at}"),
@@ -145,6 +148,9 @@ pub fn explain(
         return if unknown.is_empty() { Reason::NotMeant } else { Reason::UnknownNames(unknown) };
     }
     if *target != view.me() {
+        if view.nodes().get(target).is_some_and(|node| node.retired) {
+            return Reason::Retired;
+        }
         let (connected, dialling) = (memory.peers.is_up(target), memory.peers.is_dialling(target));
         return record.map_or(Reason::NothingHeard { connected, dialling }, Reason::Recorded);
     }

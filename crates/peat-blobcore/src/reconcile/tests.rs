@@ -349,6 +349,18 @@ fn nothing_of_a_sender_that_was_expelled_counts() {
 }
 
 #[test]
+fn who_was_retired_is_not_waited_for_and_the_status_says_why() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch::default());
+    let why = |bench: &Bench| explain(bench.now, &bench.policy, &bench.view, &bench.memory, &id, &peer(3));
+    assert!(matches!(why(&bench), Reason::NothingHeard { .. }));
+    bench.view.nodes.get_mut(&peer(3)).expect("a member").retired = true;
+    bench.settle(Event::NodeChanged(peer(3)));
+    assert_eq!(why(&bench), Reason::Retired);
+    assert!(!targets(&bench.view, &bench.view.documents[&id]).contains(&peer(3)));
+}
+
+#[test]
 fn records_in_between_leave_room_for_the_receipt() {
     let mut bench = Bench::new();
     bench.view.changes_left = 8;

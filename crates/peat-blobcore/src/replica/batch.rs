@@ -55,6 +55,7 @@ pub(super) struct Batch<'a, 'txn> {
     push: Vec<EnvelopeId>,
     clones: BTreeSet<EndpointId>,
     held: Vec<EnvelopeId>,
+    refused: u64,
     woken: Vec<Offer>,
     /// What is held back is reported once.
     retrying: bool,
@@ -81,6 +82,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             push: Vec::new(),
             clones: BTreeSet::new(),
             held: Vec::new(),
+            refused: 0,
             woken: Vec::new(),
             retrying: false,
         }
@@ -93,6 +95,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             push: self.push,
             clones: self.clones.into_iter().collect(),
             held: self.held,
+            refused: self.refused,
         }
     }
 
@@ -161,6 +164,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         why: &str,
     ) -> Result<(), redb::Error> {
         *self.state.stats.refused.entry(reason).or_default() += 1;
+        self.refused += 1;
         tracing::warn!(envelope = %id.short(), ?author, ?from, reason = reason.as_str(), why, "refused an envelope");
         if from.is_some() {
             self.dirty = true;

@@ -2,7 +2,7 @@
 
 use super::Reason;
 use crate::ErrorKind;
-use crate::document::ChangeError;
+use crate::document::{ChangeError, EnvelopeError};
 use crate::model::{DistributionId, ManifestError};
 
 /// Why a replica could not do what was asked.
@@ -30,8 +30,8 @@ pub enum ReplicaError {
     #[error("what was to be written is dated more than a day ahead of the clock, or waits for something unknown")]
     HeldBack,
     /// A record is over its limit.
-    #[error("the encoded record has {0} bytes, over the limit")]
-    TooLarge(usize),
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
 }
 
 impl ReplicaError {
@@ -42,7 +42,7 @@ impl ReplicaError {
             Self::Store(redb::Error::Io(error)) => ErrorKind::of_io(error),
             Self::Store(redb::Error::Corrupted(_)) => ErrorKind::Integrity,
             Self::Store(_) => ErrorKind::Failed,
-            Self::Manifest(_) | Self::TooLarge(_) => ErrorKind::Usage,
+            Self::Manifest(_) | Self::Envelope(_) => ErrorKind::Usage,
             Self::Unknown(_) => ErrorKind::NotFound,
             Self::Change(_) | Self::NotReady | Self::Refused(_) | Self::HeldBack => ErrorKind::Refused,
         }
@@ -57,6 +57,7 @@ impl ReplicaError {
             Self::Unknown(_) => "list the distributions; it may have expired, or not have come here yet",
             Self::NotReady => "connect it to any other node of the formation",
             Self::HeldBack => "check this node's clock",
+            Self::Refused(Reason::NotPermitted) => "sign it with the key of the formation's authority; nobody else may say that",
             Self::Refused(Reason::NotMember) => "check this node's certificate and its expiry",
             _ => return None,
         };

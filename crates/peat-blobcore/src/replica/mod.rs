@@ -74,6 +74,8 @@ pub struct Accepted {
     pub clones: Vec<EndpointId>,
     /// Envelopes that are held back because they do not fit this node's clock.
     pub held: Vec<EnvelopeId>,
+    /// How many envelopes were refused.
+    pub refused: u64,
 }
 
 /// Something that reads differently than before, or is gone.

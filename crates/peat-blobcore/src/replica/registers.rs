@@ -100,11 +100,13 @@ impl Registers {
     }
 
     pub(super) fn is_revoked(&self, id: &EndpointId) -> bool {
+        self.is_declared(Kind::Revoked, id)
+    }
+
+    /// Whether anybody says something under a key.
+    pub(super) fn is_declared(&self, kind: Kind, id: &EndpointId) -> bool {
         let zero = EndpointId::from_bytes([0; 32]);
-        self.0
-            .range((Kind::Revoked, *id, zero)..)
-            .next()
-            .is_some_and(|((kind, subject, _), _)| (*kind, *subject) == (Kind::Revoked, *id))
+        self.0.range((kind, *id, zero)..).next().is_some_and(|((found, subject, _), _)| (*found, *subject) == (kind, *id))
     }
 
     pub(super) fn count(&self, kind: Kind) -> usize {

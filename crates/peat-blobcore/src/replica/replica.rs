@@ -17,21 +17,17 @@ use super::store::{CLOCK, RECONCILED, Store, Tables};
 use super::waiting::Offer;
 use super::{Accepted, Limits, Membership, Reason, ReplicaError, Signer, Stats};
 use crate::clock::Clock;
-use crate::document::{
-    Body, Distribution, Document, Edit, Envelope, EnvelopeError, Kind, MAX_REGISTER_BYTES, Section, first_change,
-};
+use crate::document::{Body, Distribution, Document, Edit, Envelope, EnvelopeError, Kind, Section, first_change};
 use crate::fault;
 use crate::model::{
-    Credential, CredentialHash, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation,
-    TargetRecord, Timestamp, encode,
+    Credential, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation, TargetRecord, Timestamp,
+    encode,
 };
 
 /// How long a node's record counts. Nodes say it again long before.
 const NODE_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
 /// When a node says its record again though nothing in it changed.
 const NODE_RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
-/// Retirements and revocations count for ever.
-const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 
 /// A node's replica. Clones share it.
 #[derive(Clone)]
@@ -203,49 +199,39 @@ impl Replica {
                 return Ok(());
             }
             let version = batch.now.as_millis().max(slot.map_or(0, |slot| slot.version + 1));
-            let body = register(version, encode(&record))?;
+            let body = Body::register(version, encode(&record))?;
             let expiry = Timestamp::from_millis(version).plus(NODE_LIFETIME);
             say(batch, &self.envelope_of_ours(Kind::Node, *id.as_bytes(), expiry, body), &signer.secret)
         })?;
         Ok(accepted)
     }
 
-    /// Declares a node gone for good, as the authority; in deterministic mode, with no authority key, as this node.
+    /// Declares a node gone for good, as this node: in deterministic mode any member may. Nothing is written when it was
+    /// declared so before.
     ///
     /// # Errors
     /// [`ReplicaError::Refused`] when that is not permitted.
-    pub fn retire(&self, node: &EndpointId, reason: &str, authority: Option<&SecretKey>) -> Result<Accepted, ReplicaError> {
-        let value = encode(&Retirement { time: self.core.clock.now(), reason: reason.to_owned() });
-        self.declare(Kind::Retired, node, value, authority)
+    pub fn retire(&self, node: &EndpointId, reason: &str) -> Result<Accepted, ReplicaError> {
+        let ((), accepted) = self.batch(|batch| {
+            if batch.state.registers.is_declared(Kind::Retired, node) {
+                return Ok(());
+            }
+            let value = encode(&Retirement { time: batch.now, reason: reason.to_owned() });
+            let body = Body::register(batch.now.as_millis(), value)?;
+            let envelope = self.envelope_of_ours(Kind::Retired, *node.as_bytes(), Envelope::NEVER, body);
+            say(batch, &envelope, &self.core.signer.secret)
+        })?;
+        Ok(accepted)
     }
 
-    /// Expels a node: nothing that it said or will say counts any more.
+    /// Takes in what the authority has declared of a node: see [`revocation`](crate::document::revocation) and
+    /// [`retirement`](crate::document::retirement). Nothing is written when the authority has said so later.
     ///
     /// # Errors
-    /// [`ReplicaError::Refused`] when the key is not the authority's.
-    pub fn revoke(&self, node: &EndpointId, reason: &str, authority: &SecretKey) -> Result<Accepted, ReplicaError> {
-        let value = encode(&Revocation { time: self.core.clock.now(), reason: reason.to_owned() });
-        self.declare(Kind::Revoked, node, value, Some(authority))
-    }
-
-    fn declare(
-        &self,
-        kind: Kind,
-        subject: &EndpointId,
-        value: Vec<u8>,
-        authority: Option<&SecretKey>,
-    ) -> Result<Accepted, ReplicaError> {
-        let key = authority.unwrap_or(&self.core.signer.secret);
-        let author = EndpointId::from_bytes(*key.public().as_bytes());
-        let ((), accepted) = self.batch(|batch| {
-            let version = batch.state.registers.slot(kind, subject, &author).map_or(0, |slot| slot.version + 1);
-            let body = register(version.max(batch.now.as_millis()), value)?;
-            let mut envelope = self.envelope_of_ours(kind, *subject.as_bytes(), NEVER, body);
-            if authority.is_some() {
-                envelope = Envelope { author, credential: CredentialHash::from_bytes([0; 32]), ..envelope };
-            }
-            say(batch, &envelope, key)
-        })?;
+    /// [`ReplicaError::Envelope`] when it is none, [`ReplicaError::Refused`] when its author is not the authority.
+    pub fn declare(&self, declaration: Bytes) -> Result<Accepted, ReplicaError> {
+        let envelope = Envelope::open(&declaration)?;
+        let ((), accepted) = self.batch(|batch| take(batch, declaration, envelope))?;
         Ok(accepted)
     }
 
@@ -326,6 +312,12 @@ impl Replica {
             _ => None,
         };
         self.lock().registers.of(Kind::Revoked).filter_map(pick).collect()
+    }
+
+    /// Whether a node was declared gone for good.
+    #[must_use]
+    pub fn is_retired(&self, id: &EndpointId) -> bool {
+        self.lock().registers.is_declared(Kind::Retired, id)
     }
 
     /// Whether a node was expelled.
@@ -491,27 +483,24 @@ impl Replica {
     }
 }
 
-/// Signs an envelope of this node's or the authority's, and takes it in by the rules that hold for everyone.
+/// Signs an envelope of this node's, and takes it in.
 fn say(batch: &mut Batch<'_, '_>, envelope: &Envelope, key: &SecretKey) -> Result<(), ReplicaError> {
-    let bytes = Bytes::from(envelope.seal(key));
-    let offer = Offer { id: Envelope::id_of(&bytes), bytes, envelope: envelope.clone(), from: None };
+    take(batch, envelope.seal(key).into(), envelope.clone())
+}
+
+/// Takes in an envelope that is to count now, by the rules that hold for everyone.
+fn take(batch: &mut Batch<'_, '_>, bytes: Bytes, envelope: Envelope) -> Result<(), ReplicaError> {
+    let offer = Offer { id: Envelope::id_of(&bytes), bytes, envelope, from: None };
     let id = offer.id;
     match batch.offer(offer)? {
-        Outcome::Stored | Outcome::Known => Ok(()),
-        Outcome::Stale => Err(ReplicaError::HeldBack),
+        // Nothing of this node's is ever older than what is there, and a declaration that is says nothing new.
+        Outcome::Stored | Outcome::Known | Outcome::Stale => Ok(()),
         Outcome::Waits => {
             batch.state.waiting.remove(&id);
             Err(ReplicaError::HeldBack)
         }
         Outcome::Refused(reason) => Err(ReplicaError::Refused(reason)),
     }
-}
-
-fn register(version: u64, value: Vec<u8>) -> Result<Body, ReplicaError> {
-    if value.len() > MAX_REGISTER_BYTES {
-        return Err(ReplicaError::TooLarge(value.len()));
-    }
-    Ok(Body::Register { version, value })
 }
 
 /// The next change of this node to a document, with the document's expiry.

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Clock;
-use crate::document::{Body, Document, Edit, Envelope, Kind, MAX_SENDER_CHANGE_BYTES, Section, first_change};
+use crate::document::{
+    Body, Document, Edit, Envelope, EnvelopeError, Kind, MAX_SENDER_CHANGE_BYTES, Section, first_change, retirement, revocation,
+};
 use crate::model::*;
 
 mod hostile;
@@ -171,6 +173,11 @@ impl Node {
     }
 }
 
+/// A revocation of a node, signed away from any node.
+fn revoked_by(node: &Node, authority: &SecretKey) -> Bytes {
+    revocation(&node.id(), "captured", NOW, authority).expect("short")
+}
+
 fn node_record(credential: &Credential) -> NodeRecord {
     NodeRecord {
         name: "n".to_owned(),
@@ -291,7 +298,7 @@ fn everything_is_there_again_after_a_restart() {
     let id = a.send("file");
     sync(&a, &b);
     b.record(&id, TargetState::Delivered);
-    a.replica.retire(&b.id(), "scrapped", Some(&authority())).expect("retired");
+    a.replica.declare(retirement(&b.id(), "scrapped", NOW, &authority()).expect("short")).expect("retired");
     sync(&a, &b);
     let (ids, views, nodes) = (a.ids(), a.views(), a.replica.nodes());
     let a = a.restart();
@@ -332,8 +339,9 @@ fn no_more_documents_than_the_limit_are_in_memory() {
 fn in_deterministic_mode_any_member_may_retire_and_nobody_revokes() {
     let (a, b) = (Node::with(1, 1, Limits::default(), false), Node::with(2, 1, Limits::default(), false));
     sync(&a, &b);
-    a.replica.retire(&b.id(), "scrapped", None).expect("any member may");
-    assert!(matches!(a.replica.revoke(&b.id(), "lost", &authority()), Err(ReplicaError::Refused(Reason::NotPermitted))));
+    a.replica.retire(&b.id(), "scrapped").expect("any member may");
+    assert_eq!(a.replica.retire(&b.id(), "again").expect("it is so already"), Accepted::default());
+    assert!(matches!(a.replica.declare(revoked_by(&b, &authority())), Err(ReplicaError::Refused(Reason::NotPermitted))));
     sync(&a, &b);
     assert_eq!(b.replica.retired().len(), 1);
 }

@@ -1,7 +1,9 @@
 //! The verbs: each reads its options, has the library or the daemon do the work, and shows what came of it.
 
+mod authority;
 mod backup;
 mod bars;
+pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;
 pub(crate) mod enroll;
@@ -12,6 +14,7 @@ pub(crate) mod identity;
 pub(crate) mod keygen;
 pub(crate) mod list;
 pub(crate) mod node;
+mod nodes;
 pub(crate) mod pages;
 pub(crate) mod parcel;
 pub(crate) mod peer;

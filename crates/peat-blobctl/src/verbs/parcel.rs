@@ -1,6 +1,7 @@
 //! `parcel export` and `parcel import`: envelopes and blobs in one file, for links that are a USB stick.
 
-use std::io::{Read, Write as _};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,16 +10,17 @@ use clap::Subcommand;
 use connectrpc::client::Stream;
 use indicatif::HumanBytes;
 use peat_blobapi::blob::{
-    ExportParcelRequest, ImportParcelRequest, ListPeersRequest, ParcelReport, export_parcel_request,
-    oneof::export_parcel_response::Part,
+    ExportParcelRequest, ImportParcelRequest, ParcelReport, export_parcel_request, oneof::export_parcel_response::Part,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::nodes;
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind, of_daemon};
 use crate::output::Output;
-use crate::{secret, show};
+use crate::replacement::Replacement;
+use crate::show;
 
 /// Bytes of one message to the daemon.
 const CHUNK_BYTES: u64 = 256 * 1024;
@@ -75,7 +77,8 @@ async fn export(
         let distribution_ids = distributions.to_vec();
         export_parcel_request::Distributions { distribution_ids, ..Default::default() }.into()
     } else if !nodes.is_empty() {
-        export_parcel_request::Nodes { endpoint_ids: endpoint_ids(daemon, nodes).await?, ..Default::default() }.into()
+        let endpoint_ids = nodes::endpoint_ids(&nodes::known(daemon).await?, nodes)?;
+        export_parcel_request::Nodes { endpoint_ids, ..Default::default() }.into()
     } else {
         export_parcel_request::Everything::default().into()
     };
@@ -83,14 +86,9 @@ async fn export(
     if target == Path::new("-") {
         return fetch(daemon, request, |bytes| output.bytes(bytes)).await.map(drop);
     }
-    let cannot = || Failure::io(format!("cannot write {}", target.display()));
-    let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Its contents are for who is meant to have them: only its owner reads it, unless he says otherwise.
-    let mut file = tempfile::Builder::new().tempfile_in(parent).map_err(cannot())?;
-    let report = fetch(daemon, request, |bytes| file.write_all(bytes).map_err(cannot())).await?;
-    file.as_file().sync_all().map_err(cannot())?;
-    file.persist(target).map_err(|error| cannot()(error.error))?;
-    secret::sync_parent(target).map_err(cannot())?;
+    let mut file = Replacement::begin(target)?;
+    let report = fetch(daemon, request, |bytes| file.write(bytes)).await?;
+    file.finish()?;
     let mut document = document(&report);
     document["file"] = json!(target);
     output.result(&document, || {
@@ -107,19 +105,6 @@ async fn export(
         }
         lines.join("\n")
     })
-}
-
-/// The endpoint ids of nodes that the user names.
-async fn endpoint_ids(daemon: &Daemon, nodes: &[String]) -> Result<Vec<String>, Failure> {
-    let peers = answer(daemon.client.list_peers(ListPeersRequest::default()).await)?.peers;
-    let id = |node: &String| match peers.iter().find(|peer| peer.name == *node || peer.endpoint_id == *node) {
-        Some(peer) => Ok(peer.endpoint_id.clone()),
-        // One that the daemon has never heard of can still be exported for, by its id.
-        None if node.len() == 64 => Ok(node.clone()),
-        None => Err(Failure::new(Kind::NOT_FOUND, format!("no node {node:?} is known"))
-            .hint("`peat-blobctl peers` lists those that are; others go by their endpoint ids")),
-    };
-    nodes.iter().map(id).collect()
 }
 
 /// Reads a parcel to its end.
@@ -140,17 +125,47 @@ async fn fetch(
 }
 
 async fn import(daemon: &Daemon, output: &Output, source: &Path) -> Result<(), Failure> {
-    let cannot = |source: &Path| Failure::io(format!("cannot read {}", source.display()));
-    let mut reader: Box<dyn Read + Send> = match source == Path::new("-") {
+    let cannot = || Failure::io(format!("cannot read {}", source.display()));
+    let reader: Box<dyn Read + Send> = match source == Path::new("-") {
         true => Box::new(std::io::stdin()),
-        false => Box::new(std::fs::File::open(source).map_err(cannot(source))?),
+        false => Box::new(File::open(source).map_err(cannot())?),
     };
+    let report = hand_over(daemon, reader, cannot()).await?;
+    output.result(&document(&report), || {
+        let mut line = format!(
+            "{} and {} ({}) were new",
+            show::count(report.new_envelopes, "envelope"),
+            show::count(report.blobs, "blob"),
+            HumanBytes(report.blob_bytes),
+        );
+        if report.skipped_blobs > 0 {
+            line += &format!("; {} not wanted here", show::count(report.skipped_blobs, "blob"));
+        }
+        if report.held_envelopes > 0 {
+            let count = show::count(report.held_envelopes, "envelope");
+            line += &format!("\n{count} held back, dated more than a day ahead of the node's clock: set the clock that is wrong");
+        }
+        if report.refused_envelopes > 0 {
+            let count = show::count(report.refused_envelopes, "envelope");
+            line += &format!("\n{count} refused: the daemon's log says why");
+        }
+        line
+    })
+}
+
+/// Has the daemon take in a parcel.
+pub(super) async fn hand_over(
+    daemon: &Daemon,
+    mut parcel: impl Read + Send + 'static,
+    cannot_read: impl FnOnce(std::io::Error) -> Failure + Send + 'static,
+) -> Result<ParcelReport, Failure> {
     let (sender, receiver) = mpsc::channel::<ImportParcelRequest>(4);
-    let name = source.to_owned();
     let reading = tokio::task::spawn_blocking(move || {
         loop {
             let mut chunk = Vec::new();
-            reader.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk).map_err(cannot(&name))?;
+            if let Err(error) = parcel.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk) {
+                return Err(cannot_read(error));
+            }
             let done = chunk.is_empty();
             // A daemon that has ended the call says why.
             if done || sender.blocking_send(ImportParcelRequest { chunk, ..Default::default() }).is_err() {
@@ -165,19 +180,7 @@ async fn import(daemon: &Daemon, output: &Output, source: &Path) -> Result<(), F
     {
         return Err(failure);
     }
-    let report = answer(report)?;
-    output.result(&document(&report), || {
-        let mut line = format!(
-            "{} and {} ({}) were new",
-            show::count(report.new_envelopes, "envelope"),
-            show::count(report.blobs, "blob"),
-            HumanBytes(report.blob_bytes),
-        );
-        if report.skipped_blobs > 0 {
-            line += &format!("; {} not wanted here", show::count(report.skipped_blobs, "blob"));
-        }
-        line
-    })
+    answer(report)
 }
 
 fn document(report: &ParcelReport) -> Value {
@@ -193,5 +196,7 @@ fn document(report: &ParcelReport) -> Value {
         "skipped_blobs": report.skipped_blobs,
         "cut_blobs": report.cut_blobs,
         "withheld_distributions": report.withheld_distributions,
+        "held_envelopes": report.held_envelopes,
+        "refused_envelopes": report.refused_envelopes,
     })
 }

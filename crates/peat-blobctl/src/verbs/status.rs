@@ -71,6 +71,7 @@ fn node_json(node: &GetNodeResponse) -> Value {
         "version": node.version,
         "formation_id": node.formation_id,
         "enrolled": node.enrolled,
+        "authority": node.authority,
         "addresses": node.addresses,
         "connected_peers": node.connected_peers,
         "distributions": node.distributions,
@@ -97,11 +98,13 @@ fn node_text(node: &GetNodeResponse) -> String {
         HumanBytes(node.store.free_bytes),
     );
     let inbox = if node.inbox.is_empty() { "none: it takes nothing" } else { node.inbox.as_str() };
+    let authority = if node.authority.is_empty() { "none: any member retires, nobody revokes" } else { node.authority.as_str() };
     show::fields(&[
         ("node", show::printable(&node.name)),
         ("endpoint id", node.endpoint_id.clone()),
         ("formation", node.formation_id.clone()),
         ("identity", identity.to_owned()),
+        ("authority", authority.to_owned()),
         ("version", node.version.clone()),
         ("addresses", node.addresses.join(" ")),
         ("peers", format!("{} connected", node.connected_peers)),

@@ -11,10 +11,14 @@ fn a_node_of_its_own_joins_delivers_and_leaves() {
     std::fs::write(work.path().join("orders.txt"), "hold the bridge\n").unwrap();
     let peer = daemons.peer("bravo");
     let send = ["send", "orders.txt", "--data", "visitor", "--peer", &peer, "--timeout", "60s", "--output", "json"];
-    let sent = ctl(work.path(), &send).ok().json();
+    let sent = ctl(work.path(), &[&send[..], &["--carry", "none", "--root-name", "orders"]].concat()).ok().json();
     assert_eq!(sent["status"]["state"], "completed");
     assert_eq!(sent["status"]["targets"][0]["receipt"], true);
     assert_eq!(std::fs::read_to_string(work.path().join("bravo.inbox/orders.txt")).unwrap(), "hold the bridge\n");
+    let listed = daemons.at("bravo", &["ls", "--output", "json"]).ok().json();
+    assert_eq!(listed["distributions"][0]["root_name"], "orders");
+    let named = ctl(work.path(), &[&send[..], &["--carry", "bravo"]].concat());
+    assert_eq!(named.code, Some(2), "{}", named.err);
 }
 
 #[test]

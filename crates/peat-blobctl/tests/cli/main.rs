@@ -1,5 +1,6 @@
 //! The real program: what it prints, in which mode, and its exit codes.
 
+mod authority;
 mod direct;
 mod offline;
 mod online;

@@ -94,6 +94,7 @@ impl BlobService for Native {
             bytes_received: blocks.received,
             bytes_served: blocks.served,
             warnings,
+            authority: node.identity().formation().authority().map(|id| id.to_string()).unwrap_or_default(),
             ..Default::default()
         })
     }
@@ -104,6 +105,11 @@ impl BlobService for Native {
         _request: ServiceRequest<'_, blob::ListPeersRequest>,
     ) -> ServiceResult<blob::ListPeersResponse> {
         let gone = self.0.node.gone();
+        let mut peers = self.0.peers();
+        // Nothing else is known of most that were expelled.
+        for id in gone.revoked.iter().chain(&gone.retired).filter(|id| **id != self.0.node.id()) {
+            peers.entry(*id).or_default();
+        }
         let mut stats: BTreeMap<_, _> = self.0.node.peer_stats().into_iter().map(|stats| (stats.id, stats)).collect();
         let peer = |(id, peer): (EndpointId, super::Peer)| {
             let stats = stats.remove(&id);
@@ -122,7 +128,7 @@ impl BlobService for Native {
                 ..Default::default()
             }
         };
-        let peers = self.0.peers().into_iter().map(peer).collect();
+        let peers = peers.into_iter().map(peer).collect();
         Response::ok(blob::ListPeersResponse { peers, ..Default::default() })
     }
 

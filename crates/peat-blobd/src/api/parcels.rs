@@ -100,6 +100,8 @@ fn message(report: &ParcelReport) -> blob::ParcelReport {
         skipped_blobs: report.skipped_blobs,
         cut_blobs: report.cut_blobs,
         withheld_distributions: report.withheld_distributions,
+        held_envelopes: report.held_envelopes,
+        refused_envelopes: report.refused_envelopes,
         ..Default::default()
     }
 }

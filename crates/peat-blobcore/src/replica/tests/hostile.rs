@@ -69,7 +69,7 @@ fn oversized_envelopes_are_refused() {
     a.replica.accept(Some(b.id()), &[large]).expect("refused quietly");
     assert_eq!(a.refused(Reason::Malformed), 1);
     let long = NodeRecord { addresses: vec!["x".repeat(9000)], ..node_record(&a.signer.credential) };
-    assert!(matches!(a.replica.publish_node(&long), Err(ReplicaError::TooLarge(_))));
+    assert!(matches!(a.replica.publish_node(&long), Err(ReplicaError::Envelope(EnvelopeError::TooLarge(_)))));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn an_envelope_of_a_stranger_that_a_member_passes_on_waits_and_is_never_stored()
     let first = stranger.sign_first(&manifest(stranger.id(), "theirs", NOW)).1;
     let third = signed_change(&stranger, id, vec![1, 2, 3]);
     let accepted = a.replica.accept(Some(b.id()), &[first, third, register]).expect("accepts");
-    assert_eq!(accepted, Accepted::default());
+    assert_eq!(accepted, Accepted { refused: 1, ..Accepted::default() });
     assert_eq!((a.refused(Reason::NotMember), a.replica.stats().waiting), (1, 2));
     assert_equal(&a, &b);
 }
@@ -186,7 +186,7 @@ fn a_revoked_author_leaves_nothing_is_refused_and_stays_so_after_a_restart() {
     let theirs = b.send("theirs");
     sync(&a, &b);
     a.record(&theirs, TargetState::Delivered);
-    let accepted = a.replica.revoke(&b.id(), "captured", &authority()).expect("revoked");
+    let accepted = a.replica.declare(revoked_by(&b, &authority())).expect("revoked");
     assert!(accepted.changes.contains(&Change::Revoked(b.id())) && accepted.changes.contains(&Change::Distribution(theirs)));
     assert_eq!((a.target(&id, &b.id()), a.replica.distribution(&theirs).expect("read")), (None, None));
     assert!(!a.replica.nodes().contains_key(&b.id()) && a.replica.credential(&b.id()).is_none());
@@ -213,8 +213,30 @@ fn only_the_authority_revokes_and_retires() {
     };
     a.replica.accept(Some(b.id()), &[forged(Kind::Revoked), forged(Kind::Retired)]).expect("refused quietly");
     assert_eq!(a.refused(Reason::NotPermitted), 2);
-    assert!(matches!(a.replica.revoke(&b.id(), "", &b.signer.secret), Err(ReplicaError::Refused(Reason::NotPermitted))));
+    assert!(matches!(a.replica.declare(revoked_by(&a, &b.signer.secret)), Err(ReplicaError::Refused(Reason::NotPermitted))));
     assert!(a.replica.revoked().is_empty() && a.replica.retired().is_empty());
+}
+
+#[test]
+fn an_older_declaration_changes_nothing_and_one_from_the_future_waits_for_its_day() {
+    let (a, b, _) = pair();
+    let c = Node::new(3);
+    let of = |node: &Node, time| revocation(&node.id(), "captured", time, &authority()).expect("short");
+    a.replica.declare(of(&b, NOW)).expect("revoked");
+    let before = a.ids();
+    assert_eq!(a.replica.declare(of(&b, NOW.minus(DAY * 400))).expect("older"), Accepted::default());
+    assert_eq!(a.ids(), before);
+    let future = of(&c, NOW.plus(DAY * 2));
+    assert!(matches!(a.replica.declare(future.clone()), Err(ReplicaError::HeldBack)));
+    let accepted = a.replica.accept(None, &[future]).expect("held back quietly");
+    assert_eq!((accepted.held.len(), accepted.refused, a.replica.is_revoked(&c.id())), (1, 0, false));
+    a.clock.advance(DAY);
+    a.replica.expire().expect("tried again");
+    assert!(a.replica.is_revoked(&c.id()));
+    // A clock that is years behind signs what counts all the same.
+    let d = Node::new(4);
+    assert_eq!(a.replica.accept(None, &[of(&d, Timestamp::from_millis(1))]).expect("accepted").push.len(), 1);
+    assert!(a.replica.is_revoked(&d.id()));
 }
 
 #[test]

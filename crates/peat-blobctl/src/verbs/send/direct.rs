@@ -8,7 +8,7 @@ use clap::Args;
 use peat_blobapi::blob;
 use peat_blobcore::exchange::InboxPolicy;
 use peat_blobcore::identity::{Formation, FormationKey};
-use peat_blobcore::model::{Manifest, Scope};
+use peat_blobcore::model::{Carry, Manifest, Scope};
 use peat_blobcore::{Error, Node, NodeEvent, NodeEvents, SendRequest};
 
 use super::as_api;
@@ -40,11 +40,17 @@ pub(crate) struct Direct {
 }
 
 /// Joins, delivers, leaves.
-pub(super) async fn run(options: &super::Options, data: &Path, scope: Scope, output: &Output) -> Result<(), Failure> {
+pub(super) async fn run(
+    options: &super::Options,
+    data: &Path,
+    scope: Scope,
+    carry: values::Carry,
+    output: &Output,
+) -> Result<(), Failure> {
     if options.direct.peers.is_empty() {
         return Err(Failure::usage("without a daemon, nobody is known to send to").hint("name a peer with --peer ID@host:port"));
     }
-    let request = request(options, scope)?;
+    let request = request(options, scope, carriers(carry)?)?;
     let node = start(&options.direct, data).await?;
     let mut events = node.events();
     let outcome = deliver(&node, &mut events, request, options.timeout, output).await;
@@ -57,14 +63,33 @@ pub(super) async fn run(options: &super::Options, data: &Path, scope: Scope, out
     verdict(&status)
 }
 
-fn request(options: &super::Options, scope: Scope) -> Result<SendRequest, Failure> {
+/// Who may carry it. Names are for who knows the members, and this node may not have met one yet.
+fn carriers(carry: values::Carry) -> Result<Carry, Failure> {
+    let id = |node: &String| {
+        node.parse().map_err(|_| {
+            Failure::usage(format!("--carry: {node:?} is no endpoint id")).hint("without a daemon, name it by its id")
+        })
+    };
+    Ok(match carry {
+        values::Carry::Nobody => Carry::None,
+        values::Carry::Members => Carry::Members,
+        values::Carry::Nodes(nodes) => Carry::Nodes(nodes.iter().map(id).collect::<Result<_, _>>()?),
+    })
+}
+
+fn request(options: &super::Options, scope: Scope, carry: Carry) -> Result<SendRequest, Failure> {
     let path = options.path.canonicalize().map_err(Failure::io(format!("cannot send {}", options.path.display())))?;
     let (root, paths) = match (path.is_dir(), path.parent(), path.file_name()) {
         (false, Some(parent), Some(name)) => (parent.to_owned(), vec![PathBuf::from(name)]),
         _ => (path, Vec::new()),
     };
     Ok(SendRequest {
-        root_name: root.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        root_name: options
+            .root_name
+            .clone()
+            .or_else(|| root.file_name().map(|name| name.to_string_lossy().into_owned()))
+            .unwrap_or_default(),
+        carry,
         paths,
         scope,
         priority: options.priority.into(),

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use peat_blobapi::blob::{SendOptions, SendPathRequest, SendResponse};
+use peat_blobapi::blob::{Carry, SendOptions, SendPathRequest, SendResponse, carry};
 
 use super::follow::{Audience, until_ended, verdict};
+use super::nodes;
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
@@ -35,6 +36,13 @@ pub(crate) struct Options {
     /// How long it is tried; at most 366d.
     #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = values::duration)]
     lifetime: Duration,
+    /// Who may carry it to targets that are out of reach: none, members, or a node's name or endpoint id (may be given several
+    /// times). Without a daemon, nodes go by their ids.
+    #[arg(long, value_name = "WHO", default_value = "members")]
+    carry: Vec<String>,
+    /// What receivers are told that the root is called. Without it, the name of the directory.
+    #[arg(long, value_name = "NAME")]
+    root_name: Option<String>,
     /// Let its files appear in an inbox all at once, rather than each as it comes.
     #[arg(long)]
     together: bool,
@@ -57,26 +65,29 @@ pub(crate) struct Options {
 /// Sends.
 pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -> Result<(), Failure> {
     let scope = values::scope(&options.to).map_err(|why| Failure::usage(format!("--to: {why}")))?;
+    let carry = values::carry(&options.carry).map_err(|why| Failure::usage(format!("--carry: {why}")))?;
     if let Some(data) = &options.direct.data {
-        return direct::run(options, data, scope, output).await;
+        return direct::run(options, data, scope, carry, output).await;
     }
     if options.timeout.is_some() && !options.wait {
         return Err(Failure::usage("--timeout is for --wait").hint("give both, or --lifetime for how long it is tried"));
     }
-    let what = SendOptions {
-        scope: values::api_scope(&scope).into(),
-        priority: values::api_priority(options.priority.into()).into(),
-        bundle: options.bundle.clone().unwrap_or_default(),
-        lifetime_millis: u64::try_from(options.lifetime.as_millis()).unwrap_or(u64::MAX),
-        together: options.together,
-        ..Default::default()
-    };
     let is_stdin = options.path == Path::new("-");
     if options.name.is_some() != is_stdin {
         return Err(Failure::usage("--name names standard input, and standard input wants a name")
             .hint("peat-blobctl send - --name path/of/the/file"));
     }
     let daemon = Daemon::connect(address).await?;
+    let what = SendOptions {
+        scope: values::api_scope(&scope).into(),
+        carry: carriers(&daemon, carry).await?.into(),
+        root_name: options.root_name.clone().unwrap_or_default(),
+        priority: values::api_priority(options.priority.into()).into(),
+        bundle: options.bundle.clone().unwrap_or_default(),
+        lifetime_millis: u64::try_from(options.lifetime.as_millis()).unwrap_or(u64::MAX),
+        together: options.together,
+        ..Default::default()
+    };
     let sent = if is_stdin || options.stream {
         stream::run(&daemon, &options.path, options.name.as_deref(), what).await?
     } else {
@@ -97,6 +108,19 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
     output.result(&document, || show::status_text(&status))?;
     complete(&sent, output)?;
     verdict(&status)
+}
+
+/// Who may carry it, as the API says it.
+async fn carriers(daemon: &Daemon, carry: values::Carry) -> Result<Carry, Failure> {
+    let carry = match carry {
+        values::Carry::Nobody => carry::Nobody::default().into(),
+        values::Carry::Members => carry::Members::default().into(),
+        values::Carry::Nodes(who) => {
+            let endpoint_ids = nodes::endpoint_ids(&nodes::known(daemon).await?, &who)?;
+            carry::Nodes { endpoint_ids, ..Default::default() }.into()
+        }
+    };
+    Ok(Carry { carry: Some(carry), ..Default::default() })
 }
 
 /// Has the daemon read the path.
