@@ -9,6 +9,7 @@ mod naming;
 mod nodes;
 mod parcels;
 mod reflink;
+mod relay;
 mod replication;
 mod simulation;
 mod starts;

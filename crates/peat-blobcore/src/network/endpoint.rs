@@ -1,18 +1,18 @@
-//! The QUIC endpoint: offline by construction. It asks no DNS, no relay and no port mapper for anything; addresses are those
-//! that users, peers and documents name, and, where that is turned on, the local network.
+//! The QUIC endpoint: offline by construction. It asks no DNS, no relay that nobody named and no port mapper for anything;
+//! addresses are those that users, peers and documents name, and, where that is turned on, the local network.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use iroh::Endpoint;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
     AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt, WeakConnectionHandle,
     presets,
 };
-use iroh::{Endpoint, RelayMode};
 
-use super::NetworkError;
 use super::wire::ALPN;
+use super::{NetworkError, Relay, relay};
 use crate::clock::Clock;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, Timestamp};
@@ -59,6 +59,7 @@ pub(crate) async fn bind(
     lookup: MemoryLookup,
     gate: Gate,
     gossip: bool,
+    relays: &[Relay],
 ) -> Result<Endpoint, NetworkError> {
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
@@ -72,7 +73,7 @@ pub(crate) async fn bind(
     }
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(identity.key().as_iroh().clone())
-        .relay_mode(RelayMode::Disabled)
+        .relay_mode(relay::mode(relays))
         .portmapper_config(PortmapperConfig::Disabled)
         .address_lookup(lookup)
         .hooks(gate)

@@ -19,6 +19,7 @@ mod mdns;
 mod names;
 mod peers;
 mod queue;
+mod relay;
 mod service;
 mod session;
 pub mod wire;
@@ -26,6 +27,7 @@ pub mod wire;
 pub use endpoint::CloseCode;
 pub use names::{Resolver, SystemResolver};
 pub(crate) use peers::Peer;
+pub use relay::{Relay, RelayError};
 pub(crate) use service::{Network, NetworkConfig};
 
 use crate::document::Hint;

@@ -22,7 +22,7 @@ use super::names::{Names, Resolver};
 use super::peers::Peers;
 use super::session::{self, SessionError, Shared};
 use super::wire::ALPN;
-use super::{NetworkError, NetworkEvent, Peer};
+use super::{NetworkError, NetworkEvent, Peer, Relay, relay};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::document::Hint;
@@ -55,6 +55,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) listen: Vec<SocketAddr>,
     /// What resolves the names that users give to peers.
     pub(crate) resolver: Arc<dyn Resolver>,
+    /// Relays that peers can be reached through.
+    pub(crate) relays: Vec<Relay>,
     /// Whether to spread and hear hints beyond direct neighbours.
     pub(crate) gossip: bool,
     /// Whether to look for peers on the local network, and to be found there.
@@ -93,7 +95,8 @@ impl Network {
         let admitted = Admitted::new();
         let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock));
         let lookup = MemoryLookup::new();
-        let endpoint = bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip).await?;
+        let endpoint =
+            bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip, &config.relays).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
         let mdns = if config.mdns { Mdns::start(&endpoint).await.inspect_err(|error| tracing::warn!(%error)).ok() } else { None };
         let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::default()));
@@ -123,6 +126,7 @@ impl Network {
             addresses: BTreeMap::new(),
             names: names.clone(),
             mdns,
+            relays: config.relays,
             found: Found::default(),
             asked: BTreeSet::new(),
             dials: BTreeMap::new(),
@@ -242,6 +246,7 @@ struct Service {
     addresses: BTreeMap<EndpointId, Addresses>,
     names: Names,
     mdns: Option<Mdns>,
+    relays: Vec<Relay>,
     found: Found,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
@@ -312,7 +317,7 @@ impl Service {
         }
         let address = match incoming.remote_addr() {
             IncomingAddr::Ip(address) => address.ip(),
-            // The endpoint has no other transports; whatever came over one would share this place.
+            // Whoever comes through a relay shares one place.
             _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let mut seat = self.lobby.enter(address);
@@ -344,7 +349,7 @@ impl Service {
     fn dial_due(&mut self) {
         let room = MAX_DIALLED.saturating_sub(self.shared.peers.len());
         for peer in self.dialing.due(self.shared.clock.now(), room) {
-            let address = self.addresses.entry(peer).or_default().of(&peer);
+            let address = self.addresses.entry(peer).or_default().of(&peer).map(|address| relay::through(&self.relays, address));
             let (shared, endpoint, commands) = (self.shared.clone(), self.endpoint.clone(), self.commands.clone());
             let names = self.names.clone();
             let (wanted, given_up) = oneshot::channel();
@@ -378,7 +383,7 @@ impl Service {
                 let known = self.addresses.entry(peer).or_default();
                 let news = known.learn(addresses, fixed);
                 if let Some(address) = known.of(&peer) {
-                    self.lookup.set_endpoint_info(address);
+                    self.lookup.set_endpoint_info(relay::through(&self.relays, address));
                 }
                 self.dialing.want(peer, fixed);
                 if fixed {

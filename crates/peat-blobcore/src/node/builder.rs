@@ -19,7 +19,7 @@ use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
-use crate::network::{Network, NetworkConfig, Resolver, SystemResolver};
+use crate::network::{Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::Entitlement;
@@ -43,6 +43,7 @@ pub struct NodeBuilder {
     policy: Policy,
     content: Options,
     versions: VersionRange,
+    relays: Vec<Relay>,
     gossip: bool,
     mdns: bool,
     stall: Duration,
@@ -63,6 +64,7 @@ impl NodeBuilder {
             policy: Policy::default(),
             content: Options::default(),
             versions: VERSIONS,
+            relays: Vec::new(),
             gossip: true,
             mdns: false,
             stall: Duration::from_secs(30),
@@ -126,6 +128,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Reaches peers through this relay too, and is reached through it; all nodes of a fleet name the same ones. Peers that can
+    /// reach each other directly do. Without any, no relay is used: none is built in.
+    pub fn relay(mut self, relay: Relay) -> Self {
+        self.relays.push(relay);
+        self
+    }
+
     /// Whether to spread hints beyond direct neighbours; on by default, and better off on thin links.
     pub fn gossip(mut self, on: bool) -> Self {
         self.gossip = on;
@@ -178,6 +187,7 @@ impl NodeBuilder {
             policy,
             content: options,
             versions,
+            relays,
             gossip,
             mdns,
             stall,
@@ -201,6 +211,7 @@ impl NodeBuilder {
             entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
             listen,
             resolver,
+            relays,
             gossip,
             mdns,
             events: network_events,
