@@ -3,6 +3,7 @@
 
 mod api;
 pub mod config;
+mod health;
 mod metrics;
 mod server;
 
@@ -201,5 +202,8 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
     if let Some((directory, policy)) = config.inbox() {
         builder = builder.inbox(directory, policy);
     }
-    builder.start().await
+    let node = builder.start().await?;
+    // What its documents ask for has been looked through once it answers: with many of them that takes a while.
+    node.responds().await?;
+    Ok(node)
 }

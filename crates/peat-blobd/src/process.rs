@@ -67,7 +67,7 @@ pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Resul
     tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
     let mut watching = JoinSet::new();
     if let Some(period) = sd_notify::watchdog_enabled() {
-        watching.spawn(watch(running.addresses()[0].clone(), period / 2));
+        watching.spawn(watch(running.addresses()[0].clone(), period));
     }
     let mut loaded = loaded;
     loop {
@@ -138,17 +138,27 @@ fn reloading() {
     }
 }
 
-/// Lets the watchdog know that the daemon lives, as long as it answers at its own socket.
-async fn watch(listen: Listen, every: Duration) {
-    let mut ticks = tokio::time::interval(every);
+/// Lets the watchdog know twice a period that the daemon lives, as long as its own socket says so. When it does not, it is asked
+/// again soon: what is only slow has all of the period to answer.
+async fn watch(listen: Listen, period: Duration) {
     loop {
-        ticks.tick().await;
-        match tokio::time::timeout(every, answers(&listen)).await {
-            Ok(Ok(true)) => tell(&[NotifyState::Watchdog]),
-            Ok(Ok(false)) => tracing::error!("the daemon answers its watchdog wrongly"),
-            Ok(Err(error)) => tracing::error!(%error, "the daemon cannot be asked whether it lives"),
-            Err(_) => tracing::error!("the daemon does not answer its watchdog in {every:?}"),
-        }
+        let lives = match tokio::time::timeout(period / 2, answers(&listen)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err("it says itself that it does not; see /livez".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer in {:?}", period / 2)),
+        };
+        let pause = match lives {
+            Ok(()) => {
+                tell(&[NotifyState::Watchdog]);
+                period / 2
+            }
+            Err(why) => {
+                tracing::error!(why, "the service manager is not told that the daemon lives");
+                period / 10
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Daemon};
 use crate::config::Listen;
-use crate::{Error, metrics};
+use crate::{Error, health, metrics};
 
 /// How long calls under way may take to end once the daemon ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
@@ -100,18 +100,11 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
 
 fn app(daemon: &Arc<Daemon>) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
         .with_state(Arc::clone(daemon))
         .fallback_service(api::router(daemon).into_axum_service())
-}
-
-async fn ready(State(daemon): State<Arc<Daemon>>) -> Response {
-    match *daemon.stopping.borrow() {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response(),
-        false => "ok\n".into_response(),
-    }
 }
 
 /// Lets in who may speak over TCP: who has the token where there is one, and where there is none no page of a browser, which

@@ -289,6 +289,17 @@ impl Node {
         Ok(blocking(move || content.gc_all()).await??)
     }
 
+    /// Waits until the node's loop has taken this call up: an idle one does at once, a busy one when it comes round, one that
+    /// is stuck never. How long is too long is for the caller to say.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the loop has ended.
+    pub async fn responds(&self) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::Probe { answer }).await?;
+        answered.await.map_err(|_| Error::Stopped)
+    }
+
     /// Figures of the replica: what was accepted, what was refused and why.
     #[must_use]
     pub fn stats(&self) -> Stats {
