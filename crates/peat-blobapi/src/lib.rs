@@ -1,6 +1,9 @@
 //! The contract of the daemon's APIs: messages, service traits and clients, generated from `proto/`. Must never depend on
 //! `peat-blobcore`: a client needs nothing of a node.
 
+#[cfg(feature = "tls")]
+pub mod tls;
+
 /// The response header in which the daemon names the kind of an error: failed, usage, not found, unreachable, timed out,
 /// integrity, refused or no space. A stream has it among its trailers.
 pub const KIND_HEADER: &str = "peat-blob-error-kind";

@@ -8,11 +8,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use peat_blobcore::Node;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
 use crate::api::Daemon;
+use crate::config::Listen;
 
 /// How long a node may leave a question open before it counts as stuck: longer than a slow disk holds it up.
 const LONGEST_SILENCE: Duration = Duration::from_secs(10);
+/// What a daemon answers that lives.
+const ALIVE: &[u8] = b"HTTP/1.1 200 ";
 
 /// `/livez`: 200 as long as the node answers.
 pub(crate) async fn live(State(daemon): State<Arc<Daemon>>) -> Response {
@@ -25,6 +30,56 @@ pub(crate) async fn ready(State(daemon): State<Arc<Daemon>>) -> Response {
         return answer(Err("shutting down".to_owned()));
     }
     live(State(daemon)).await
+}
+
+/// Asks after the daemon's life, for who watches over it.
+#[derive(Clone)]
+pub struct Pulse {
+    daemon: Arc<Daemon>,
+    address: Listen,
+}
+
+impl Pulse {
+    pub(crate) fn new(daemon: &Arc<Daemon>, addresses: &[Listen]) -> Self {
+        let unix = addresses.iter().find(|address| matches!(address, Listen::Unix(_)));
+        let address = unix.or(addresses.first()).expect("a daemon listens somewhere").clone();
+        Self { daemon: Arc::clone(daemon), address }
+    }
+
+    /// Asks as a client does: over a socket of the API. A socket that is within TLS is only knocked at, since the daemon has no
+    /// certificate of a client, and the node is asked itself.
+    ///
+    /// # Errors
+    /// Why it does not live.
+    pub async fn beats(&self) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.address);
+        match &self.address {
+            Listen::Unix(path) => says_so(UnixStream::connect(path).await.map_err(failed)?).await,
+            Listen::Tcp(address) => {
+                let mut address = *address;
+                if address.ip().is_unspecified() {
+                    address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+                }
+                let stream = TcpStream::connect(address).await.map_err(failed)?;
+                if self.daemon.tls().is_some() {
+                    return lives(&self.daemon.node, LONGEST_SILENCE).await;
+                }
+                says_so(stream).await
+            }
+        }
+    }
+}
+
+/// Whether `/livez` says that the daemon lives.
+async fn says_so(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("/livez: {error}");
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.map_err(failed)?;
+    let mut answer = [0; ALIVE.len()];
+    stream.read_exact(&mut answer).await.map_err(failed)?;
+    match answer == *ALIVE {
+        true => Ok(()),
+        false => Err("/livez says that it does not".to_owned()),
+    }
 }
 
 /// Whether the node answers within `patience`, and if not, why not.

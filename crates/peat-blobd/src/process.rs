@@ -5,10 +5,8 @@ use std::process::exit;
 use std::time::Duration;
 
 use peat_blobd::config::{Listen, Loaded, Sources};
-use peat_blobd::{Error, Running};
+use peat_blobd::{Error, Pulse, Running};
 use sd_notify::NotifyState;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -16,8 +14,6 @@ use crate::logging::Logs;
 
 /// How long the daemon may take to end.
 const LONGEST_END: Duration = Duration::from_secs(5);
-/// What a daemon answers that lives.
-const ALIVE: &[u8] = b"HTTP/1.1 200 ";
 
 /// The signals that the process is led by.
 struct Signals {
@@ -67,7 +63,7 @@ pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Resul
     tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
     let mut watching = JoinSet::new();
     if let Some(period) = sd_notify::watchdog_enabled() {
-        watching.spawn(watch(running.addresses()[0].clone(), period));
+        watching.spawn(watch(running.pulse(), period));
     }
     let mut loaded = loaded;
     loop {
@@ -138,17 +134,12 @@ fn reloading() {
     }
 }
 
-/// Lets the watchdog know twice a period that the daemon lives, as long as its own socket says so. When it does not, it is asked
-/// again soon: what is only slow has all of the period to answer.
-async fn watch(listen: Listen, period: Duration) {
+/// Lets the watchdog know twice a period that the daemon lives, as long as it does. When it does not, it is asked again soon:
+/// what is only slow has all of the period to answer.
+async fn watch(pulse: Pulse, period: Duration) {
     loop {
-        let lives = match tokio::time::timeout(period / 2, answers(&listen)).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err("it says itself that it does not; see /livez".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer in {:?}", period / 2)),
-        };
-        let pause = match lives {
+        let beats = tokio::time::timeout(period / 2, pulse.beats()).await;
+        let pause = match beats.unwrap_or_else(|_| Err(format!("no answer in {:?}", period / 2))) {
             Ok(()) => {
                 tell(&[NotifyState::Watchdog]);
                 period / 2
@@ -160,24 +151,4 @@ async fn watch(listen: Listen, period: Duration) {
         };
         tokio::time::sleep(pause).await;
     }
-}
-
-async fn answers(listen: &Listen) -> std::io::Result<bool> {
-    match listen {
-        Listen::Unix(path) => lives(UnixStream::connect(path).await?).await,
-        Listen::Tcp(address) => {
-            let mut address = *address;
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
-            }
-            lives(TcpStream::connect(address).await?).await
-        }
-    }
-}
-
-async fn lives(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<bool> {
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = [0; ALIVE.len()];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer == *ALIVE)
 }

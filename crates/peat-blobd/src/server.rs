@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Daemon};
 use crate::config::Listen;
+use crate::tcp::Door;
 use crate::{Error, health, metrics};
 
 /// How long calls under way may take to end once the daemon ends.
@@ -81,8 +82,8 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
         serving.spawn(async move {
             let served = match bound {
                 Bound::Tcp(listener) => {
-                    let app = app.layer(middleware::from_fn_with_state(daemon, admit));
-                    axum::serve(listener, app).with_graceful_shutdown(stopped).await
+                    let app = app.layer(middleware::from_fn_with_state(Arc::clone(&daemon), admit));
+                    axum::serve(Door::new(listener, daemon), app).with_graceful_shutdown(stopped).await
                 }
                 Bound::Unix(listener, path) => {
                     let served = axum::serve(listener, app).with_graceful_shutdown(stopped).await;

@@ -3,6 +3,7 @@
 mod direct;
 mod offline;
 mod online;
+mod tls;
 
 use std::io::Write as _;
 use std::path::Path;

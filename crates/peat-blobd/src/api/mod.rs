@@ -18,6 +18,7 @@ use connectrpc::{ConnectError, Router};
 use peat_blobcore::Node;
 use peat_blobcore::model::{DistributionId, EndpointId};
 use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::Config;
 use bundles::Bundles;
@@ -27,6 +28,8 @@ pub(crate) struct Daemon {
     pub(crate) node: Node,
     /// What the daemon was told last.
     pub(crate) config: RwLock<Arc<Config>>,
+    /// What TCP connections are within, where they are within TLS.
+    tls: RwLock<Option<Arc<ServerConfig>>>,
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
@@ -51,7 +54,8 @@ impl Daemon {
     pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
         let uploads = uploads(&config);
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
-        Self { node, config: RwLock::new(config), named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping }
+        let tls = RwLock::default();
+        Self { node, config: RwLock::new(config), tls, named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping }
     }
 
     /// What the daemon is told to do now.
@@ -81,6 +85,16 @@ impl Daemon {
     pub(crate) async fn disconnect(&self, id: EndpointId) -> bool {
         self.named.write().expect("nothing panics while it holds the peers").remove(&id);
         self.node.remove_peer(id).await
+    }
+
+    /// What the next TCP connection is within, if it is within TLS.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.read().expect("nothing panics while it holds the certificates").clone()
+    }
+
+    /// Has TCP connections begin so from now on.
+    pub(crate) fn replace_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        *self.tls.write().expect("nothing panics while it holds the certificates") = tls;
     }
 
     /// Is told otherwise from now on.
