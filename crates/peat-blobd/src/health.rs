@@ -26,10 +26,15 @@ pub(crate) async fn live(State(daemon): State<Arc<Daemon>>) -> Response {
 
 /// `/readyz`: the same, and 503 from the moment that the daemon ends.
 pub(crate) async fn ready(State(daemon): State<Arc<Daemon>>) -> Response {
+    answer(is_ready(&daemon).await)
+}
+
+/// Whether calls are answered, and if not, why not.
+pub(crate) async fn is_ready(daemon: &Daemon) -> Result<(), String> {
     if *daemon.stopping.borrow() {
-        return answer(Err("shutting down".to_owned()));
+        return Err("shutting down".to_owned());
     }
-    live(State(daemon)).await
+    lives(&daemon.node, LONGEST_SILENCE).await
 }
 
 /// Asks after the daemon's life, for who watches over it.

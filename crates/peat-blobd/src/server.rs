@@ -21,6 +21,9 @@ use crate::{Error, health, metrics};
 /// How long calls under way may take to end once the daemon ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
 
+/// The call that asks what `/readyz` does.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
+
 /// A socket that is bound.
 pub(crate) enum Bound {
     Tcp(TcpListener),
@@ -116,7 +119,7 @@ async fn admit(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) 
         Some(token) => bearer(request.headers()).is_some_and(|given| is_equal(given, token.expose())),
         None => !request.headers().contains_key(header::ORIGIN),
     };
-    if admitted || matches!(request.uri().path(), "/livez" | "/readyz") {
+    if admitted || matches!(request.uri().path(), "/livez" | "/readyz" | HEALTH_CHECK) {
         return next.run(request).await;
     }
     let what = match config.token {

@@ -4,8 +4,10 @@ mod attachments;
 mod bundles;
 mod convert;
 pub(crate) mod errors;
+mod health;
 mod native;
 mod parcels;
+mod reflection;
 mod streams;
 mod upload;
 
@@ -38,11 +40,14 @@ pub(crate) struct Daemon {
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-/// Both services over one daemon.
+/// The services of a daemon, and those of gRPC that tell of them.
 pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
     Router::new()
         .add_service(Arc::new(native::Native(Arc::clone(daemon))))
         .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
+        .add_service(Arc::new(health::Healths(Arc::clone(daemon))))
+        .add_service(Arc::new(reflection::v1::Service(Arc::clone(daemon))))
+        .add_service(Arc::new(reflection::v1alpha::Service(Arc::clone(daemon))))
 }
 
 /// Where streamed files wait until they are in the store.
