@@ -10,7 +10,7 @@ mod tcp;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use peat_blobapi::tls::{self, Pair, TlsError};
 use peat_blobcore::{ErrorKind, Node};
@@ -24,6 +24,10 @@ pub use health::Pulse;
 use api::Daemon;
 use config::Listen;
 use server::{Bound, FAREWELL, serve};
+
+/// How long the node may stay in use after the last call, and how often that is looked at.
+const LAST_HANDLE: Duration = Duration::from_secs(1);
+const HANDLE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +176,13 @@ impl Running {
             tracing::warn!("calls are under way that do not end; they are cut off");
             self.serving.shutdown().await;
         }
+        // The task of a connection gives its handle back a moment after the connection has ended.
+        let only_one = async {
+            while Arc::strong_count(&self.daemon) > 1 {
+                tokio::time::sleep(HANDLE_INTERVAL).await
+            }
+        };
+        let _ = tokio::time::timeout(LAST_HANDLE, only_one).await;
         match Arc::try_unwrap(self.daemon) {
             Ok(daemon) => daemon.node.shutdown().await,
             Err(_) => tracing::warn!("the node is still in use and ends as it stands; nothing that was reported is lost"),
