@@ -46,14 +46,6 @@ pub enum Error {
     /// A certificate or key for TCP.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The directory for streamed files.
-    #[error("cannot clear {}: {source}", path.display())]
-    Uploads {
-        /// Which.
-        path: std::path::PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
 }
 
 impl Error {
@@ -62,9 +54,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::Listen { source, .. } | Self::Uploads { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => {
-                ErrorKind::of_io(source)
-            }
+            Self::Listen { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => ErrorKind::of_io(source),
             Self::Tls(_) => ErrorKind::Usage,
         }
     }
@@ -76,7 +66,6 @@ impl Error {
             Self::Node(error) => error.hint(),
             Self::Listen { .. } => Some("stop what holds it, or choose another with --listen".to_owned()),
             Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
-            Self::Uploads { .. } => Some("make it a directory that this user may write to".to_owned()),
         }
     }
 }
@@ -212,13 +201,8 @@ fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, TlsError> {
     Ok(Some(tls))
 }
 
-/// Clears what an earlier run left, and binds every socket.
+/// Binds every socket.
 async fn bind_all(config: &Config) -> Result<(Vec<Bound>, Vec<Listen>), Error> {
-    let uploads = api::uploads(config);
-    // What an earlier run was being sent when it ended is nobody's any more.
-    if uploads.exists() {
-        std::fs::remove_dir_all(&uploads).map_err(|source| Error::Uploads { path: uploads, source })?;
-    }
     let (mut bound, mut addresses) = (Vec::new(), Vec::new());
     for listen in &config.listen {
         let socket = Bound::bind(listen).await?;

@@ -121,16 +121,19 @@ async fn streamed_files_arrive_and_can_be_read_back_where_they_are_held() {
     let options = blob::SendOptions { scope: to(bravo.node().id()).into(), ..Default::default() };
     let mut parts = vec![part(options.into()), part(file("a/large").into())];
     parts.extend(large.chunks(1 << 20).map(|chunk| part(oneof::send_stream_request::Part::Chunk(chunk.to_vec()))));
-    parts.push(part(file("small").into()));
+    parts.push(part(blob::StreamedFile { content_type: "text/plain".to_owned(), ..file("small") }.into()));
     parts.push(part(oneof::send_stream_request::Part::Chunk(b"small".to_vec())));
     let sent = native(&alpha, Protocol::Connect).send_stream(n0_future::stream::iter(parts)).await.expect("sent").into_owned();
     assert_eq!(sent.file_count, 2);
     completed(&native(&alpha, Protocol::Connect), &sent.distribution_id).await;
     let inbox = contents(&fleet.inbox("bravo"));
     assert!(inbox[Path::new("a/large")] == large && inbox[Path::new("small")] == b"small");
+    let id = sent.distribution_id.parse().expect("an id");
+    let told = bravo.node().files(id).await.expect("known").expect("listed").into_iter().map(|file| file.content_type);
+    assert_eq!(told.collect::<Vec<_>>(), [None, Some("text/plain".to_owned())]);
     let modified = std::fs::metadata(fleet.inbox("bravo").join("small")).expect("delivered").modified().expect("a time");
     assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(1000));
-    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new(), "what was streamed waits nowhere any more");
+    assert_eq!(contents(&fleet.path("alpha/content/tmp")), BTreeMap::new(), "what was streamed waits nowhere any more");
     let blob = sent.files[0].blob.clone();
     let reader = native(&bravo, Protocol::Grpc);
     let mut stream = reader.read_blob(blob::ReadBlobRequest { blob, ..Default::default() }).await.expect("held");
@@ -160,7 +163,23 @@ async fn a_stream_that_names_a_path_outside_or_ends_early_sends_nothing() {
         client.send_stream(n0_future::stream::iter(parts)).await.expect_err("refused");
     }
     assert!(alpha.node().distributions().is_empty() && !fleet.path("alpha").join("outside").exists());
-    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new());
+    let file = |path: &str| part(blob::StreamedFile { path: path.into(), ..Default::default() }.into());
+    for (one, other) in [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b/c", "a")] {
+        let error =
+            client.send_stream(n0_future::stream::iter(vec![options(), file(one), file(other)])).await.expect_err("refused");
+        assert!(error.message.as_deref().is_some_and(|message| message.starts_with("file.path")), "{one} {other}: {error}");
+    }
+    // A caller who goes in the middle of a file.
+    let chunk = part(oneof::send_stream_request::Part::Chunk(vec![7; 100_000]));
+    let begun = n0_future::stream::iter(vec![options(), file("a"), chunk]);
+    let sending = client.send_stream(n0_future::StreamExt::chain(begun, n0_future::stream::pending()));
+    tokio::select! {
+        sent = sending => panic!("it waits for the rest: {:?}", sent.map(|_| ())),
+        () = eventually("it is written", || async { !contents(&fleet.path("alpha/content/tmp")).is_empty() }) => {}
+    }
+    eventually("it is gone", || async { contents(&fleet.path("alpha/content/tmp")).is_empty() }).await;
+    assert_eq!(alpha.node().content().usage().expect("usage").blobs, 0, "nothing of it is kept");
+    assert!(alpha.node().distributions().is_empty());
     alpha.stop().await;
 }
 

@@ -12,7 +12,7 @@ pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
-pub use send::{SendRequest, Sent, Skipped, TAKEN_LIFETIME, Taken, Terms};
+pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
 
 use std::net::SocketAddr;

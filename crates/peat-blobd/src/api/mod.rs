@@ -13,7 +13,6 @@ mod upload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use connectrpc::{ConnectError, Router};
@@ -35,7 +34,6 @@ pub(crate) struct Daemon {
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
-    uploads: PathBuf,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -50,17 +48,11 @@ pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
         .add_service(Arc::new(reflection::v1alpha::Service(Arc::clone(daemon))))
 }
 
-/// Where streamed files wait until they are in the store.
-pub(crate) fn uploads(config: &Config) -> PathBuf {
-    config.data_dir.join("uploads")
-}
-
 impl Daemon {
     pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
-        let uploads = uploads(&config);
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
         let tls = RwLock::default();
-        Self { node, config: RwLock::new(config), tls, named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping }
+        Self { node, config: RwLock::new(config), tls, named: RwLock::new(named), bundles: Bundles::default(), stopping }
     }
 
     /// What the daemon is told to do now.
