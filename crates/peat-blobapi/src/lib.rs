@@ -1,6 +1,10 @@
 //! The contract of the daemon's APIs: messages, service traits and clients, generated from `proto/`. Must never depend on
 //! `peat-blobcore`: a client needs nothing of a node.
 
+pub mod reflection;
+#[cfg(feature = "tls")]
+pub mod tls;
+
 /// The response header in which the daemon names the kind of an error: failed, usage, not found, unreachable, timed out,
 /// integrity, refused or no space. A stream has it among its trailers.
 pub const KIND_HEADER: &str = "peat-blob-error-kind";
@@ -17,6 +21,11 @@ mod generated {
 pub mod blob {
     pub use super::generated::peat::blob::v1::__buffa::oneof;
     pub use super::generated::peat::blob::v1::*;
+}
+
+/// How a daemon is, in the words of gRPC: package `grpc.health.v1`.
+pub mod health {
+    pub use super::generated::grpc::health::v1::*;
 }
 
 /// The attachment API that clients of this field already call: package `peat.sidecar.v1`.

@@ -42,7 +42,7 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use node::{
     DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
-    TAKEN_LIFETIME, Taken, TargetStatus, Terms,
+    Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::BlockBytes;

@@ -1,12 +1,16 @@
-//! How the daemon is reached: its address, its token, and a client. Never starts a daemon.
+//! How the daemon is reached: its address, what it is shown, and a client. Never starts a daemon.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use buffa::view::{MessageView, OwnedView};
 use clap::Args;
 use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection, UnaryResponse};
 use connectrpc::{ConnectError, Protocol};
+use http::Uri;
 use peat_blobapi::blob::{BlobServiceClient, GetDistributionRequest, GetDistributionResponse};
+use peat_blobapi::tls::{self, Pair};
 
 use crate::failure::{Failure, Kind, of_daemon};
 
@@ -18,12 +22,35 @@ const WAITING_CALLS: usize = 16;
 /// Where the daemon is.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Address {
-    /// Where the daemon is: unix:///path or http://host:port. Without it, the socket in the data directory.
+    /// Where the daemon is: unix:///path, https://host:port or http://host:port. Without it, the socket in the data directory.
     #[arg(long, global = true, env = "PEAT_BLOBCTL_DAEMON", value_name = "URL", hide_env_values = true)]
     daemon: Option<String>,
     /// A file with the token that the daemon wants.
     #[arg(long, global = true, env = "PEAT_BLOBCTL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// A file with the authority of the daemon's certificate, for https.
+    #[arg(long, global = true, env = "PEAT_BLOBCTL_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// A file with the certificate that the daemon wants, for https.
+    #[arg(long, global = true, env = "PEAT_BLOBCTL_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// A file with its key.
+    #[arg(long, global = true, env = "PEAT_BLOBCTL_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl Address {
+    /// What a connection over https is made with.
+    fn tls(&self) -> Result<Arc<tls::ClientConfig>, Failure> {
+        let Some(ca) = &self.tls_ca else {
+            return Err(
+                Failure::usage("https wants to know whose certificates to trust").hint("name a file of them with --tls-ca")
+            );
+        };
+        let own = self.tls_cert.as_deref().zip(self.tls_key.as_deref());
+        let own = own.map(|(certificate, key)| Pair { certificate, key });
+        Ok(tls::client(ca, own)?)
+    }
 }
 
 /// A daemon's address, understood.
@@ -31,6 +58,7 @@ pub(crate) struct Address {
 enum Place {
     Unix(PathBuf),
     Http(String),
+    Https(String),
 }
 
 impl Place {
@@ -38,8 +66,9 @@ impl Place {
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') => Ok(Self::Unix(path.into())),
             Some(("http", rest)) if !rest.is_empty() => Ok(Self::Http(text.to_owned())),
+            Some(("https", rest)) if !rest.is_empty() => Ok(Self::Https(text.to_owned())),
             _ => Err(Failure::usage(format!("{text:?} is no address of a daemon"))
-                .hint("write unix:///path/to/api.sock or http://host:port")),
+                .hint("write unix:///path/to/api.sock, https://host:port or http://host:port")),
         }
     }
 }
@@ -78,10 +107,8 @@ impl Daemon {
                 let authority = "http://localhost".parse().expect("a well-formed address");
                 (Http2Connection::connect_unix(path, authority).await, "http://localhost", path.display().to_string())
             }
-            Place::Http(url) => {
-                let uri = url.parse().map_err(|why| Failure::usage(format!("{url:?} is no address of a daemon: {why}")))?;
-                (Http2Connection::connect_plaintext(uri).await, url.as_str(), url.clone())
-            }
+            Place::Http(url) => (Http2Connection::connect_plaintext(uri_of(url)?).await, url.as_str(), url.clone()),
+            Place::Https(url) => (tls::connect(uri_of(url)?, address.tls()?).await, url.as_str(), url.clone()),
         };
         let connection = connected.map_err(|error| unreachable(&shown, &error, address.daemon.is_some()))?;
         let mut config = ClientConfig::new(uri.parse().expect("it was parsed before")).with_protocol(Protocol::Connect);
@@ -104,6 +131,10 @@ impl Daemon {
     }
 }
 
+fn uri_of(url: &str) -> Result<Uri, Failure> {
+    url.parse().map_err(|why| Failure::usage(format!("{url:?} is no address of a daemon: {why}")))
+}
+
 /// The answer of a call, or why there is none.
 pub(crate) fn answer<V>(result: Result<UnaryResponse<OwnedView<V>>, ConnectError>) -> Result<V::Owned, Failure>
 where
@@ -118,13 +149,15 @@ fn unreachable(place: &str, error: &ConnectError, named: bool) -> Failure {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let denied = cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied);
-    Failure::new(Kind::UNREACHABLE, format!("no daemon answers at {place}: {cause}")).hint(if denied {
-        "the socket is for the daemon's own user: run this as that user"
-    } else if named {
-        "start peat-blobd there, or name another place with --daemon"
-    } else {
-        "start peat-blobd, or say where it is with --daemon unix:///path or http://host:port"
+    let io = cause.downcast_ref::<io::Error>();
+    let denied = io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let tls = io.and_then(|error| error.get_ref()?.downcast_ref::<tls::Error>());
+    Failure::new(Kind::UNREACHABLE, format!("no daemon answers at {place}: {cause}")).hint(match tls {
+        Some(tls::Error::InvalidCertificate(_)) => "the file of --tls-ca must lead to the daemon's certificate",
+        Some(_) => "the daemon may want a certificate of its own authority: --tls-cert and --tls-key",
+        None if denied => "the socket is for the daemon's own user: run this as that user",
+        None if named => "start peat-blobd there, or name another place with --daemon",
+        None => "start peat-blobd, or say where it is with --daemon unix:///path or http://host:port",
     })
 }
 
@@ -145,7 +178,8 @@ mod tests {
     fn addresses_are_sockets_and_http_urls_and_nothing_else() {
         assert_eq!(Place::parse("unix:///run/api.sock").unwrap(), Place::Unix("/run/api.sock".into()));
         assert_eq!(Place::parse("http://[::1]:50051").unwrap(), Place::Http("http://[::1]:50051".to_owned()));
-        for text in ["", "unix://relative", "https://host:1", "host:1", "http://"] {
+        assert_eq!(Place::parse("https://depot:50051").unwrap(), Place::Https("https://depot:50051".to_owned()));
+        for text in ["", "unix://relative", "ftp://host:1", "host:1", "http://", "https://"] {
             let failure = Place::parse(text).unwrap_err();
             assert_eq!(failure.kind, Kind::USAGE);
             assert!(failure.hint.unwrap().contains("unix:///"), "{text}");

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use connectrpc::{ConnectError, ErrorCode};
+use peat_blobapi::tls::TlsError;
 use peat_blobapi::{HINT_HEADER, KIND_HEADER};
 use peat_blobcore::identity::{IdentityError, KeyError, Rejection};
 use peat_blobcore::{Error, ErrorKind};
@@ -121,6 +122,16 @@ impl From<Rejection> for Failure {
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         Self { kind: error.kind().into(), message: format!("the key is malformed: {error}"), hint: error.hint() }
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        let kind = match &error {
+            TlsError::Unreadable { source, .. } => ErrorKind::of_io(source).into(),
+            _ => Kind::USAGE,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

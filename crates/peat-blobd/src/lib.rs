@@ -3,21 +3,31 @@
 
 mod api;
 pub mod config;
+mod health;
 mod metrics;
 mod server;
+mod tcp;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use peat_blobapi::tls::{self, Pair, TlsError};
 use peat_blobcore::{ErrorKind, Node};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::rustls::ServerConfig;
 
 pub use config::Config;
+pub use health::Pulse;
 
 use api::Daemon;
 use config::Listen;
 use server::{Bound, FAREWELL, serve};
+
+/// How long the node may stay in use after the last call, and how often that is looked at.
+const LAST_HANDLE: Duration = Duration::from_secs(1);
+const HANDLE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -33,14 +43,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
-    /// The directory for streamed files.
-    #[error("cannot clear {}: {source}", path.display())]
-    Uploads {
-        /// Which.
-        path: std::path::PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    /// A certificate or key for TCP.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Error {
@@ -49,7 +54,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::Listen { source, .. } | Self::Uploads { source, .. } => ErrorKind::of_io(source),
+            Self::Listen { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => ErrorKind::of_io(source),
+            Self::Tls(_) => ErrorKind::Usage,
         }
     }
 
@@ -59,7 +65,7 @@ impl Error {
         match self {
             Self::Node(error) => error.hint(),
             Self::Listen { .. } => Some("stop what holds it, or choose another with --listen".to_owned()),
-            Self::Uploads { .. } => Some("make it a directory that this user may write to".to_owned()),
+            Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
         }
     }
 }
@@ -79,8 +85,9 @@ impl Running {
     /// [`Error`]; nothing goes on running then.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
+        let tls = load_tls(&config)?;
         let node = start_node(&config).await?;
-        match Self::serve(node, &config).await {
+        match Self::serve(node, tls, &config).await {
             Ok(running) => Ok(running),
             Err((error, node)) => {
                 node.shutdown().await;
@@ -90,7 +97,7 @@ impl Running {
     }
 
     /// Serves a node, or gives it back.
-    async fn serve(node: Node, config: &Arc<Config>) -> Result<Self, (Error, Node)> {
+    async fn serve(node: Node, tls: Option<Arc<ServerConfig>>, config: &Arc<Config>) -> Result<Self, (Error, Node)> {
         // The node has come first, since it makes the data directory that a socket may be in, and holds it alone.
         let (bound, addresses) = match bind_all(config).await {
             Ok(bound) => bound,
@@ -98,6 +105,7 @@ impl Running {
         };
         let (stop, stopping) = watch::channel(false);
         let daemon = Arc::new(Daemon::new(node, Arc::clone(config), stopping.clone()));
+        daemon.replace_tls(tls);
         let serving = serve(bound, &daemon, &stopping);
         tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
         let running = Self { daemon, addresses, serving, stop };
@@ -117,19 +125,26 @@ impl Running {
         &self.addresses
     }
 
-    /// Puts into force what can be changed while it runs: policy, peers, roots, caps and the token. The rest of `config` is
-    /// what it was started with.
+    /// Asks after the daemon's life, for who watches over it.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(&self.daemon, &self.addresses)
+    }
+
+    /// Puts into force what can be changed while it runs: policy, peers, roots, caps, the token and certificates. The rest of
+    /// `config` is what it was started with. TCP connections that are there stay as they are.
     ///
     /// # Errors
-    /// [`Error::Node`] when the node has ended.
+    /// [`Error::Tls`], and nothing has changed; [`Error::Node`] when the node has ended.
     pub async fn reload(&self, config: Config) -> Result<(), Error> {
-        let old = self.daemon.config();
+        let (old, tls) = (self.daemon.config(), load_tls(&config)?);
         self.daemon.node.set_policy(config.policy()).await?;
         self.connect(&config).await;
         for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
             self.daemon.disconnect(peer.id).await;
         }
         self.daemon.replace_config(Arc::new(config));
+        self.daemon.replace_tls(tls);
         Ok(())
     }
 
@@ -150,6 +165,13 @@ impl Running {
             tracing::warn!("calls are under way that do not end; they are cut off");
             self.serving.shutdown().await;
         }
+        // The task of a connection gives its handle back a moment after the connection has ended.
+        let only_one = async {
+            while Arc::strong_count(&self.daemon) > 1 {
+                tokio::time::sleep(HANDLE_INTERVAL).await
+            }
+        };
+        let _ = tokio::time::timeout(LAST_HANDLE, only_one).await;
         match Arc::try_unwrap(self.daemon) {
             Ok(daemon) => daemon.node.shutdown().await,
             Err(_) => tracing::warn!("the node is still in use and ends as it stands; nothing that was reported is lost"),
@@ -168,13 +190,19 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-/// Clears what an earlier run left, and binds every socket.
-async fn bind_all(config: &Config) -> Result<(Vec<Bound>, Vec<Listen>), Error> {
-    let uploads = api::uploads(config);
-    // What an earlier run was being sent when it ended is nobody's any more.
-    if uploads.exists() {
-        std::fs::remove_dir_all(&uploads).map_err(|source| Error::Uploads { path: uploads, source })?;
+/// What TCP connections are within. A certificate that is out of date is served all the same: clients turn it down, and the node
+/// goes on.
+fn load_tls(config: &Config) -> Result<Option<Arc<ServerConfig>>, TlsError> {
+    let (Some(certificate), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    let tls = tls::server(Pair { certificate, key }, config.tls_client_ca.as_deref())?;
+    if let Some(why) = tls::out_of_date(certificate, SystemTime::now())? {
+        tracing::error!(certificate = %certificate.display(), "no client trusts the daemon's certificate: {why}");
     }
+    Ok(Some(tls))
+}
+
+/// Binds every socket.
+async fn bind_all(config: &Config) -> Result<(Vec<Bound>, Vec<Listen>), Error> {
     let (mut bound, mut addresses) = (Vec::new(), Vec::new());
     for listen in &config.listen {
         let socket = Bound::bind(listen).await?;
@@ -201,5 +229,8 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
     if let Some((directory, policy)) = config.inbox() {
         builder = builder.inbox(directory, policy);
     }
-    builder.start().await
+    let node = builder.start().await?;
+    // What its documents ask for has been looked through once it answers: with many of them that takes a while.
+    node.responds().await?;
+    Ok(node)
 }

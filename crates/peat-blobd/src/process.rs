@@ -5,10 +5,8 @@ use std::process::exit;
 use std::time::Duration;
 
 use peat_blobd::config::{Listen, Loaded, Sources};
-use peat_blobd::{Error, Running};
+use peat_blobd::{Error, Pulse, Running};
 use sd_notify::NotifyState;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -16,8 +14,6 @@ use crate::logging::Logs;
 
 /// How long the daemon may take to end.
 const LONGEST_END: Duration = Duration::from_secs(5);
-/// What a daemon answers that lives.
-const ALIVE: &[u8] = b"HTTP/1.1 200 ";
 
 /// The signals that the process is led by.
 struct Signals {
@@ -67,7 +63,7 @@ pub(crate) async fn run(sources: &Sources, loaded: Loaded, logs: &Logs) -> Resul
     tell(&[NotifyState::Ready, NotifyState::Status(&serves)]);
     let mut watching = JoinSet::new();
     if let Some(period) = sd_notify::watchdog_enabled() {
-        watching.spawn(watch(running.addresses()[0].clone(), period / 2));
+        watching.spawn(watch(running.pulse(), period));
     }
     let mut loaded = loaded;
     loop {
@@ -138,36 +134,21 @@ fn reloading() {
     }
 }
 
-/// Lets the watchdog know that the daemon lives, as long as it answers at its own socket.
-async fn watch(listen: Listen, every: Duration) {
-    let mut ticks = tokio::time::interval(every);
+/// Lets the watchdog know twice a period that the daemon lives, as long as it does. When it does not, it is asked again soon:
+/// what is only slow has all of the period to answer.
+async fn watch(pulse: Pulse, period: Duration) {
     loop {
-        ticks.tick().await;
-        match tokio::time::timeout(every, answers(&listen)).await {
-            Ok(Ok(true)) => tell(&[NotifyState::Watchdog]),
-            Ok(Ok(false)) => tracing::error!("the daemon answers its watchdog wrongly"),
-            Ok(Err(error)) => tracing::error!(%error, "the daemon cannot be asked whether it lives"),
-            Err(_) => tracing::error!("the daemon does not answer its watchdog in {every:?}"),
-        }
-    }
-}
-
-async fn answers(listen: &Listen) -> std::io::Result<bool> {
-    match listen {
-        Listen::Unix(path) => lives(UnixStream::connect(path).await?).await,
-        Listen::Tcp(address) => {
-            let mut address = *address;
-            if address.ip().is_unspecified() {
-                address.set_ip(if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+        let beats = tokio::time::timeout(period / 2, pulse.beats()).await;
+        let pause = match beats.unwrap_or_else(|_| Err(format!("no answer in {:?}", period / 2))) {
+            Ok(()) => {
+                tell(&[NotifyState::Watchdog]);
+                period / 2
             }
-            lives(TcpStream::connect(address).await?).await
-        }
+            Err(why) => {
+                tracing::error!(why, "the service manager is not told that the daemon lives");
+                period / 10
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
-}
-
-async fn lives(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> std::io::Result<bool> {
-    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-    let mut answer = [0; ALIVE.len()];
-    stream.read_exact(&mut answer).await?;
-    Ok(answer == *ALIVE)
 }

@@ -15,10 +15,14 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Daemon};
 use crate::config::Listen;
-use crate::{Error, metrics};
+use crate::tcp::Door;
+use crate::{Error, health, metrics};
 
 /// How long calls under way may take to end once the daemon ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
+
+/// The call that asks what `/readyz` does.
+const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// A socket that is bound.
 pub(crate) enum Bound {
@@ -81,8 +85,8 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
         serving.spawn(async move {
             let served = match bound {
                 Bound::Tcp(listener) => {
-                    let app = app.layer(middleware::from_fn_with_state(daemon, admit));
-                    axum::serve(listener, app).with_graceful_shutdown(stopped).await
+                    let app = app.layer(middleware::from_fn_with_state(Arc::clone(&daemon), admit));
+                    axum::serve(Door::new(listener, daemon), app).with_graceful_shutdown(stopped).await
                 }
                 Bound::Unix(listener, path) => {
                     let served = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
@@ -100,18 +104,11 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
 
 fn app(daemon: &Arc<Daemon>) -> Router {
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
         .with_state(Arc::clone(daemon))
         .fallback_service(api::router(daemon).into_axum_service())
-}
-
-async fn ready(State(daemon): State<Arc<Daemon>>) -> Response {
-    match *daemon.stopping.borrow() {
-        true => (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n").into_response(),
-        false => "ok\n".into_response(),
-    }
 }
 
 /// Lets in who may speak over TCP: who has the token where there is one, and where there is none no page of a browser, which
@@ -122,7 +119,7 @@ async fn admit(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) 
         Some(token) => bearer(request.headers()).is_some_and(|given| is_equal(given, token.expose())),
         None => !request.headers().contains_key(header::ORIGIN),
     };
-    if admitted || matches!(request.uri().path(), "/livez" | "/readyz") {
+    if admitted || matches!(request.uri().path(), "/livez" | "/readyz" | HEALTH_CHECK) {
         return next.run(request).await;
     }
     let what = match config.token {

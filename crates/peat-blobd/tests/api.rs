@@ -9,6 +9,9 @@ use connectrpc::{ConnectError, ErrorCode, Protocol};
 use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
 use peat_blobapi::KIND_HEADER;
 use peat_blobapi::blob::{self, BlobServiceClient, oneof};
+use peat_blobapi::health::health_check_response::ServingStatus;
+use peat_blobapi::health::{self, HealthClient};
+use peat_blobapi::reflection;
 use peat_blobapi::sidecar::{self, PeatSidecarClient};
 use peat_blobcore::model::EndpointId;
 use peat_blobd::config::{Listen, StaticPeer, Token};
@@ -118,16 +121,19 @@ async fn streamed_files_arrive_and_can_be_read_back_where_they_are_held() {
     let options = blob::SendOptions { scope: to(bravo.node().id()).into(), ..Default::default() };
     let mut parts = vec![part(options.into()), part(file("a/large").into())];
     parts.extend(large.chunks(1 << 20).map(|chunk| part(oneof::send_stream_request::Part::Chunk(chunk.to_vec()))));
-    parts.push(part(file("small").into()));
+    parts.push(part(blob::StreamedFile { content_type: "text/plain".to_owned(), ..file("small") }.into()));
     parts.push(part(oneof::send_stream_request::Part::Chunk(b"small".to_vec())));
     let sent = native(&alpha, Protocol::Connect).send_stream(n0_future::stream::iter(parts)).await.expect("sent").into_owned();
     assert_eq!(sent.file_count, 2);
     completed(&native(&alpha, Protocol::Connect), &sent.distribution_id).await;
     let inbox = contents(&fleet.inbox("bravo"));
     assert!(inbox[Path::new("a/large")] == large && inbox[Path::new("small")] == b"small");
+    let id = sent.distribution_id.parse().expect("an id");
+    let told = bravo.node().files(id).await.expect("known").expect("listed").into_iter().map(|file| file.content_type);
+    assert_eq!(told.collect::<Vec<_>>(), [None, Some("text/plain".to_owned())]);
     let modified = std::fs::metadata(fleet.inbox("bravo").join("small")).expect("delivered").modified().expect("a time");
     assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(1000));
-    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new(), "what was streamed waits nowhere any more");
+    assert_eq!(contents(&fleet.path("alpha/content/tmp")), BTreeMap::new(), "what was streamed waits nowhere any more");
     let blob = sent.files[0].blob.clone();
     let reader = native(&bravo, Protocol::Grpc);
     let mut stream = reader.read_blob(blob::ReadBlobRequest { blob, ..Default::default() }).await.expect("held");
@@ -157,7 +163,23 @@ async fn a_stream_that_names_a_path_outside_or_ends_early_sends_nothing() {
         client.send_stream(n0_future::stream::iter(parts)).await.expect_err("refused");
     }
     assert!(alpha.node().distributions().is_empty() && !fleet.path("alpha").join("outside").exists());
-    assert_eq!(contents(&fleet.path("alpha").join("uploads")), BTreeMap::new());
+    let file = |path: &str| part(blob::StreamedFile { path: path.into(), ..Default::default() }.into());
+    for (one, other) in [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/b/c", "a")] {
+        let error =
+            client.send_stream(n0_future::stream::iter(vec![options(), file(one), file(other)])).await.expect_err("refused");
+        assert!(error.message.as_deref().is_some_and(|message| message.starts_with("file.path")), "{one} {other}: {error}");
+    }
+    // A caller who goes in the middle of a file.
+    let chunk = part(oneof::send_stream_request::Part::Chunk(vec![7; 100_000]));
+    let begun = n0_future::stream::iter(vec![options(), file("a"), chunk]);
+    let sending = client.send_stream(n0_future::StreamExt::chain(begun, n0_future::stream::pending()));
+    tokio::select! {
+        sent = sending => panic!("it waits for the rest: {:?}", sent.map(|_| ())),
+        () = eventually("it is written", || async { !contents(&fleet.path("alpha/content/tmp")).is_empty() }) => {}
+    }
+    eventually("it is gone", || async { contents(&fleet.path("alpha/content/tmp")).is_empty() }).await;
+    assert_eq!(alpha.node().content().usage().expect("usage").blobs, 0, "nothing of it is kept");
+    assert!(alpha.node().distributions().is_empty());
     alpha.stop().await;
 }
 
@@ -334,6 +356,70 @@ async fn over_tcp_a_token_is_needed_where_there_is_one_and_browsers_are_kept_out
     let ask = BlobServiceClient::new(http.clone(), page).get_node(blob::GetNodeRequest::default()).await;
     assert_eq!(ask.map(|_| ()).expect_err("refused").code, ErrorCode::Unauthenticated);
     bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_as_grpc_has_it_to_all_and_watched_until_the_end() {
+    let fleet = Fleet::new();
+    fleet.enroll("alpha", &[]);
+    let alpha = Running::start(Config { token: Some(Token::new("secret")), ..config(&fleet, "alpha") }).await.expect("it starts");
+    let (plain, http) = client(&alpha, Protocol::Grpc);
+    let request = |service: &str| health::HealthCheckRequest { service: service.to_owned(), ..Default::default() };
+    // Without the token: whether the daemon lives is for all to know.
+    let stranger = HealthClient::new(http.clone(), plain.clone());
+    for service in ["", "peat.blob.v1.BlobService", "peat.sidecar.v1.PeatSidecar"] {
+        let answer = stranger.check(request(service)).await.expect("answered").into_owned();
+        assert!(answer.status == ServingStatus::SERVING, "{service}: {answer:?}");
+    }
+    assert_eq!(stranger.check(request("peat.blob.v1.Blob")).await.map(|_| ()).expect_err("unknown").code, ErrorCode::NotFound);
+    let client = HealthClient::new(http, plain.with_default_header("authorization", "Bearer secret"));
+    let mut unknown = client.watch(request("peat.blob.v1.Blob")).await.expect("watched");
+    let mut watched = client.watch(request("")).await.expect("watched");
+    let mut states = Vec::new();
+    for stream in [&mut unknown, &mut watched] {
+        states.push(stream.message().await.expect("told").expect("told").to_owned_message().status);
+    }
+    alpha.stop().await;
+    states.push(watched.message().await.expect("told").expect("told").to_owned_message().status);
+    assert_eq!(
+        states.iter().map(|state| state.to_i32()).collect::<Vec<_>>(),
+        [ServingStatus::SERVICE_UNKNOWN, ServingStatus::SERVING, ServingStatus::NOT_SERVING].map(|state| state as i32)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_is_told_to_clients_that_do_not_have_it() {
+    use reflection::v1::oneof::server_reflection_request::MessageRequest;
+    use reflection::v1::oneof::server_reflection_response::MessageResponse;
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let (config, http) = client(&alpha, Protocol::Grpc);
+    let mut stream = reflection::v1::ServerReflectionClient::new(http, config).server_reflection_info().await.expect("served");
+    let mut ask = async |message: MessageRequest| {
+        let request = reflection::v1::ServerReflectionRequest { message_request: Some(message), ..Default::default() };
+        stream.send(request).await.expect("asked");
+        stream.message().await.expect("answered").expect("answered").to_owned_message().message_response.expect("an answer")
+    };
+    let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await else {
+        panic!("services were asked for")
+    };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert_eq!(names.len(), 5, "{names:?}");
+    for symbol in names.into_iter().chain(["peat.blob.v1.Scope.Nodes", "peat.blob.v1.Priority", "peat.blob.v1.BlobService.Watch"])
+    {
+        let MessageResponse::FileDescriptorResponse(found) = ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await
+        else {
+            panic!("{symbol} is in the contract")
+        };
+        assert!(!found.file_descriptor_proto[0].is_empty(), "{symbol}");
+    }
+    let MessageResponse::ErrorResponse(error) = ask(MessageRequest::FileContainingSymbol("peat.blob.v1".to_owned())).await else {
+        panic!("a package is no symbol")
+    };
+    assert_eq!(error.error_code, 5);
+    // Who has not ended asking hears that the daemon ends.
+    let told = async move { stream.message().await.expect("it ends well").is_none() };
+    assert!(tokio::join!(told, alpha.stop()).0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

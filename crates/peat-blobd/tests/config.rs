@@ -119,7 +119,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
     for setting in SETTINGS {
         let secret = machine.path("secret").display().to_string();
         let text = match setting.name {
-            "data-dir" | "inbox" => "/some/where",
+            "data-dir" | "inbox" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
             "insecure" | "gossip" | "carry" => "false",
             "token-file" | "shared-key-file" => &secret,
@@ -141,6 +141,9 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
         let beside = |machine: Machine| match setting.name {
             "node-id" => machine.variable("PEAT_BLOBD_SHARED_KEY", KEY),
             "shared-key" | "shared-key-file" => machine.variable("PEAT_BLOBD_NODE_ID", "a"),
+            "tls-cert" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key"),
+            "tls-key" => machine.variable("PEAT_BLOBD_TLS_CERT", "/cert"),
+            "tls-client-ca" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key").variable("PEAT_BLOBD_TLS_CERT", "/cert"),
             _ => machine,
         };
         let shown = |machine: Machine| format!("{:?}", beside(machine).config());
@@ -218,7 +221,11 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
     );
     assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
     assert!(loaded.warnings[0].contains("PEAT_NODE_SOMETHING_NEW"), "{:?}", loaded.warnings);
-    assert!(loaded.warnings[1].contains("without a token on tcp://0.0.0.0:50051"), "{:?}", loaded.warnings);
+    assert!(
+        loaded.warnings[1].contains("without a token or client certificates on tcp://0.0.0.0:50051"),
+        "{:?}",
+        loaded.warnings
+    );
 }
 
 #[test]
@@ -265,6 +272,11 @@ fn beyond_loopback_the_api_wants_a_token_or_the_users_word() {
     let loaded = guarded.variable("PEAT_BLOBD_TOKEN_FILE", &path).load().unwrap();
     assert_eq!(loaded.config.token.unwrap().expose(), "0123456789abcdef");
     assert!(loaded.warnings.is_empty() && !loaded.config.insecure);
+
+    let encrypted = || open().arguments(&["--tls-cert=/cert", "--tls-key=/key"]);
+    assert!(encrypted().error().contains("tls_client_ca"), "encryption alone says nothing of who speaks");
+    let known = encrypted().variable("PEAT_BLOBD_TLS_CLIENT_CA", "/ca").load().unwrap();
+    assert!(known.warnings.is_empty() && !known.config.insecure);
 
     for near in ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://localhost:1", "tcp://[::ffff:127.0.0.1]:1", "unix:///a"] {
         Machine::new().variable("PEAT_BLOBD_LISTEN", near).load().unwrap();

@@ -137,7 +137,11 @@ impl Batch {
         self.flush()
     }
 
-    fn add(&mut self, staged: Staged) -> Result<Ingested, ContentError> {
+    pub(super) fn store(&self) -> &Inner {
+        &self.content.0
+    }
+
+    pub(super) fn add(&mut self, staged: Staged) -> Result<Ingested, ContentError> {
         let blob = staged.blob;
         if let StagedBytes::Inline(_) = staged.bytes {
             self.inline_bytes += blob.size;

@@ -4,8 +4,8 @@
 //! Everything here may block on the disk: call it on blocking threads. What is called whole has been fsynced, and no byte
 //! leaves the store that was not held against its hash. Nothing here knows of peers, documents or inboxes.
 //!
-//! - in: `ingest` hashes a file once; `assembly` takes verified blocks in any order until a blob is whole; both end in
-//!   `commit`, the one place where bytes become a blob
+//! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
+//!   a blob is whole; all end in `commit`, the one place where bytes become a blob
 //! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
@@ -23,6 +23,7 @@ mod layout;
 mod reader;
 mod recover;
 mod registry;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -40,6 +41,7 @@ pub use export::Exported;
 pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
+pub use spool::{Spool, Spooled};
 
 use crate::clock::Clock;
 use crate::fault;

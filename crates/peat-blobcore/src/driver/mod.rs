@@ -57,6 +57,8 @@ pub(crate) enum Request {
     Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
     /// What a parcel wants.
     Parcel(ParcelRequest),
+    /// Whether the loop comes round.
+    Probe { answer: oneshot::Sender<()> },
     /// End everything that is under way, then the loop.
     Stop,
 }
@@ -391,6 +393,9 @@ impl Driver {
                 let _ = answer.send(self.status(&id));
             }
             Request::Parcel(request) => self.serve_parcel(request).await,
+            Request::Probe { answer } => {
+                let _ = answer.send(());
+            }
             Request::Stop => {}
         }
     }

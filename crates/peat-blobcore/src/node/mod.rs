@@ -12,7 +12,7 @@ pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
-pub use send::{SendRequest, Sent, Skipped, TAKEN_LIFETIME, Taken, Terms};
+pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
 
 use std::net::SocketAddr;
@@ -302,6 +302,17 @@ impl Node {
     pub async fn gc(&self) -> Result<GcReport, Error> {
         let content = self.content.clone();
         Ok(blocking(move || content.gc_all()).await??)
+    }
+
+    /// Waits until the node's loop has taken this call up: an idle one does at once, a busy one when it comes round, one that
+    /// is stuck never. How long is too long is for the caller to say.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the loop has ended.
+    pub async fn responds(&self) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        self.request(Request::Probe { answer }).await?;
+        answered.await.map_err(|_| Error::Stopped)
     }
 
     /// Figures of the replica: what was accepted, what was refused and why.

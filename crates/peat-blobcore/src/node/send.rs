@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{Node, blocking};
 use crate::Error;
-use crate::content::{Batch, Content, ContentError, Pin, PinRole};
+use crate::content::{Batch, Content, ContentError, Pin, PinRole, Spooled};
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
-    BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, Scope,
-    Timestamp,
+    BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, RelativePath,
+    Scope, Timestamp,
 };
 use crate::replica::{Accepted, Replica};
 
@@ -75,6 +75,21 @@ pub struct Terms {
     pub carry: Carry,
     /// Whether its files appear in an inbox all at once, or each as it comes.
     pub together: bool,
+}
+
+/// A file that came as a stream.
+#[derive(Debug)]
+pub struct Streamed {
+    /// Its path beneath the root.
+    pub path: RelativePath,
+    /// Its permission bits.
+    pub mode: u32,
+    /// When it was last modified, in milliseconds since the Unix epoch.
+    pub mtime: i64,
+    /// Its media type.
+    pub content_type: Option<String>,
+    /// Its bytes.
+    pub bytes: Spooled,
 }
 
 /// Files that are in the store and wait to be sent. What has not become part of a distribution within
@@ -169,6 +184,43 @@ impl Node {
                 }
             }
             job.distribute(&files, &terms)
+        })
+        .await
+    }
+
+    /// Makes a distribution of files that came as streams: see [`Content::spool`]. As with [`Node::send`], who stops waiting for
+    /// the answer does not stop the call.
+    ///
+    /// # Errors
+    /// [`Error::NothingToSend`] without files, [`Error::Manifest`] for what does not fit a manifest, and what the store and the
+    /// replica report, a full disk among it. Nothing is sent then.
+    pub async fn send_streamed(&self, root_name: String, mut files: Vec<Streamed>, terms: Terms) -> Result<Sent, Error> {
+        if files.is_empty() {
+            return Err(Error::NothingToSend("the stream has no files".to_owned()));
+        }
+        files.sort_by(|one, other| one.path.cmp(&other.path));
+        let job = self.job();
+        self.write_with(move || {
+            let _no_collection = job.content.keep_unpinned();
+            let mut batch = job.content.batch();
+            let entry = |file: Streamed| {
+                let ingested = batch.add_spooled(file.bytes)?;
+                Ok(FileEntry {
+                    root: root_name.clone(),
+                    path: file.path.as_str().into(),
+                    size: ingested.size,
+                    blob: ingested.hash,
+                    sha256: ingested.sha256,
+                    mode: file.mode,
+                    mtime: file.mtime,
+                    content_type: file.content_type,
+                    display_name: None,
+                })
+            };
+            let files = files.into_iter().map(entry).collect::<Result<Vec<_>, Error>>()?;
+            batch.commit()?;
+            let (distribution, accepted) = job.distribute(&files, &terms)?;
+            Ok((Sent { distribution, bundle: terms.bundle, files, skipped: Vec::new() }, accepted))
         })
         .await
     }

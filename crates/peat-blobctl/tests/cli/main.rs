@@ -4,6 +4,7 @@ mod authority;
 mod direct;
 mod offline;
 mod online;
+mod tls;
 
 use std::io::Write as _;
 use std::path::Path;

@@ -298,7 +298,8 @@ impl Attachments {
     }
 }
 
-fn new_bundle(daemon: &Daemon) -> String {
+/// A name for a call that has none.
+pub(super) fn new_bundle(daemon: &Daemon) -> String {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("the operating system gives randomness");
     format!("{}-{:016x}", daemon.node.id().short(), u64::from_le_bytes(bytes))

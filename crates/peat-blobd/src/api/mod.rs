@@ -4,20 +4,22 @@ mod attachments;
 mod bundles;
 mod convert;
 pub(crate) mod errors;
+mod health;
 mod native;
 mod parcels;
+mod reflection;
 mod streams;
 mod upload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 
 use connectrpc::{ConnectError, Router};
 use peat_blobcore::Node;
 use peat_blobcore::model::{DistributionId, EndpointId};
 use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::Config;
 use bundles::Bundles;
@@ -27,31 +29,30 @@ pub(crate) struct Daemon {
     pub(crate) node: Node,
     /// What the daemon was told last.
     pub(crate) config: RwLock<Arc<Config>>,
+    /// What TCP connections are within, where they are within TLS.
+    tls: RwLock<Option<Arc<ServerConfig>>>,
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
-    uploads: PathBuf,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }
 
-/// Both services over one daemon.
+/// The services of a daemon, and those of gRPC that tell of them.
 pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
     Router::new()
         .add_service(Arc::new(native::Native(Arc::clone(daemon))))
         .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
-}
-
-/// Where streamed files wait until they are in the store.
-pub(crate) fn uploads(config: &Config) -> PathBuf {
-    config.data_dir.join("uploads")
+        .add_service(Arc::new(health::Healths(Arc::clone(daemon))))
+        .add_service(Arc::new(reflection::v1::Service(Arc::clone(daemon))))
+        .add_service(Arc::new(reflection::v1alpha::Service(Arc::clone(daemon))))
 }
 
 impl Daemon {
     pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
-        let uploads = uploads(&config);
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
-        Self { node, config: RwLock::new(config), named: RwLock::new(named), bundles: Bundles::default(), uploads, stopping }
+        let tls = RwLock::default();
+        Self { node, config: RwLock::new(config), tls, named: RwLock::new(named), bundles: Bundles::default(), stopping }
     }
 
     /// What the daemon is told to do now.
@@ -81,6 +82,16 @@ impl Daemon {
     pub(crate) async fn disconnect(&self, id: EndpointId) -> bool {
         self.named.write().expect("nothing panics while it holds the peers").remove(&id);
         self.node.remove_peer(id).await
+    }
+
+    /// What the next TCP connection is within, if it is within TLS.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.read().expect("nothing panics while it holds the certificates").clone()
+    }
+
+    /// Has TCP connections begin so from now on.
+    pub(crate) fn replace_tls(&self, tls: Option<Arc<ServerConfig>>) {
+        *self.tls.write().expect("nothing panics while it holds the certificates") = tls;
     }
 
     /// Is told otherwise from now on.

@@ -1,19 +1,18 @@
-//! Files that a caller streams. They wait in a directory of their own beside the store until all have come, and are then sent
-//! as any other directory; what was begun and not ended leaves nothing.
+//! Files that a caller streams. They go straight into the store and wait there until all have come; what was begun and not ended
+//! leaves nothing.
 
-use std::fs::{File, FileTimes, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use connectrpc::{ConnectError, InboundStream};
 use n0_future::StreamExt as _;
 use peat_blobapi::blob::{self, oneof::send_stream_request::Part};
+use peat_blobcore::content::{Content, Spool};
 use peat_blobcore::model::RelativePath;
-use peat_blobcore::{Error, ErrorKind, Sent};
+use peat_blobcore::{Error, ErrorKind, Sent, Streamed, Terms};
 
+use super::attachments::new_bundle;
 use super::errors::{answer, failed, invalid};
 use super::{Daemon, convert};
 use crate::Config;
@@ -28,12 +27,8 @@ pub(super) async fn receive(
         Some(Part::Options(options)) => options,
         _ => return Err(invalid("options", "they come first")),
     };
-    let directory = Directory::make(&daemon.uploads)?;
-    let mut request = convert::request(directory.0.clone(), &options, config.default_priority)?;
-    if options.root_name.is_empty() {
-        "stream".clone_into(&mut request.root_name);
-    }
-    let mut upload = Upload { directory, file: None, files: 0, bytes: 0 };
+    let request = convert::request("stream".into(), &options, config.default_priority)?;
+    let mut upload = Upload::new(daemon.node.content().clone());
     while let Some(part) = requests.next().await.transpose()? {
         let part = part.to_owned_message().part;
         // Writing may block, on a full page cache for seconds.
@@ -41,106 +36,95 @@ pub(super) async fn receive(
         let taken = tokio::task::spawn_blocking(move || upload.take(part, &config).map(|()| upload));
         upload = taken.await.map_err(|_| failed(Error::Stopped))??;
     }
-    upload.end_file()?;
-    if upload.files == 0 {
+    upload.end_file();
+    if upload.files.is_empty() {
         return Err(invalid("file", "the stream has none"));
     }
-    let daemon = Arc::clone(daemon);
-    // Sent to its end even if the caller goes now: the directory must not go from under it.
-    let sending = tokio::spawn(async move {
-        let sent = daemon.node.send(request).await;
-        drop(upload);
-        sent
-    });
-    sending.await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
-}
-
-/// A directory that goes when it is dropped.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn make(uploads: &Path) -> Result<Self, ConnectError> {
-        let mut name = [0; 8];
-        getrandom::fill(&mut name).map_err(|error| full(uploads, &error.into()))?;
-        let path = uploads.join(u64::from_le_bytes(name).to_string());
-        std::fs::create_dir_all(&path).map_err(|error| full(&path, &error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "what was streamed cannot be removed; the next start does it");
-        }
-    }
+    let terms = Terms {
+        bundle: request.bundle.unwrap_or_else(|| new_bundle(daemon)),
+        scope: request.scope,
+        priority: request.priority,
+        lifetime: request.lifetime,
+        carry: request.carry,
+        together: request.together,
+    };
+    daemon.node.send_streamed(request.root_name, upload.files, terms).await.map_err(failed)
 }
 
 /// A stream of files as far as it has come.
 struct Upload {
-    directory: Directory,
-    file: Option<(File, i64)>,
-    files: u64,
+    content: Content,
+    /// The file whose bytes are coming.
+    current: Option<(blob::StreamedFile, RelativePath, Spool)>,
+    files: Vec<Streamed>,
+    paths: BTreeSet<String>,
     bytes: u64,
 }
 
 impl Upload {
+    fn new(content: Content) -> Self {
+        Self { content, current: None, files: Vec::new(), paths: BTreeSet::new(), bytes: 0 }
+    }
+
     fn take(&mut self, part: Option<Part>, config: &Config) -> Result<(), ConnectError> {
         match part {
             Some(Part::File(file)) => {
-                self.end_file()?;
-                self.files += 1;
-                if self.files > u64::from(config.max_files_per_bundle) {
+                self.end_file();
+                if self.paths.len() >= config.max_files_per_bundle as usize {
                     return Err(too_much(format!("more than {} files", config.max_files_per_bundle), "max_files_per_bundle"));
                 }
-                self.begin(&file)
+                self.begin(*file)
             }
             Some(Part::Chunk(chunk)) => {
-                let Some((file, _)) = &mut self.file else { return Err(invalid("chunk", "a file comes first")) };
+                let Some((_, _, spool)) = &mut self.current else { return Err(invalid("chunk", "a file comes first")) };
                 self.bytes += chunk.len() as u64;
                 if let Some(most) = config.max_bundle_bytes.filter(|most| self.bytes > *most) {
                     return Err(too_much(format!("more than {most} bytes"), "max_bundle_bytes"));
                 }
-                file.write_all(&chunk).map_err(|error| full(&self.directory.0, &error))
+                spool.write(&chunk).map_err(failed)
             }
             Some(Part::Options(_)) => Err(invalid("options", "they come once")),
             None => Err(invalid("part", "it is of no kind that this version knows")),
         }
     }
 
-    fn begin(&mut self, file: &blob::StreamedFile) -> Result<(), ConnectError> {
+    fn begin(&mut self, file: blob::StreamedFile) -> Result<(), ConnectError> {
         let name = String::from_utf8_lossy(&file.path);
         let path = RelativePath::parse(&file.path).map_err(|error| invalid("file.path", format_args!("{name:?}: {error}")))?;
-        let path = self.directory.0.join(path.as_str());
-        let parent = path.parent().expect("it is beneath the directory");
-        std::fs::create_dir_all(parent).map_err(|error| full(parent, &error))?;
-        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let created = created.map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => invalid("file.path", format_args!("{name:?} comes twice")),
-            _ => full(&path, &error),
-        })?;
-        let mode = if file.mode == 0 { 0o644 } else { file.mode & 0o777 };
-        // Its owner reads it until it is in the store.
-        let permissions = std::fs::Permissions::from_mode(mode | 0o400);
-        created.set_permissions(permissions).map_err(|error| full(&path, &error))?;
-        self.file = Some((created, file.mtime));
+        self.make_room(path.as_str())?;
+        self.paths.insert(path.as_str().to_owned());
+        let spool = self.content.spool().map_err(failed)?;
+        self.current = Some((file, path, spool));
         Ok(())
     }
 
-    fn end_file(&mut self) -> Result<(), ConnectError> {
-        let Some((file, mtime)) = self.file.take() else { return Ok(()) };
-        let Ok(since) = u64::try_from(mtime) else { return Ok(()) };
-        if since > 0 {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(since);
-            file.set_times(FileTimes::new().set_modified(time)).map_err(|error| full(&self.directory.0, &error))?;
+    /// Refuses a path that comes twice, or at which one is a file and the other a directory.
+    fn make_room(&self, path: &str) -> Result<(), ConnectError> {
+        if self.paths.contains(path) {
+            return Err(invalid("file.path", format_args!("{path:?} comes twice")));
         }
-        Ok(())
+        let parents = path.match_indices('/').map(|(at, _)| &path[..at]);
+        let beneath = format!("{path}/");
+        let child = self.paths.range(beneath.clone()..).next().filter(|other| other.starts_with(&beneath));
+        match parents.filter_map(|parent| self.paths.get(parent)).next().or(child) {
+            Some(other) => Err(invalid("file.path", format_args!("{path:?} and {other:?}: one lies beneath the other"))),
+            None => Ok(()),
+        }
+    }
+
+    fn end_file(&mut self) {
+        let Some((file, path, spool)) = self.current.take() else { return };
+        let mode = if file.mode == 0 { 0o644 } else { file.mode & 0o777 };
+        let mtime = if file.mtime > 0 { file.mtime } else { now() };
+        let content_type = Some(file.content_type).filter(|kind| !kind.is_empty());
+        self.files.push(Streamed { path, mode, mtime, content_type, bytes: spool.end() });
     }
 }
 
-fn full(path: &Path, error: &std::io::Error) -> ConnectError {
-    let hint = "look at the file system of the data directory";
-    answer(ErrorKind::of_io(error), format!("{}: {error}", path.display()), Some(hint.to_owned()))
+/// Milliseconds since the Unix epoch.
+fn now() -> i64 {
+    let passed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(passed.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn too_much(what: String, setting: &str) -> ConnectError {

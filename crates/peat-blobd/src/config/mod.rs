@@ -42,7 +42,13 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// What clients show on TCP. Unix sockets are guarded by their file mode alone.
     pub token: Option<Token>,
-    /// Whether the API may be served beyond loopback without a token.
+    /// The file of the certificate that is shown on TCP.
+    pub tls_cert: Option<PathBuf>,
+    /// The file of its key; there with `tls_cert` or not at all.
+    pub tls_key: Option<PathBuf>,
+    /// The file of the authorities of whose certificates clients on TCP show one; none without `tls_cert`.
+    pub tls_client_ca: Option<PathBuf>,
+    /// Whether the API may be served beyond loopback without a token or `tls_client_ca`.
     pub insecure: bool,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
@@ -104,6 +110,9 @@ impl Config {
             listen: vec![Listen::Unix(data_dir.join("api.sock"))],
             data_dir,
             token: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             insecure: false,
             node_id: None,
             shared_key: None,

@@ -51,6 +51,17 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
         }
         _ => {}
     }
+    match (&config.tls_cert, &config.tls_key) {
+        (Some(_), None) => return refuse("tls-cert", "tls_cert wants its key; give tls_key too".to_owned()),
+        (None, Some(_)) => return refuse("tls-key", "tls_key wants its certificate; give tls_cert too".to_owned()),
+        (None, None) if config.tls_client_ca.is_some() => {
+            return refuse(
+                "tls-client-ca",
+                "tls_client_ca wants a certificate of this daemon; give tls_cert and tls_key too".to_owned(),
+            );
+        }
+        _ => {}
+    }
     if config.listen.is_empty() {
         return refuse("listen", "listen is empty, so nobody could use the daemon; name a socket or leave it out".to_owned());
     }
@@ -73,7 +84,8 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
 
 /// Warns of files with secrets that everybody on the machine can read.
 fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
-    let named = ["token-file", "shared-key-file"].into_iter().filter_map(|name| given.get(name)?.items.first().map(Path::new));
+    let named =
+        ["token-file", "shared-key-file", "tls-key"].into_iter().filter_map(|name| given.get(name)?.items.first().map(Path::new));
     let configuration = given.get("shared-key").and_then(|given| match &given.origin {
         Origin::File { path, .. } => Some(path.as_path()),
         _ => None,
@@ -88,23 +100,25 @@ fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
     }
 }
 
-/// Beyond loopback the API wants a token, or somebody's word that it does not.
+/// Beyond loopback the API wants to know who speaks, or somebody's word that it does not.
 fn guard_api(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
     let Some(open) = config.listen.iter().find(|listen| listen.is_beyond_loopback()) else { return Ok(()) };
-    if config.token.is_some() {
+    if config.token.is_some() || config.tls_client_ca.is_some() {
         return Ok(());
     }
     let at = origin(given, "listen");
     if !config.insecure {
         if !matches!(&at, Origin::Variable(name) if name == "PEAT_NODE_LISTEN") {
             let message = format!(
-                "{open} can be reached from other machines; give token_file, or `insecure` if all of them may command this node"
+                "{open} can be reached from other machines; give token_file or tls_client_ca, or `insecure` if all of them may command this node"
             );
             return Err(ConfigError::Rule { at, message });
         }
         config.insecure = true;
         given.insert("insecure", Given { origin: at, items: vec!["true".to_owned()] });
     }
-    warnings.push(format!("the API is served without a token on {open}: whoever reaches it commands this node"));
+    warnings.push(format!(
+        "the API is served without a token or client certificates on {open}: whoever reaches it commands this node"
+    ));
     Ok(())
 }

@@ -105,7 +105,7 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "listen",
         "URL,…",
-        "Where the API is served: unix:///path or tcp://address:port. Beyond loopback it wants a token, or `insecure`.",
+        "Where the API is served: unix:///path or tcp://address:port. Beyond loopback it wants a token, `tls_client_ca`, or `insecure`.",
         many!(listen, |items: &[String]| items.iter().map(|item| item.parse::<Listen>()).collect::<Parsed<Vec<_>>>()),
     )
     .compat("PEAT_NODE_LISTEN")
@@ -121,9 +121,25 @@ pub static SETTINGS: &[Setting] = &[
     )
     .reloaded(),
     setting(
+        "tls-cert",
+        "PATH",
+        "A PEM file with the certificate for TCP, followed by those that lead to its authority. With it TCP is TLS alone.",
+        one!(tls_cert, |text| parse::path(text).map(Some)),
+    )
+    .reloaded(),
+    setting("tls-key", "PATH", "A PEM file with the key of `tls_cert`.", one!(tls_key, |text| parse::path(text).map(Some)))
+        .reloaded(),
+    setting(
+        "tls-client-ca",
+        "PATH",
+        "A PEM file with authorities: who comes over TCP shows a certificate of one of them, and a token too where there is one.",
+        one!(tls_client_ca, |text| parse::path(text).map(Some)),
+    )
+    .reloaded(),
+    setting(
         "insecure",
         "BOOL",
-        "Serves the API beyond loopback without a token: whoever reaches it is obeyed.",
+        "Serves the API beyond loopback without a token or `tls_client_ca`: whoever reaches it is obeyed.",
         switch!(insecure),
     )
     .default("false")

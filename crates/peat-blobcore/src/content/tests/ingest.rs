@@ -24,6 +24,7 @@ fn whatever_is_taken_in_reads_back_equal_under_both_hashes_after_a_restart() {
         assert_eq!(ingested.sha256, Sha256Digest::from_bytes(Sha256::digest(&data).into()));
         assert_eq!(ingested.size, size as u64);
         assert_eq!(store.ingest_bytes(&data).unwrap(), ingested, "the same from memory");
+        assert_eq!(spool(&store, &data).unwrap(), ingested, "the same in pieces");
         blobs.push((ingested, data));
     }
     for close in [true, false] {
@@ -41,6 +42,32 @@ fn whatever_is_taken_in_reads_back_equal_under_both_hashes_after_a_restart() {
         }
         assert!(store.check(&mut go_on).unwrap().is_clean());
     }
+}
+
+/// Takes bytes in piece by piece.
+fn spool(store: &Store, data: &[u8]) -> Result<Ingested, ContentError> {
+    let mut spool = store.spool()?;
+    data.chunks(100_003).try_for_each(|piece| spool.write(piece))?;
+    let mut batch = store.batch();
+    let ingested = batch.add_spooled(spool.end())?;
+    batch.commit()?;
+    Ok(ingested)
+}
+
+#[test]
+fn what_comes_in_pieces_is_kept_only_once_a_batch_has_committed_it_and_never_without_room() {
+    let store = Store::new();
+    let mut broken_off = store.spool().unwrap();
+    broken_off.write(&bytes(1, 100_000)).unwrap();
+    assert_eq!(store.files().len(), 1, "it is in the store already, once");
+    drop(broken_off);
+    let mut ended = store.spool().unwrap();
+    ended.write(&bytes(2, 100_000)).unwrap();
+    store.batch().add_spooled(ended.end()).unwrap();
+    assert_eq!((store.files(), store.usage().unwrap().blobs), (vec![], 0));
+    let full = Store::with(Options { quota: None, reserve: u64::MAX });
+    assert_eq!(spool(&full, &bytes(3, 100_000)).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert_eq!(full.files(), Vec::<PathBuf>::new());
 }
 
 #[test]

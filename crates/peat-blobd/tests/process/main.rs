@@ -1,96 +1,13 @@
 //! The program as its surroundings see it: signals, exit codes, logs, and what the service manager is told.
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
+mod service;
+mod tls;
+
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
 
-const KEY: &str = "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio=";
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A daemon and its service manager.
-struct Service {
-    directory: tempfile::TempDir,
-    manager: UnixDatagram,
-    process: Child,
-}
-
-impl Service {
-    /// Starts a daemon with this configuration file, and waits until it is ready.
-    fn start(file: &str, variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let manager = UnixDatagram::bind(directory.path().join("manager")).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        std::fs::write(directory.path().join("config"), file).unwrap();
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let meta = log.metadata().unwrap();
-        let process = command(&directory)
-            .env("NOTIFY_SOCKET", directory.path().join("manager"))
-            .env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()))
-            .envs(variables.iter().copied())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut service = Self { directory, manager, process };
-        service.hears("READY=1");
-        service
-    }
-
-    /// Waits for a line from the daemon to its manager.
-    fn hears(&mut self, expected: &str) {
-        let mut message = [0; 4096];
-        loop {
-            let length = self.manager.recv(&mut message).unwrap_or_else(|error| panic!("no {expected}: {error}\n{}", self.log()));
-            let text = std::str::from_utf8(&message[..length]).unwrap();
-            if text.lines().any(|line| line.starts_with(expected)) {
-                return;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.process.id());
-        let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap()
-    }
-
-    /// Waits for the end, and returns the exit code.
-    fn ends(&mut self) -> Option<i32> {
-        self.process.wait().unwrap().code()
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // It has ended already, unless the test fails.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn command(directory: &tempfile::TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_peat-blobd"));
-    command
-        .env_clear()
-        .env("PEAT_BLOBD_CONFIG", directory.path().join("config"))
-        .env("PEAT_BLOBD_DATA_DIR", directory.path().join("data"))
-        .env("PEAT_BLOBD_IROH_LISTEN", "127.0.0.1:0")
-        .env("PEAT_BLOBD_NODE_ID", "node-a")
-        .env("PEAT_BLOBD_SHARED_KEY", KEY)
-        .stdin(Stdio::null());
-    command
-}
+use service::{KEY, Service, command};
 
 #[test]
 fn a_service_manager_hears_of_start_life_reload_and_end() {

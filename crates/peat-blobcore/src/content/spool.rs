@@ -1,0 +1,81 @@
+//! Bytes that come piece by piece, nobody knows how many: they go straight into a file of the store, and are hashed there once
+//! all have come. They are nobody's until a batch has taken them: dropped before, they are gone.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use super::commit::{Staged, StagedBytes};
+use super::ingest::stage_inline;
+use super::layout::StagedPath;
+use super::{Batch, Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES};
+
+impl Content {
+    /// Begins to take in bytes that come piece by piece.
+    ///
+    /// # Errors
+    /// `NoSpace`, or what the store's own files fail with.
+    pub fn spool(&self) -> Result<Spool, ContentError> {
+        let (file, data) = self.0.layout.temp()?;
+        Ok(Spool { content: self.clone(), file, spooled: Spooled { data, size: 0 } })
+    }
+}
+
+/// Bytes that are coming.
+#[derive(Debug)]
+pub struct Spool {
+    content: Content,
+    file: File,
+    spooled: Spooled,
+}
+
+impl Spool {
+    /// Adds the next bytes.
+    ///
+    /// # Errors
+    /// `NoSpace`, or what the store's own files fail with.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), ContentError> {
+        let (store, spooled, more) = (&self.content.0, &mut self.spooled, bytes.len() as u64);
+        store.ensure_free(more)?;
+        store.write_at(&self.file, &spooled.data.path, bytes, spooled.size)?;
+        spooled.size += more;
+        Ok(())
+    }
+
+    /// All have come: no descriptor is held for them any more.
+    #[must_use]
+    pub fn end(self) -> Spooled {
+        self.spooled
+    }
+}
+
+/// Bytes that have come.
+#[derive(Debug)]
+pub struct Spooled {
+    data: StagedPath,
+    size: u64,
+}
+
+impl Batch {
+    /// Adds bytes that were spooled in the same store.
+    ///
+    /// # Errors
+    /// `NoSpace`, or what the store's own files fail with.
+    pub fn add_spooled(&mut self, spooled: Spooled) -> Result<Ingested, ContentError> {
+        let staged = self.store().stage_spooled(spooled)?;
+        self.add(staged)
+    }
+}
+
+impl Inner {
+    fn stage_spooled(&self, Spooled { data, size }: Spooled) -> Result<Staged, ContentError> {
+        let file = File::open(&data.path).map_err(ContentError::io("open", &data.path))?;
+        let mut read = |at: u64, buffer: &mut [u8]| file.read_exact_at(buffer, at).map_err(ContentError::io("read", &data.path));
+        if size <= MAX_INLINE_BYTES {
+            let mut bytes = vec![0; usize::try_from(size).expect("a small size")];
+            read(0, &mut bytes)?;
+            return Ok(stage_inline(bytes));
+        }
+        let (blob, outboard) = self.hash_large(size, &mut read)?;
+        Ok(Staged { blob, bytes: StagedBytes::Files { data, outboard } })
+    }
+}
