@@ -220,6 +220,9 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
         .gossip(config.gossip)
         .mdns(config.mdns)
         .stall(config.stall);
+    for relay in &config.relays {
+        builder = builder.relay(relay.clone());
+    }
     for address in &config.iroh_listen {
         builder = builder.listen(*address);
     }

@@ -314,6 +314,31 @@ async fn peers_are_connected_listed_left_alone_and_connected_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_behind_a_relay_is_dialled_only_where_the_node_uses_it() {
+    let fleet = Fleet::new();
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let stranger = fleet.enroll("bravo", &[]).id();
+    let connect = |relay_url: &str| sidecar::ConnectPeerRequest {
+        endpoint_id: stranger.to_string(),
+        relay_url: relay_url.into(),
+        ..Default::default()
+    };
+    for (relay, code) in [
+        ("", ErrorCode::InvalidArgument),
+        ("relay.example", ErrorCode::InvalidArgument),
+        ("https://relay.example", ErrorCode::FailedPrecondition),
+    ] {
+        let error = attachments(&alpha).connect_peer(connect(relay)).await.expect_err(relay);
+        assert_eq!(error.code, code, "{error}");
+    }
+    alpha.stop().await;
+    let relays = vec!["https://relay.example".parse().expect("a relay")];
+    let alpha = Running::start(Config { relays, ..config(&fleet, "alpha") }).await.expect("it starts");
+    attachments(&alpha).connect_peer(connect("https://relay.example/")).await.expect("it is dialled from now on");
+    alpha.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_watched_until_the_daemon_ends() {
     let fleet = Fleet::new();
     let alpha = start(&fleet, "alpha", &[]).await;

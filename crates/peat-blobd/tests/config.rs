@@ -126,6 +126,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "shared-key" => KEY,
             "iroh-listen" => "127.0.0.1:1,[::1]:2",
             "peers" => &format!("{ID_A}@host.example:1,{ID_A}@[::1]:2"),
+            "relays" => "https://relay.example,http://192.0.2.1:3340",
             "stall" => "5m",
             "inbox-owner" => "sender",
             "outbox" => "maps=/maps,orders=/orders",

@@ -12,6 +12,7 @@ use peat_blobapi::sidecar::{self, PeatSidecar, oneof::distribution_scope_spec};
 use peat_blobcore::model::{
     DistributionId, DistributionState, FileEntry, Files, NodeRef, Priority, RelativePath, Scope, TargetState,
 };
+use peat_blobcore::network::Relay;
 use peat_blobcore::{DistributionStatus, Error, NodeEvent};
 
 use super::errors::{failed, invalid};
@@ -50,10 +51,15 @@ impl PeatSidecar for Attachments {
         let request = request.to_owned_message();
         let id = convert::endpoint_id("endpoint_id", &request.endpoint_id)?;
         if request.addresses.is_empty() {
-            return Err(match request.relay_url.as_str() {
-                "" => invalid("addresses", "give at least one, as host:port"),
-                _ => ConnectError::unimplemented("relay_url: this node uses no relays; give addresses, as host:port"),
-            });
+            if request.relay_url.is_empty() {
+                return Err(invalid("addresses", "give at least one, as host:port"));
+            }
+            let relay: Relay = request.relay_url.parse().map_err(|error| invalid("relay_url", error))?;
+            if !self.0.config().relays.contains(&relay) {
+                let why =
+                    format!("relay_url: this node does not use {relay}; name it in its setting `relays`, or give addresses");
+                return Err(ConnectError::failed_precondition(why));
+            }
         }
         self.0.connect(id, &request.addresses).await?;
         Response::ok(sidecar::ConnectPeerResponse::default())

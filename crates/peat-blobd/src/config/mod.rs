@@ -24,6 +24,7 @@ use peat_blobcore::content;
 use peat_blobcore::exchange::{InboxPolicy, Owner};
 use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, Priority};
+use peat_blobcore::network::Relay;
 use peat_blobcore::reconcile::Policy;
 
 pub use command::command;
@@ -58,6 +59,8 @@ pub struct Config {
     pub iroh_listen: Vec<SocketAddr>,
     /// Peers that a connection is kept with, each once.
     pub peers: Vec<StaticPeer>,
+    /// Relays that peers are reached through as well.
+    pub relays: Vec<Relay>,
     /// Whether hints spread beyond direct neighbours.
     pub gossip: bool,
     /// Whether to look for members on the local network, and to be found there.
@@ -118,6 +121,7 @@ impl Config {
             shared_key: None,
             iroh_listen: Vec::new(),
             peers: Vec::new(),
+            relays: Vec::new(),
             gossip: true,
             mdns: false,
             stall: Duration::from_secs(30),

@@ -174,19 +174,21 @@ fn pairs(items: &[String], what: &str) -> Parsed<Vec<(String, String)>> {
     items.iter().map(pair).collect()
 }
 
-/// `endpoint_id@host:port` items; those of one id become one peer with several hosts.
+/// `endpoint_id@host:port` items; those of one id become one peer with several hosts. An id alone has none of its own.
 pub(super) fn peers(items: &[String]) -> Parsed<Vec<StaticPeer>> {
-    let what = "endpoint_id@host:port items, the id 64 hex digits, an IPv6 address in brackets";
+    let what =
+        "endpoint_id@host:port items (an id alone where there are relays), the id 64 hex digits, an IPv6 address in brackets";
     let mut peers: Vec<StaticPeer> = Vec::new();
     for item in items {
-        let Some((id, host)) = item.split_once('@') else { return allowed(what) };
+        let (id, host) = item.split_once('@').map_or((item.as_str(), None), |(id, host)| (id, Some(host)));
         let id: EndpointId = from_text(id, what)?;
-        if !is_host_and_port(host) {
+        if host.is_some_and(|host| !is_host_and_port(host)) {
             return allowed(what);
         }
+        let hosts = host.map(str::to_owned);
         match peers.iter_mut().find(|peer| peer.id == id) {
-            Some(peer) => peer.hosts.push(host.to_owned()),
-            None => peers.push(StaticPeer { id, hosts: vec![host.to_owned()] }),
+            Some(peer) => peer.hosts.extend(hosts),
+            None => peers.push(StaticPeer { id, hosts: hosts.into_iter().collect() }),
         }
     }
     Ok(peers)

@@ -190,11 +190,19 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "peers",
         "ID@HOST:PORT,…",
-        "Peers that a connection is kept with. Several items with one endpoint id are several ways to it.",
+        "Peers that a connection is kept with. Several items with one endpoint id are several ways to it; behind a relay the id is enough.",
         many!(peers, parse::peers),
     )
     .compat("PEAT_NODE_PEERS")
     .reloaded(),
+    setting(
+        "relays",
+        "URL,…",
+        "Relays of your own that peers are reached through as well, the same at every node: https://host[:port] or http://host[:port].",
+        many!(relays, |items: &[String]| {
+            items.iter().map(|item| parse::from_text(item, "https://host[:port] or http://host[:port] items")).collect::<Parsed<Vec<_>>>()
+        }),
+    ),
     setting("gossip", "BOOL", "Spreads hints beyond direct neighbours. Better off on thin links.", switch!(gossip))
         .default("true"),
     setting(
