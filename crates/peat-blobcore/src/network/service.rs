@@ -129,6 +129,7 @@ impl Network {
             relays: config.relays,
             found: Found::default(),
             asked: BTreeSet::new(),
+            own: Vec::new(),
             dials: BTreeMap::new(),
             lobby: Lobby::default(),
             untold: VecDeque::new(),
@@ -250,6 +251,8 @@ struct Service {
     found: Found,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
+    /// Where this node can be dialled, as it heard last.
+    own: Vec<SocketAddr>,
     /// Drops of these end dials that have not got through.
     dials: BTreeMap<EndpointId, oneshot::Sender<()>>,
     lobby: Lobby,
@@ -293,8 +296,13 @@ impl Service {
                 Some(hint) = next_hint(&mut self.hints) => self.hear(&hint),
                 Some((peer, addresses)) = next_found(&mut self.mdns) => self.discovered(peer, addresses),
                 Ok(address) = addresses.updated() => {
-                    let addresses = address.ip_addrs().copied().collect();
-                    self.tell(NetworkEvent::Addresses(addresses));
+                    let own: Vec<_> = address.ip_addrs().copied().collect();
+                    if own.iter().any(|address| !self.own.contains(address)) {
+                        // A link has come, or come back.
+                        self.dialing.hurry_all();
+                    }
+                    self.own.clone_from(&own);
+                    self.tell(NetworkEvent::Addresses(own));
                 }
             }
         }
@@ -420,6 +428,10 @@ impl Service {
             Command::Stands(peer) => {
                 self.found.remove(&peer);
                 self.dialing.connected(peer, self.shared.clock.now());
+                if self.shared.peers.len() == 1 {
+                    // The first after none: the way to the others may be open again too.
+                    self.dialing.hurry_all();
+                }
                 if self.asked.remove(&peer) {
                     self.tell(NetworkEvent::DialEnded { peer, ok: true });
                 }
