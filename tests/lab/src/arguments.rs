@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Makes a lab, runs a program in one of its hosts, prints what went where, and removes the lab.
-    Run(Run),
+    Run(Box<Run>),
     /// Lists the profiles.
     Profiles,
     /// Removes what labs left behind that were killed. Each new lab does so too.

@@ -24,6 +24,10 @@ impl Host {
         Self { index, namespace }
     }
 
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// `a` for the first.
     #[must_use]
     pub fn name(&self) -> String {

@@ -120,7 +120,6 @@ impl Lab {
     }
 
     fn pair(&self, one: &str, other: &str) -> (usize, usize) {
-        let index = |name| host_index(&self.host(name).name()).expect("a host has the name of its number");
-        (index(one), index(other))
+        (self.host(one).index(), self.host(other).index())
     }
 }

@@ -12,6 +12,7 @@
 //! killed. Root is needed, and nothing of the kernel but TUN and namespaces. `docs/lab.md` says what is modelled and what not.
 mod capture;
 mod counts;
+mod daemons;
 mod error;
 mod host;
 mod lab;
@@ -23,6 +24,7 @@ mod pump;
 mod random;
 
 pub use counts::{Counts, Pair, Tally};
+pub use daemons::{Daemons, Peering};
 pub use error::LabError;
 pub use host::Host;
 pub use lab::Lab;

@@ -2,7 +2,7 @@
 //!
 //! A busy machine is late, so what is measured is the best of several tries.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -24,8 +24,8 @@ fn profile(name: &str) -> Profile {
 /// A socket in a host. What it waits for comes within the time given, or not at all.
 fn socket(lab: &Lab, host: &str, wait: Duration) -> UdpSocket {
     let host = lab.host(host);
-    let socket = host.enter(|| UdpSocket::bind((host.address(), 0))).unwrap().unwrap();
-    socket.set_read_timeout(Some(wait)).unwrap();
+    let socket = host.enter(|| UdpSocket::bind((host.address(), 0))).expect("entered").expect("bound");
+    socket.set_read_timeout(Some(wait)).expect("a socket");
     socket
 }
 
@@ -254,7 +254,8 @@ fn the_program_runs_in_its_host_and_its_exit_code_is_handed_on() {
 
 fn first_line(child: &mut std::process::Child) -> String {
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.take().unwrap()), &mut line).unwrap();
+    let output = child.stdout.take().expect("it is piped");
+    BufReader::new(output).read_line(&mut line).expect("it says something");
     line.trim().to_owned()
 }
 
