@@ -109,6 +109,27 @@ impl<'a> Daemons<'a> {
         self.directory.join(format!("{}-inbox", self.seats[seat].name))
     }
 
+    /// Waits until the first daemon has connections with so many others.
+    ///
+    /// # Errors
+    /// If it does not get them by the deadline.
+    pub fn connected(&self, count: usize, deadline: Duration) -> Result<(), LabError> {
+        let start = Instant::now();
+        loop {
+            let said = self.ask(&self.seats[0], &["peers"])?;
+            let peers = serde_json::from_slice::<serde_json::Value>(&said).unwrap_or_default();
+            let peers = peers["peers"].as_array().into_iter().flatten();
+            if peers.filter(|peer| peer["connected"] == true).count() >= count {
+                return Ok(());
+            }
+            if start.elapsed() > deadline {
+                let message = format!("it has no connections with {count} others after {deadline:?}");
+                return Err(LabError::Command { what: "peat-blobd".into(), message });
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
     /// Sends a file or directory from the first seat to others, and waits for all receipts until the deadline.
     ///
     /// # Errors

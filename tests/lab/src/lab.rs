@@ -8,7 +8,7 @@ use crate::capture::Capture;
 use crate::counts::Counts;
 use crate::host::{Host, address};
 use crate::medium::Medium;
-use crate::namespace::{Namespace, sweep};
+use crate::namespace::{Namespace, check_programs, sweep};
 use crate::profile::{Profile, host_index, host_name};
 use crate::pump::Pump;
 
@@ -33,6 +33,7 @@ impl Lab {
         if !Path::new("/dev/net/tun").exists() {
             return Err(LabError::NoTun);
         }
+        check_programs()?;
         sweep()?;
         let lab = Namespace::next_lab();
         let (mut hosts, mut devices) = (Vec::new(), Vec::new());

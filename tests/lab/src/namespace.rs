@@ -131,7 +131,11 @@ fn remove(name: &str) -> Result<(), LabError> {
         }
         thread::sleep(Duration::from_millis(5));
     }
-    ip(&["netns", "delete", name])
+    match ip(&["netns", "delete", name]) {
+        // Another lab has swept it up meanwhile.
+        Err(_) if !Path::new(DIRECTORY).join(name).exists() => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// The processes in a namespace. This process is not among them: it enters with threads only.
@@ -143,10 +147,18 @@ fn processes(namespace: &Path) -> Vec<Pid> {
     pids.filter(|pid| identity(Path::new(&format!("/proc/{pid}/ns/net"))) == Some(wanted)).filter_map(Pid::from_raw).collect()
 }
 
+/// Refuses a machine that has not what hosts need.
+pub(crate) fn check_programs() -> Result<(), LabError> {
+    for (program, package) in [("ip", "iproute2"), ("nsenter", "util-linux")] {
+        let missing = LabError::Missing { program, package };
+        Command::new(program).arg("-V").output().map_err(|_| missing)?;
+    }
+    Ok(())
+}
+
 /// Runs iproute2.
 fn ip(arguments: &[&str]) -> Result<(), LabError> {
-    let missing = LabError::Missing { program: "ip", package: "iproute2" };
-    let output = Command::new("ip").args(arguments).stdin(Stdio::null()).output().map_err(|_| missing)?;
+    let output = Command::new("ip").args(arguments).stdin(Stdio::null()).output().map_err(LabError::io("cannot run ip"))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(LabError::Command {

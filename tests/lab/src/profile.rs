@@ -106,7 +106,7 @@ impl FromStr for Profile {
     fn from_str(text: &str) -> Result<Self, LabError> {
         let half = |round_trip: f64| Duration::from_secs_f64(round_trip / 2000.0);
         let profile = match text {
-            "lan" => Self::new(Shape::Star, 2, Link::new(1_000_000_000, half(0.2), 1 << 20)),
+            "lan" => Self::new(Shape::Star, 2, Link::new(1_000_000_000, half(0.2), 2 << 20)),
             "wan" => Self::new(Shape::Star, 2, Link { loss: 0.001, ..Link::new(50_000_000, half(40.0), 512 << 10) }),
             "satcom" => Self::new(Shape::Star, 2, Link { loss: 0.01, ..Link::new(2_000_000, half(600.0), 256 << 10) }),
             "radio" => {

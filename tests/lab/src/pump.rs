@@ -18,6 +18,10 @@ use crate::medium::Medium;
 
 /// How many packets are taken from one device before others have their turn.
 const BATCH: usize = 64;
+/// Above so many packets in a millisecond it takes them in batches, and looks no more often than this: waking up for each
+/// packet would take the processor from the programs.
+const MANY: u32 = 20;
+const PAUSE: Duration = Duration::from_micros(50);
 /// The longest wait, so that a capture is on disk soon.
 const LONGEST: Duration = Duration::from_millis(500);
 
@@ -81,11 +85,18 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 fn run(shared: &Mutex<Shared>, start: Instant, devices: &[SyncDevice], stopped: &UnixStream) {
     // Without this the kernel may be 50 microseconds late, half the delay of a LAN. Where it is refused, it is.
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+    // What stands for hardware should not wait for the programs that it serves. The same.
+    let _ = rustix::process::setpriority_process(None, -20);
     let mut buffer = vec![0; 65_536];
     let mut fds: Vec<PollFd<'_>> = devices.iter().map(|device| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)).collect();
     fds.push(PollFd::new(stopped, PollFlags::IN));
+    let mut load = Load::default();
     loop {
-        let next = turn(&mut lock(shared), start, devices, &fds, &mut buffer);
+        let begun = start.elapsed();
+        let next = turn(&mut lock(shared), start, devices, &fds, &mut buffer, &mut load);
+        if load.is_high(begun) {
+            std::thread::sleep(PAUSE.saturating_sub(start.elapsed() - begun));
+        }
         let wait = next.map_or(LONGEST, |next| next.saturating_sub(start.elapsed()).min(LONGEST));
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         // An interrupted wait is a short one.
@@ -96,8 +107,34 @@ fn run(shared: &Mutex<Shared>, start: Instant, devices: &[SyncDevice], stopped: 
     }
 }
 
+/// How many packets came in this millisecond and in the one before.
+#[derive(Debug, Default)]
+struct Load {
+    millisecond: u128,
+    now: u32,
+    before: u32,
+}
+
+impl Load {
+    fn is_high(&mut self, now: Duration) -> bool {
+        let millisecond = now.as_millis();
+        if millisecond != self.millisecond {
+            self.before = if millisecond == self.millisecond + 1 { self.now } else { 0 };
+            (self.millisecond, self.now) = (millisecond, 0);
+        }
+        self.before > MANY || self.now > MANY
+    }
+}
+
 /// Delivers what is due, takes what the last `poll` saw, and says when something is due next.
-fn turn(shared: &mut Shared, start: Instant, devices: &[SyncDevice], fds: &[PollFd<'_>], buffer: &mut [u8]) -> Option<Duration> {
+fn turn(
+    shared: &mut Shared,
+    start: Instant,
+    devices: &[SyncDevice],
+    fds: &[PollFd<'_>],
+    buffer: &mut [u8],
+    load: &mut Load,
+) -> Option<Duration> {
     deliver(shared, start.elapsed(), devices);
     for (from, (device, fd)) in devices.iter().zip(fds).enumerate() {
         if fd.revents().is_empty() {
@@ -112,6 +149,7 @@ fn turn(shared: &mut Shared, start: Instant, devices: &[SyncDevice], fds: &[Poll
             };
             let (now, packet) = (start.elapsed(), &buffer[..length]);
             let Some(to) = destination(packet) else { continue };
+            load.now += 1;
             shared.record(now, packet);
             shared.medium.send(now, from, to, packet.to_vec());
         }
