@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use peat_blob_lab::{Lab, Seat};
+use peat_blob_lab::Lab;
 
 use crate::Outcome;
 use crate::tool::Tool;
@@ -37,7 +37,7 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
     File::open(&file)?.sync_all()?;
 
     let lab = Lab::new(&work.lab(seed)?)?;
-    let seats = if work.profile.is_some() { Seat::each(&lab) } else { Seat::loopback(lab.host("a"), 1 + work.receivers) };
+    let seats = work.seats(&lab);
     let scene = Scene { seats: &seats, file: &file, directory: directory.path(), programs, deadline: work.deadline };
     let step = tool.prepare(&scene)?;
     let carried = || lab.counts().links().iter().take(2).map(|(_, tally)| tally.bytes).collect::<Vec<u64>>();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use peat_blob_lab::{Profile, Seat};
+use peat_blob_lab::{Lab, Profile, Seat};
 
 use crate::Outcome;
 
@@ -19,9 +19,10 @@ pub(crate) struct Work {
 }
 
 /// All of them, in the order in which they are run.
-pub(crate) const WORKS: [Work; 3] = [
+pub(crate) const WORKS: [Work; 4] = [
     Work { name: "satcom", profile: Some("satcom"), size: 4_000_000, receivers: 1, deadline: Duration::from_secs(1200) },
     Work { name: "star", profile: Some("star:4"), size: 16 << 20, receivers: 4, deadline: Duration::from_secs(600) },
+    Work { name: "mesh", profile: Some("mesh"), size: 16 << 20, receivers: 1, deadline: Duration::from_secs(600) },
     Work { name: "loopback", profile: None, size: 1 << 30, receivers: 1, deadline: Duration::from_secs(600) },
 ];
 
@@ -34,6 +35,16 @@ impl Work {
     /// The lab for it.
     pub(crate) fn lab(&self, seed: u64) -> Outcome<Profile> {
         Ok(Profile { seed, ..self.profile.unwrap_or("lan").parse()? })
+    }
+
+    /// The sender's seat, which is the first, and the receivers', which are the last: those that are farthest off.
+    pub(crate) fn seats<'a>(&self, lab: &'a Lab) -> Vec<Seat<'a>> {
+        if self.profile.is_none() {
+            return Seat::loopback(lab.host("a"), 1 + self.receivers);
+        }
+        let mut seats = Seat::each(lab);
+        seats.drain(1..seats.len() - self.receivers);
+        seats
     }
 
     /// The time that the bytes take at the rate of one link; none where no rate is set.
