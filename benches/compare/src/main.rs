@@ -95,7 +95,7 @@ fn compare(arguments: &Arguments) -> Outcome<()> {
     match &arguments.out {
         None => print!("{figures}"),
         Some(path) => {
-            let text = std::fs::read_to_string(path)?;
+            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
             let mut parts = text.splitn(3, MARK);
             let (Some(head), Some(_), Some(tail)) = (parts.next(), parts.next(), parts.next()) else {
                 return Err(format!("{} has no two lines {MARK}", path.display()).into());

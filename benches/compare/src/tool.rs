@@ -17,17 +17,18 @@ use crate::work::{Scene, Work};
 
 const RSYNC_PORT: u16 = 8730;
 
-/// What is compared. The congestion control is the kernel's; ours has its own.
+/// What is compared. What is named is the congestion control of TCP; ours has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
     Ours,
     Rsync(&'static str),
-    Aria2(&'static str),
+    Aria2,
 }
 
-/// Ours, and each peer with each congestion control.
-pub(crate) const TOOLS: [Tool; 5] =
-    [Tool::Ours, Tool::Rsync("bbr"), Tool::Rsync("cubic"), Tool::Aria2("bbr"), Tool::Aria2("cubic")];
+/// All of them, in the order of their turns.
+pub(crate) const TOOLS: [Tool; 4] = [Tool::Ours, Tool::Rsync("bbr"), Tool::Rsync("cubic"), Tool::Aria2];
+/// Where one congestion control is enough, it is this one.
+const CONTROL: &str = "bbr";
 
 /// What is timed.
 pub(crate) type Step<'a> = Box<dyn FnOnce() -> Outcome<()> + 'a>;
@@ -37,7 +38,7 @@ impl Tool {
         match self {
             Self::Ours => "peat-blob".into(),
             Self::Rsync(control) => format!("rsync, {control}"),
-            Self::Aria2(control) => format!("aria2, {control}"),
+            Self::Aria2 => format!("aria2, {CONTROL}"),
         }
     }
 
@@ -46,7 +47,7 @@ impl Tool {
         let program = match self {
             Self::Ours => return Some(format!("peat-blob {}", env!("CARGO_PKG_VERSION"))),
             Self::Rsync(_) => "rsync",
-            Self::Aria2(_) => "aria2c",
+            Self::Aria2 => "aria2c",
         };
         let said = Command::new(program).arg("--version").output().ok()?;
         String::from_utf8_lossy(&said.stdout).lines().next().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -54,9 +55,13 @@ impl Tool {
 
     /// Refuses what this machine does not have.
     pub(crate) fn is_here(self) -> Result<(), String> {
-        let (Self::Rsync(control) | Self::Aria2(control)) = self else { return Ok(()) };
+        let control = match self {
+            Self::Ours => return Ok(()),
+            Self::Rsync(control) => control,
+            Self::Aria2 => CONTROL,
+        };
         self.version().ok_or("not installed")?;
-        if matches!(self, Self::Aria2(_)) {
+        if self == Self::Aria2 {
             Command::new("mktorrent").output().map_err(|_| "mktorrent is not installed")?;
         }
         // Hosts may choose only from what the machine allows to all.
@@ -67,12 +72,12 @@ impl Tool {
         }
     }
 
-    /// Whether it makes sense here: one congestion control is enough where nothing is lost, and BitTorrent is for many.
+    /// Whether it makes sense here: congestion controls differ where packets are lost, and BitTorrent is for many.
     pub(crate) fn fits(self, work: &Work) -> bool {
         match self {
-            Self::Ours | Self::Rsync("bbr") => true,
-            Self::Rsync(_) => work.profile == Some("satcom"),
-            Self::Aria2(control) => work.receivers > 1 && control == "bbr",
+            Self::Ours => true,
+            Self::Rsync(control) => control == CONTROL || work.profile == Some("satcom"),
+            Self::Aria2 => work.receivers > 1,
         }
     }
 
@@ -87,8 +92,8 @@ impl Tool {
                 congestion(scene, control)?;
                 rsync(scene)
             }
-            Self::Aria2(control) => {
-                congestion(scene, control)?;
+            Self::Aria2 => {
+                congestion(scene, CONTROL)?;
                 aria2(scene)
             }
         }

@@ -1,7 +1,7 @@
 //! The lab on the command line: runs programs in hosts that thin links join.
 //!
 //! ```text
-//! peat-blob-lab run --profile satcom --with b='iperf3 -s' --host a -- iperf3 -c 10.77.0.2
+//! peat-blob-lab run --profile satcom --with b='iperf3 -s' --host a -- sh -c 'sleep 1; iperf3 -c $LAB_B'
 //! ```
 mod arguments;
 

@@ -139,10 +139,9 @@ impl Medium {
     }
 
     /// From now on nothing passes between two hosts: neither what the one sends to the other, nor what takes the hop between
-    /// them. What is on its way there is lost. False where there are no such hosts.
-    pub fn cut(&mut self, one: usize, other: usize) -> bool {
+    /// them. What is on its way there is lost.
+    pub fn cut(&mut self, one: usize, other: usize) {
         self.cuts.insert((one.min(other), one.max(other)));
-        one != other && one.max(other) < self.hosts
     }
 
     /// Takes a [`cut`](Self::cut) back.
