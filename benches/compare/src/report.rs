@@ -26,7 +26,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 /// The table of all entries.
 pub(crate) fn table(entries: &[Entry]) -> Outcome<String> {
     let mut text = String::from(
-        "| work | tool | time: median (least to greatest) | x ideal | sent, x size | back, KiB | CPU sender | CPU receivers | peak sender | peak receiver |\n\
+        "| work | tool | time: median (least to greatest) | x ideal | sent, x size | back, KiB | CPU sender \
+         | CPU receivers | peak sender | peak receiver |\n\
          |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for entry in entries {
@@ -63,7 +64,8 @@ pub(crate) fn table(entries: &[Entry]) -> Outcome<String> {
         };
         writeln!(
             text,
-            "| {what} | {tool} | {time:.2} s ({least:.2} to {greatest:.2}) | {ideal} | {sent} | {back} | {sender} | {receivers} | {at_sender} | {at_receiver} |"
+            "| {what} | {tool} | {time:.2} s ({least:.2} to {greatest:.2}) | {ideal} | {sent} | {back} | {sender} \
+             | {receivers} | {at_sender} | {at_receiver} |"
         )?;
     }
     Ok(text)
@@ -83,7 +85,8 @@ pub(crate) fn circumstances(runs: usize, tools: &[Tool], load: &str) -> Outcome<
     let mut versions: Vec<String> = tools.iter().filter_map(|tool| tool.version()).collect();
     versions.dedup();
     Ok(format!(
-        "- {}, {runs} runs of each, by turns\n- {cpu}, {cores} cores, {memory} GiB; Linux {}; load average {load} when it began\n- {}\n",
+        "- {}, {runs} runs of each, by turns\n- {cpu}, {cores} cores, {memory} GiB; Linux {}; load average {load} when it \
+         began\n- {}\n",
         String::from_utf8_lossy(&date.stdout).trim(),
         read("/proc/sys/kernel/osrelease").trim(),
         versions.join("; "),

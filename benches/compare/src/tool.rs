@@ -115,7 +115,8 @@ fn rsync<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
         fs::write(
             &configuration,
             format!(
-                "use chroot = no\nuid = 0\ngid = 0\nread only = no\nmax verbosity = 0\naddress = {}\nport = {RSYNC_PORT}\n[inbox]\npath = {}\n",
+                "use chroot = no\nuid = 0\ngid = 0\nread only = no\naddress = {}\nport = {RSYNC_PORT}\n\
+                 [inbox]\npath = {}\n",
                 seat.address,
                 inbox.display()
             ),
