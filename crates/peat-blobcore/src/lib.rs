@@ -23,6 +23,7 @@
 //! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
 pub mod clock;
 pub mod content;
+mod database;
 pub mod document;
 mod driver;
 mod error;

@@ -422,6 +422,10 @@ fn a_reload_reads_the_token_again_and_does_not_open_the_api_without_one() {
 
     let tokenless = Machine::new().load().unwrap();
     assert!(before.reloaded(tokenless).is_err(), "the socket stays open, so the token cannot go");
+    let certificates = "tls_cert = '/cert'\ntls_key = '/key'\ntls_client_ca = '/ca'";
+    let swapped = Machine::new().file(&format!("listen = ['tcp://192.0.2.1:1']\n{certificates}")).load().unwrap();
+    let error = before.reloaded(swapped).unwrap_err().to_string();
+    assert!(error.contains("come and go with a start only"), "connections from before would need neither: {error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::check::CheckReport;
 use super::groups::Groups;
 use super::layout::{self, BITMAP, DATA, Layout};
-use super::{ContentError, Inner, tree};
+use super::{ContentError, Inner, lock, tree};
 use crate::fault;
 
 impl Inner {
@@ -15,6 +15,13 @@ impl Inner {
         let temp = self.layout.temp_dir();
         layout::names(&temp)?.iter().try_for_each(|name| layout::remove(&temp.join(name)))?;
         self.find_assemblies()?;
+        self.each_blob(&mut |hash, row| {
+            if row.damaged {
+                // An earlier run found it, and may not have come to mend it.
+                lock(&self.lost).insert(hash);
+            }
+            Ok(())
+        })?;
         if unclean {
             let mut report = CheckReport::default();
             self.check_orphans(&mut report)?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How often a file system that was full is looked at.
 pub(super) const ROOM_INTERVAL: Duration = Duration::from_secs(5);
+/// Less than this is told as nothing, so that a disk that is all but full makes no news by the minute.
+const LITTLE: u64 = 64 * 1024 * 1024;
 /// What has to become free before it is worth a try.
 const WORTH_A_TRY: u64 = 1024 * 1024;
 
@@ -24,7 +26,8 @@ impl Room {
 
     /// Something could not be written.
     pub(super) fn ran_out(&mut self) {
-        self.least = self.free();
+        let free = self.free();
+        self.least = if self.is_awaited() { self.lesser(free) } else { free };
     }
 
     /// Whether something could not be written, and nothing has become free since.
@@ -36,16 +39,19 @@ impl Room {
     pub(super) fn is_made(&mut self) -> bool {
         let free = self.free();
         let made = free.iter().zip(&self.least).any(|(free, least)| *free >= least.saturating_add(WORTH_A_TRY));
-        self.least =
-            if made { Vec::new() } else { free.into_iter().zip(&self.least).map(|(free, least)| free.min(*least)).collect() };
+        self.least = if made { Vec::new() } else { self.lesser(free) };
         made
+    }
+
+    fn lesser(&self, free: Vec<u64>) -> Vec<u64> {
+        free.into_iter().zip(&self.least).map(|(free, least)| free.min(*least)).collect()
     }
 
     /// Free space of the store's file system in bytes as others are told it, given what they were told last: a power of two
     /// that changes only when the space is less than it or four times as much, so that a little to and fro is no news.
     pub(super) fn told(&self, last: u64) -> u64 {
         match self.free().first().copied().unwrap_or(0) {
-            0 => 0,
+            ..LITTLE => 0,
             free if last <= free && free / 4 < last => last,
             free => 1 << free.ilog2(),
         }

@@ -106,6 +106,10 @@ impl View for World {
         })
     }
 
+    fn is_unreadable(&self, id: &DistributionId) -> bool {
+        self.replica.knows(id)
+    }
+
     fn listed_files(&self, id: &DistributionId) -> Option<Result<Arc<[FileEntry]>, String>> {
         let mut lists = self.lists.borrow_mut();
         if let Some(at) = lists.iter().position(|(kept, _)| kept == id) {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use super::error::ExchangeError;
 use super::look::Print;
+use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
 
 /// Path beneath the inbox to [`Record`].
@@ -96,7 +97,7 @@ impl Ledger {
     /// # Errors
     /// [`ExchangeError::Ledger`] when the file cannot be used, or another process has it open.
     pub fn open(path: &Path) -> Result<Self, ExchangeError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let database = Database::open(path, CACHE_BYTES)?;
         let write = database.begin_write()?;
         // Tables exist from here on, so that readers need not ask.
         write.open_table(DELIVERED)?;

@@ -137,7 +137,12 @@ pub(super) fn decide(now: Timestamp, policy: &Policy, view: &dyn View, distribut
         let needed = carries && !outstanding(view, distribution).is_empty();
         return if needed { Verdict::ForOthers } else { Verdict::Settled(Settled::NotMeant) };
     }
-    refusal(policy, view, distribution).map_or(Verdict::Take, Verdict::Refused)
+    // What was taken once is not refused when it is to be here again, whatever the policy has come to be.
+    let taken = again && recorded.is_some_and(TargetState::is_receipt);
+    match refusal(policy, view, distribution) {
+        Some(refusal) if !taken || matches!(refusal, Refusal::BadList(_)) => Verdict::Refused(refusal),
+        _ => Verdict::Take,
+    }
 }
 
 fn refusal(policy: &Policy, view: &dyn View, distribution: &Arc<Distribution>) -> Option<Refusal> {

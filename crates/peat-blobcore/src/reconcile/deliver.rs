@@ -137,10 +137,11 @@ impl Pass<'_> {
         let restored = whole && fetching.reason == PinReason::Sent;
         let for_others = fetching.reason == PinReason::Sent || (whole && fetching.reason == PinReason::Carry);
         let mut demands = if starved { job.interests.clone() } else { Default::default() };
+        demands.retain(|peer| !self.memory.peers.is_up(peer));
         if for_others {
+            // Also who is up: it is to be reached again when it has gone.
             demands.extend(self.to_reach(&distribution));
         }
-        demands.retain(|peer| !self.memory.peers.is_up(peer));
         self.demand(id, demands);
         if announce && outstanding(self.view, &distribution).iter().any(|target| *target != self.me) {
             self.actions.push(Action::Announce { distribution: id });

@@ -134,6 +134,15 @@ impl Pass<'_> {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         let Some(files) = &fetching.files else { return };
+        if let Files::List { blob, size, .. } = &job.distribution.manifest.files
+            && !self.view.holds(blob)
+            && !fetching.missing.contains_key(blob)
+        {
+            // What is in it is known, but others may ask for it.
+            fetching.missing.insert(*blob, Missing { size: *size, files: Vec::new() });
+            fetching.todo.insert((0, *blob));
+            self.memory.wanted.entry(*blob).or_default().insert(id);
+        }
         fetching.bytes = 0;
         for (index, file) in (0_u32..).zip(files.entries()) {
             let over = fetching.delivery.done.contains(&index) || fetching.delivery.failed.contains_key(&index);

@@ -191,6 +191,9 @@ impl Pass<'_> {
     /// Brings what is done about a distribution in line with what it is to this node.
     fn look_at(&mut self, id: DistributionId) {
         let Some(distribution) = self.view.distribution(&id) else {
+            if self.view.is_unreadable(&id) {
+                return self.wake_at(id, Some(self.now.plus(self.policy.patience.retry)));
+            }
             self.drop_job(id);
             self.pin(id, None, 0);
             self.wake_at(id, None);

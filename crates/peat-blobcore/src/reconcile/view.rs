@@ -32,6 +32,11 @@ pub trait View {
     /// A distribution, unless it was never known or has been purged.
     fn distribution(&self, id: &DistributionId) -> Option<Arc<Distribution>>;
 
+    /// Whether a distribution is known whose document cannot be read at the moment. What is done about it stays as it is.
+    fn is_unreadable(&self, _: &DistributionId) -> bool {
+        false
+    }
+
     /// The files of a distribution whose manifest names a list: `None` while the list's blob is not here, an error when it
     /// is here and is no list that agrees with the manifest. Not asked where the manifest has its files inline.
     fn listed_files(&self, id: &DistributionId) -> Option<Result<Arc<[FileEntry]>, String>>;

@@ -243,6 +243,12 @@ impl Replica {
         self.with_document(id, Document::distribution)
     }
 
+    /// Whether a distribution is known, though its document may not be readable at the moment.
+    #[must_use]
+    pub fn knows(&self, id: &DistributionId) -> bool {
+        self.lock().documents.contains(id)
+    }
+
     /// The distributions that are known, in the order of their ids.
     #[must_use]
     pub fn distributions(&self) -> Vec<DistributionId> {
@@ -448,15 +454,27 @@ impl Replica {
 
     /// Runs one write transaction. If it fails, memory is read again from the file.
     fn batch<T>(&self, run: impl FnOnce(&mut Batch<'_, '_>) -> Result<T, ReplicaError>) -> Result<(T, Accepted), ReplicaError> {
-        let core = &self.core;
         let mut state = self.lock();
+        if state.stale {
+            self.reload(&mut state)?;
+        }
         let done = self.run_batch(&mut state, run);
-        if let Err(ReplicaError::Store(_)) = &done {
-            let fresh = State::load(&core.store, &core.limits, core.clock.now(), &core.signer.incarnation)?;
-            let before = std::mem::replace(&mut *state, fresh);
-            (state.stats, state.clock) = (before.stats, before.clock);
+        if let Err(ReplicaError::Store(error)) = &done {
+            self.core.store.close_after(error);
+            state.stale = true;
+            if let Err(error) = self.reload(&mut state) {
+                tracing::error!(%error, "the documents cannot be read; it is tried again with the next write");
+            }
         }
         done
+    }
+
+    fn reload(&self, state: &mut State) -> Result<(), ReplicaError> {
+        let core = &self.core;
+        let fresh = State::load(&core.store, &core.limits, core.clock.now(), &core.signer.incarnation)?;
+        let before = std::mem::replace(state, fresh);
+        (state.stats, state.clock) = (before.stats, before.clock);
+        Ok(())
     }
 
     fn run_batch<T>(

@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) stats: Stats,
     /// Whether this life has reconciled with another node.
     pub(super) ready: bool,
+    /// Whether it is ahead of the file, since a write failed and the file could not be read again yet.
+    pub(super) stale: bool,
 }
 
 impl State {
@@ -58,6 +60,7 @@ impl State {
             snapshots: Snapshots::default(),
             stats: Stats::default(),
             ready: store.meta(RECONCILED)?.as_deref() == Some(life.as_bytes()),
+            stale: false,
         })
     }
 }

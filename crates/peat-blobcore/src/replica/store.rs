@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
+use crate::database::Database;
 use crate::document::{Envelope, Kind};
 use crate::model::{EndpointId, EnvelopeId, Incarnation, Timestamp};
 
@@ -43,8 +44,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
-        let store = Self { database };
+        let store = Self { database: Database::open(path, CACHE_BYTES)? };
         let write = store.write()?;
         {
             let tables = Tables::open(&write)?;
@@ -60,7 +60,12 @@ impl Store {
     }
 
     pub(super) fn write(&self) -> Result<WriteTransaction> {
-        Ok(self.database.begin_write()?)
+        self.database.begin_write()
+    }
+
+    /// After an error of the disk the file is opened again by whoever needs it next.
+    pub(super) fn close_after(&self, error: &redb::Error) {
+        self.database.close_after(error);
     }
 
     pub(super) fn envelope(&self, id: &EnvelopeId) -> Result<Option<Bytes>> {

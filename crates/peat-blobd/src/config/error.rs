@@ -55,6 +55,9 @@ pub enum ConfigError {
         /// What the setting can be.
         allowed: String,
     },
+    /// A reload cannot change what kind of client is let in over TCP.
+    #[error("token_file, tls_cert and tls_client_ca come and go with a start only: who is connected was let in by those before")]
+    Door,
     /// Settings that contradict each other, or that need another one.
     #[error("{at}: {message}")]
     Rule {

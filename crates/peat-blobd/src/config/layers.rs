@@ -160,6 +160,9 @@ impl Loaded {
             }
         }
         let config = build(&mut given, &mut warnings)?;
+        if config.door() != self.config.door() {
+            return Err(ConfigError::Door);
+        }
         Ok(Self { config, warnings, print_config: false, given })
     }
 }

@@ -145,6 +145,11 @@ impl Config {
         }
     }
 
+    /// What a client on TCP has to do with: a token, TLS, a certificate of its own.
+    pub(crate) fn door(&self) -> (bool, bool, bool) {
+        (self.token.is_some(), self.tls_cert.is_some(), self.tls_client_ca.is_some())
+    }
+
     /// What the node is willing to do.
     #[must_use]
     pub fn policy(&self) -> Policy {

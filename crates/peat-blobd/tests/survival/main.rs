@@ -1,6 +1,7 @@
 //! What a daemon has to survive, over real processes.
 
 mod damage;
+mod directories;
 mod kills;
 mod power;
 mod room;

@@ -1,7 +1,9 @@
 //! Daemons whose disks fill up: the sender is told which node has no room, nothing is lost, and it goes on when there is some.
 
+use std::time::Duration;
+
 use peat_blob_tests::filesystem::FileSystem;
-use peat_blob_tests::fleet::{Fleet, completed, contents, eventually};
+use peat_blob_tests::fleet::{Fleet, completed, connected, contents, eventually};
 use peat_blobcore::SendRequest;
 use peat_blobcore::identity::files;
 use peat_blobcore::model::{Labels, NodeRef, Scope};
@@ -54,6 +56,36 @@ async fn goes_on(full: Full) {
     std::fs::remove_file(&filler).expect("removed");
     completed(alpha.node(), id).await;
     assert!(contents(&inbox) == contents(&root), "all of it is there, and nothing else");
+    drop(victim);
+    alpha.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_has_not_a_byte_left_goes_on_when_there_is_room() {
+    let Some(disk) = FileSystem::tmpfs(256) else { return };
+    let fleet = Fleet::new();
+    fleet.enroll("alpha", &[]);
+    // Documents, store, ledger and inbox have one disk between them.
+    let (data, inbox) = (disk.path().join("bravo"), disk.path().join("inbox"));
+    let bravo = files::create_member(&data, &fleet.formation, &fleet.authority, "bravo", Labels::new()).expect("a member").id();
+    let alpha = steady(&fleet, "alpha").await;
+    let victim = Victim::start(&data, &inbox, &[peer(&alpha)]);
+    connected(alpha.node(), bravo).await;
+    let filler = disk.fill(0);
+    let mut sent = Vec::new();
+    for number in 0..30 {
+        let root = fleet.write("outbox", &[(&format!("file-{number}"), [7; 30_000].as_slice())]);
+        let scope = Scope::Nodes(vec![NodeRef::Id(bravo)]);
+        let paths = vec![format!("file-{number}").into()];
+        let request = SendRequest { scope, paths, ..SendRequest::new(&root) };
+        sent.push(alpha.node().send(request).await.expect("sent").distribution);
+    }
+    assert!(alpha.node().wait(sent[29], Duration::from_secs(5)).await.is_err(), "there is no room for it");
+    std::fs::remove_file(&filler).expect("removed");
+    for id in sent {
+        completed(alpha.node(), id).await;
+    }
+    assert!(contents(&inbox) == contents(&fleet.path("outbox")), "all of it is there, and nothing else");
     drop(victim);
     alpha.stop().await;
 }
