@@ -99,7 +99,9 @@ async fn another_holder_helps_against(kind: Lie) {
         while asked.try_recv().is_ok() {
             requests += 1;
         }
-        assert!(requests <= 2, "{kind:?}: asked {requests} times, though two requests under way are all that a ban allows");
+        // A fetch has two requests under way. Seldom, on a busy disk, the first fetch ends in another way and is begun once more:
+        // docs/left.md. Without a ban there is no end to it while alpha starts.
+        assert!(requests <= 4, "{kind:?}: asked {requests} times");
     }
     lying.shutdown().await;
     alpha.shutdown().await;
