@@ -186,8 +186,9 @@ async fn a_parcel_that_is_cut_off_or_altered_is_an_error_and_what_was_verified_s
         assert!(error.hint().is_some(), "at {at}: {error}");
     }
     // All blobs have come by now: a delivery may be under way, in temporary files.
-    let delivered = contents(&fleet.inbox("bravo")).into_iter().filter(|(path, _)| !path.to_string_lossy().contains(".peat-"));
-    assert!(delivered.into_iter().all(|(_, content)| content == large || content == b"small"));
+    let mut delivered =
+        contents(&fleet.inbox("bravo")).into_iter().filter(|(path, _)| !path.to_string_lossy().contains(".peat-"));
+    assert!(delivered.all(|(_, content)| content == large || content == b"small"));
     import(&bravo, &path).await.expect("imported");
     eventually("bravo has the files", || async { contents(&fleet.inbox("bravo")) == contents(&root) }).await;
     alpha.shutdown().await;
