@@ -11,6 +11,7 @@ use iroh::endpoint::{
     presets,
 };
 
+use super::congestion::ByRoundTrip;
 use super::wire::ALPN;
 use super::{NetworkError, Relay, relay};
 use crate::clock::Clock;
@@ -66,6 +67,7 @@ pub(crate) async fn bind(
         .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
         // Nobody reads datagrams, so nobody may fill memory with them.
         .datagram_receive_buffer_size(None)
+        .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
         .build();
     let mut protocols = vec![ALPN.to_vec()];
     if gossip {

@@ -2,6 +2,7 @@
 //! and blocks. Decides nothing about distributions; what arrives goes to the replica, and what changed to the driver.
 //!
 //! - `endpoint`: the QUIC endpoint and the gate before protocols other than ours.
+//! - `congestion`: how fast a path is sent over.
 //! - `service`: accepts, dials, and owns the task of each connection.
 //! - `addresses`, `names`, `dialing`: where a peer may be, and when to dial it.
 //! - `mdns`, `found`: who is on the local network, and which of them to try.
@@ -10,6 +11,7 @@
 //! - `gossip`: signed hints beyond direct neighbours.
 
 mod addresses;
+mod congestion;
 mod dialing;
 mod endpoint;
 mod found;
