@@ -11,6 +11,7 @@ mod parcels;
 mod reflink;
 mod relay;
 mod replication;
+mod sharing;
 mod simulation;
 mod starts;
 mod versions;

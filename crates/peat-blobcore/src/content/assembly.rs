@@ -26,6 +26,9 @@ use crate::model::{BlobHash, Sha256Digest};
 const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
+/// Ranges that are compared when the best one is taken.
+const MAX_RANKED: usize = 4096;
+
 /// A handle of the assembly of one blob; all handles of a blob are of the same assembly. When the last one is dropped, what
 /// was assembled stays on disk, to be continued (blobs up to [`super::MAX_INLINE_BYTES`] start again).
 #[derive(Clone)]
@@ -59,6 +62,26 @@ struct Progress {
     /// No group before this one is missing.
     prefix: u64,
     end: Option<End>,
+}
+
+impl Progress {
+    /// The runs of groups that are neither held nor taken, in order, cut at multiples of `most`.
+    fn free(&self, most: u64) -> impl Iterator<Item = Range<u64>> {
+        let mut next = self.prefix;
+        std::iter::from_fn(move || {
+            loop {
+                next = self.held.first(next, false)?;
+                match self.taken.contains(next) {
+                    true => next = self.taken.first(next, false)?,
+                    false => break,
+                }
+            }
+            let limit = ((next / most + 1) * most).min(self.held.count());
+            let start = next;
+            next = (start..limit).find(|group| self.held.contains(*group) || self.taken.contains(*group)).unwrap_or(limit);
+            Some(start..next)
+        })
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -141,24 +164,35 @@ impl Assembly {
     /// (at least a group, at most [`MAX_BLOCK_BYTES`]), up to the next multiple of that. `None` when nothing is left to take.
     #[must_use]
     pub fn take(&self, max_bytes: u64) -> Option<Taken> {
+        self.take_one(max_bytes, |free| free.next())
+    }
+
+    /// Takes, like [`Assembly::take`], the best range for a source: the one that `rank` gives the least to, cut to what it
+    /// returns of the groups that it is shown. What lies far behind the first that is missing is not looked at, so that this
+    /// takes bounded time.
+    pub(crate) fn take_best<R: Ord>(
+        &self,
+        max_bytes: u64,
+        mut rank: impl FnMut(Range<u64>) -> Option<(R, Range<u64>)>,
+    ) -> Option<Taken> {
+        self.take_one(max_bytes, |free| {
+            free.take(MAX_RANKED).filter_map(&mut rank).min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, groups)| groups)
+        })
+    }
+
+    fn take_one(
+        &self,
+        max_bytes: u64,
+        choose: impl FnOnce(&mut dyn Iterator<Item = Range<u64>>) -> Option<Range<u64>>,
+    ) -> Option<Taken> {
         let most = 1 << (max_bytes.clamp(GROUP_BYTES, MAX_BLOCK_BYTES) / GROUP_BYTES).ilog2();
         let progress = &mut *lock(&self.0.progress);
         if progress.end.is_some() {
             return None;
         }
-        let free = |progress: &Progress, group| !progress.held.contains(group) && !progress.taken.contains(group);
-        let mut start = progress.prefix;
-        loop {
-            start = progress.held.first(start, false)?;
-            match progress.taken.contains(start) {
-                true => start = progress.taken.first(start, false)?,
-                false => break,
-            }
-        }
-        let limit = ((start / most + 1) * most).min(progress.held.count());
-        let end = (start..limit).find(|group| !free(progress, *group)).unwrap_or(limit);
-        progress.taken.insert(&(start..end));
-        Some(Taken { assembly: self.clone(), groups: start..end })
+        let groups = choose(&mut progress.free(most))?;
+        progress.taken.insert(&groups);
+        Some(Taken { assembly: self.clone(), groups })
     }
 
     /// Verifies a range of the blob as [`Content::encode_block`] encodes it, and writes it. The range need not be taken, and

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// Some of the groups of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Groups {
+pub(crate) struct Groups {
     bits: Vec<u8>,
     count: u64,
     set: u64,
@@ -14,12 +14,12 @@ pub(super) struct Groups {
 
 impl Groups {
     /// None of `count` groups.
-    pub(super) fn none(count: u64) -> Self {
+    pub(crate) fn none(count: u64) -> Self {
         Self { bits: vec![0; Self::bytes_for(count)], count, set: 0 }
     }
 
     /// All of `count` groups.
-    pub(super) fn all(count: u64) -> Self {
+    pub(crate) fn all(count: u64) -> Self {
         let mut groups = Self::none(count);
         groups.insert(&(0..count));
         groups
@@ -47,32 +47,32 @@ impl Groups {
         (groups.start / 8, &self.bits[range])
     }
 
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// How many groups are in the set.
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.set
     }
 
-    pub(super) fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.set == self.count
     }
 
-    pub(super) fn contains(&self, group: u64) -> bool {
+    pub(crate) fn contains(&self, group: u64) -> bool {
         self.bits[at(group)] & bit(group) != 0
     }
 
-    pub(super) fn contains_any(&self, groups: &Range<u64>) -> bool {
+    pub(crate) fn contains_any(&self, groups: &Range<u64>) -> bool {
         self.first(groups.start, true).is_some_and(|first| first < groups.end)
     }
 
-    pub(super) fn contains_all(&self, groups: &Range<u64>) -> bool {
+    pub(crate) fn contains_all(&self, groups: &Range<u64>) -> bool {
         self.first(groups.start, false).is_none_or(|first| first >= groups.end)
     }
 
-    pub(super) fn insert(&mut self, groups: &Range<u64>) {
+    pub(crate) fn insert(&mut self, groups: &Range<u64>) {
         for group in groups.clone() {
             self.set += u64::from(!self.contains(group));
             self.bits[at(group)] |= bit(group);
@@ -87,7 +87,7 @@ impl Groups {
     }
 
     /// The first group from `start` on that is (or is not) in the set.
-    pub(super) fn first(&self, start: u64, contained: bool) -> Option<u64> {
+    pub(crate) fn first(&self, start: u64, contained: bool) -> Option<u64> {
         let skip = if contained { 0 } else { u8::MAX };
         let mut group = start;
         while group < self.count {

@@ -38,6 +38,7 @@ pub use assembly::{Assembly, Taken};
 pub use check::CheckReport;
 pub use error::ContentError;
 pub use export::Exported;
+pub(crate) use groups::Groups;
 pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;

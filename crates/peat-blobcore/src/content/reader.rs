@@ -73,13 +73,12 @@ impl Content {
         let length = usize::try_from(range.end.saturating_sub(range.start).min(MAX_BLOCK_BYTES)).expect("a block fits");
         let mut encoder = Encoder { range: groups, encoded: Vec::with_capacity(length + length / 128) };
         match self.open_blob(hash) {
-            Ok(reader) => {
-                check_range(&range, reader.size())?;
-                reader.visit(&mut encoder)?;
-            }
-            Err(error @ (ContentError::Absent(_) | ContentError::Damaged(_))) => {
-                self.0.assemblies.open(hash).ok_or(error)?.visit(&range, &mut encoder)?;
-            }
+            Ok(reader) => reader.encode(&range, &mut encoder)?,
+            Err(ContentError::Absent(_) | ContentError::Damaged(_)) => match self.0.assemblies.open(hash) {
+                Some(assembly) => assembly.visit(&range, &mut encoder)?,
+                // It may have become whole since the first look.
+                None => self.open_blob(hash)?.encode(&range, &mut encoder)?,
+            },
             Err(error) => return Err(error),
         }
         Ok(encoder.encoded)
@@ -127,6 +126,11 @@ impl BlobReader {
     pub(super) fn visit(&self, visitor: &mut dyn Visitor) -> Result<(), ContentError> {
         let hash = &self.open.hash;
         self.source.walk(hash, self.size(), visitor).map_err(|Mismatch| self.open.content.0.damaged(hash, &self.row))
+    }
+
+    fn encode(&self, range: &Range<u64>, encoder: &mut Encoder) -> Result<(), ContentError> {
+        check_range(range, self.size())?;
+        self.visit(encoder)
     }
 
     /// The data file, unless the blob is in the index.

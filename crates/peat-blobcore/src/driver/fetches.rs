@@ -5,14 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ErrorKind;
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, DistributionId, EndpointId};
-use crate::network::Network;
+use crate::network::{Network, Peer};
 use crate::reconcile::{FetchId, FetchOutcome};
-use crate::transfer::{self, FetchError};
+use crate::transfer::{self, Candidate, FetchError};
+
+/// Blobs from this size on, in bytes, are worth asking several sources for parts.
+const SHARED_BYTES: u64 = 1024 * 1024;
 
 /// What to fetch, as the action has it.
 pub(super) struct Order {
@@ -21,6 +25,22 @@ pub(super) struct Order {
     pub(super) size: u64,
     pub(super) source: EndpointId,
     pub(super) distribution: DistributionId,
+}
+
+/// What the driver hears of fetches.
+#[derive(Debug)]
+pub(super) enum News {
+    Ended(Ended),
+    Dropped(Dropped),
+}
+
+/// A source is asked no more for a blob, and others are.
+#[derive(Debug)]
+pub(super) struct Dropped {
+    pub(super) blob: BlobHash,
+    pub(super) distribution: DistributionId,
+    pub(super) source: EndpointId,
+    pub(super) outcome: FetchOutcome,
 }
 
 /// A fetch has ended.
@@ -38,48 +58,73 @@ pub(super) struct Fetches {
     network: Arc<Network>,
     /// How long a source may send nothing.
     patience: Duration,
+    me: EndpointId,
     tasks: JoinSet<Ended>,
     running: BTreeMap<FetchId, Running>,
+    tell: mpsc::UnboundedSender<Dropped>,
+    dropped: mpsc::UnboundedReceiver<Dropped>,
 }
 
 struct Running {
     abort: AbortHandle,
     distribution: DistributionId,
+    blob: BlobHash,
+    size: u64,
     /// Verified bytes of the blob so far.
     held: Arc<AtomicU64>,
+    candidates: watch::Sender<Vec<Candidate>>,
 }
 
 impl Fetches {
-    pub(super) fn new(content: Content, network: Arc<Network>, patience: Duration) -> Self {
-        Self { content, network, patience, tasks: JoinSet::new(), running: BTreeMap::new() }
+    pub(super) fn new(content: Content, network: Arc<Network>, patience: Duration, me: EndpointId) -> Self {
+        let (tell, dropped) = mpsc::unbounded_channel();
+        Self { content, network, patience, me, tasks: JoinSet::new(), running: BTreeMap::new(), tell, dropped }
     }
 
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
         let Order { fetch, blob, size, source, distribution } = order;
-        let (content, network, patience) = (self.content.clone(), Arc::clone(&self.network), self.patience);
         let held = Arc::new(AtomicU64::new(0));
-        let progress = Arc::clone(&held);
-        let abort = self.tasks.spawn(async move {
-            let on_progress = move |bytes| progress.store(bytes, Ordering::Relaxed);
-            let outcome = loop {
-                let Some(peer) = network.peer(&source) else { break FetchOutcome::Unreachable };
-                let traffic = Arc::clone(network.traffic());
-                let fetched = transfer::fetch(&peer.connection, &content, blob, size, patience, traffic, &on_progress).await;
-                let Err(error) = fetched else {
-                    break FetchOutcome::Done;
-                };
-                tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
-                let outcome = outcome_of(&error);
-                // Another connection has taken the place of the one that ended: nothing has failed but that one.
-                let replaced = network.peer(&source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
-                if outcome != FetchOutcome::Unreachable || !replaced {
-                    break outcome;
+        let (candidates, receiver) = watch::channel(Vec::new());
+        let task = Task {
+            content: self.content.clone(),
+            network: Arc::clone(&self.network),
+            order: Order { fetch, blob, size, source, distribution },
+            patience: self.patience,
+            me: self.me,
+            held: Arc::clone(&held),
+            candidates: candidates.clone(),
+            receiver,
+            tell: self.tell.clone(),
+        };
+        let abort = self.tasks.spawn(async move { Ended { fetch, blob, distribution, outcome: task.run().await } });
+        self.running.insert(fetch, Running { abort, distribution, blob, size, held, candidates });
+    }
+
+    /// The fetches that are worth several sources.
+    pub(super) fn shared(&self) -> impl Iterator<Item = (FetchId, DistributionId, BlobHash)> {
+        let shared = self.running.iter().filter(|(_, running)| running.size > SHARED_BYTES);
+        shared.map(|(fetch, running)| (*fetch, running.distribution, running.blob))
+    }
+
+    /// Adds to the sources of a fetch, each with whether it is said to have all of the blob.
+    pub(super) fn offer(&self, fetch: FetchId, sources: &BTreeMap<EndpointId, bool>) {
+        let Some(running) = self.running.get(&fetch) else { return };
+        let connected = sources.iter().filter_map(|(id, whole)| Some(candidate(&*self.network.peer(id)?, *whole)));
+        let offered: Vec<_> = connected.collect();
+        running.candidates.send_if_modified(|known| {
+            let mut changed = false;
+            for new in offered {
+                let same = |old: &&mut Candidate| old.id == new.id;
+                match known.iter_mut().find(same) {
+                    Some(old) if old.connection.stable_id() == new.connection.stable_id() && old.whole >= new.whole => continue,
+                    Some(old) => *old = new,
+                    None => known.push(new),
                 }
-            };
-            Ended { fetch, blob, distribution, outcome }
+                changed = true;
+            }
+            changed
         });
-        self.running.insert(fetch, Running { abort, distribution, held });
     }
 
     /// Ends a fetch; what has come is kept.
@@ -89,14 +134,16 @@ impl Fetches {
         }
     }
 
-    /// The end of a fetch that was not cancelled. Pends while none is under way.
-    pub(super) async fn ended(&mut self) -> Ended {
+    /// The end of a fetch that was not cancelled, or of a source's part in one. Pends while none is under way.
+    pub(super) async fn news(&mut self) -> News {
         loop {
-            match self.tasks.join_next().await {
-                // Of those that were cancelled nobody wants to hear.
-                Some(Ok(ended)) if self.running.remove(&ended.fetch).is_some() => return ended,
-                Some(_) => {}
-                None => std::future::pending().await,
+            tokio::select! {
+                Some(dropped) = self.dropped.recv() => return News::Dropped(dropped),
+                ended = self.tasks.join_next(), if !self.tasks.is_empty() => match ended {
+                    // Of those that were cancelled nobody wants to hear.
+                    Some(Ok(ended)) if self.running.remove(&ended.fetch).is_some() => return News::Ended(ended),
+                    _ => {}
+                }
             }
         }
     }
@@ -119,6 +166,59 @@ impl Fetches {
     pub(super) async fn stop(&mut self) {
         self.running.clear();
         self.tasks.shutdown().await;
+    }
+}
+
+fn candidate(peer: &Peer, whole: bool) -> Candidate {
+    Candidate { id: peer.id, connection: peer.connection.clone(), whole }
+}
+
+/// One fetch, as it goes on beside the loop.
+struct Task {
+    content: Content,
+    network: Arc<Network>,
+    order: Order,
+    patience: Duration,
+    me: EndpointId,
+    held: Arc<AtomicU64>,
+    candidates: watch::Sender<Vec<Candidate>>,
+    receiver: watch::Receiver<Vec<Candidate>>,
+    tell: mpsc::UnboundedSender<Dropped>,
+}
+
+impl Task {
+    async fn run(self) -> FetchOutcome {
+        let Self { order: Order { blob, size, source, distribution, .. }, held, tell, .. } = &self;
+        let on_progress = |bytes| held.store(bytes, Ordering::Relaxed);
+        let on_dropped = |source: EndpointId, error: &FetchError| {
+            tracing::info!(%blob, source = %source.short(), %error, "a source is asked no more, others are");
+            // The driver may have stopped.
+            let _ = tell.send(Dropped { blob: *blob, distribution: *distribution, source, outcome: outcome_of(error) });
+        };
+        loop {
+            let Some(peer) = self.network.peer(source) else { return FetchOutcome::Unreachable };
+            self.candidates.send_modify(|known| {
+                known.retain(|other| other.id != *source);
+                known.push(candidate(&peer, true));
+            });
+            let order = transfer::Order {
+                content: self.content.clone(),
+                blob: *blob,
+                size: *size,
+                me: self.me,
+                patience: self.patience,
+                traffic: Arc::clone(self.network.traffic()),
+                candidates: self.receiver.clone(),
+            };
+            let Err(error) = transfer::fetch(order, &on_progress, &on_dropped).await else { return FetchOutcome::Done };
+            tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
+            let outcome = outcome_of(&error);
+            // Another connection has taken the place of the one that ended: nothing has failed but that one.
+            let replaced = self.network.peer(source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
+            if outcome != FetchOutcome::Unreachable || !replaced {
+                return outcome;
+            }
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, File
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, View as _};
+use crate::reconcile::{self, Action, Event, FetchId, FileOutcome, Memory, Policy, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -125,7 +125,7 @@ impl Driver {
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
             memory: Memory::default(),
-            fetches: Fetches::new(content.clone(), Arc::clone(&network), stall),
+            fetches: Fetches::new(content.clone(), Arc::clone(&network), stall, identity.id()),
             inbox: inbox.clone(),
             room: Room::new(
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
@@ -165,7 +165,12 @@ impl Driver {
                     Some(request) => self.serve(request).await,
                 },
                 Some(event) = network.recv() => self.hear(event).await,
-                ended = self.fetches.ended() => self.fetched(ended).await,
+                news = self.fetches.news() => match news {
+                    fetches::News::Ended(ended) => self.fetched(ended).await,
+                    fetches::News::Dropped(fetches::Dropped { blob, distribution, source, outcome }) => {
+                        self.decide(Event::SourceFailed { distribution, blob, source, outcome }).await;
+                    }
+                },
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
                         self.tell_files(distribution, &outcomes);
@@ -253,6 +258,7 @@ impl Driver {
             Action::Fetch { fetch, blob, size, source, distribution, priority: _ } => {
                 self.begin_progress(&distribution);
                 self.fetches.begin(Order { fetch, blob, size, source, distribution });
+                self.offer_sources(Some(fetch));
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
             Action::Dial { peer } => self.network.dial(peer).await,
@@ -318,6 +324,14 @@ impl Driver {
             self.room.ran_out();
         }
         self.decide(Event::FetchEnded { fetch, outcome }).await;
+    }
+
+    /// Lets large blobs, or one of them, come from all who have some of them.
+    fn offer_sources(&self, only: Option<FetchId>) {
+        for (fetch, distribution, blob) in self.fetches.shared().filter(|(fetch, ..)| only.is_none_or(|only| only == *fetch)) {
+            let sources = reconcile::sources(self.clock.now(), &self.world, &self.memory, &distribution, &blob);
+            self.fetches.offer(fetch, &sources);
+        }
     }
 
     /// If the blob is a list of files that was waited for: pins what it names.
@@ -596,6 +610,9 @@ impl Driver {
 
     fn tell_progress(&mut self) {
         self.progress_ticks = self.progress_ticks.wrapping_add(1);
+        if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD) {
+            self.offer_sources(None);
+        }
         for (distribution, under_way) in self.fetches.bytes_under_way() {
             let Some(whole) = self.progress.get(&distribution) else { continue };
             let bytes = whole + under_way;

@@ -24,14 +24,12 @@ use crate::identity::admission::{self, EXPORTER_LABEL, Initiator, MAX_MESSAGE_BY
 use crate::identity::{Admitted, Identity, Rejection};
 use crate::model::{EndpointId, EnvelopeId, Timestamp};
 use crate::replica::{self, Clocks, Replica, ReplicaError, Session, Side, Step};
-use crate::transfer::{Entitlement, Traffic, serve};
+use crate::transfer::{Entitlement, Traffic, Turns, serve};
 
 /// How long admission may take, over the slowest link that is of use.
 const ADMISSION_DEADLINE: Duration = Duration::from_secs(20);
 /// Peers that this node keeps connections with at most, those that it dials itself apart.
 const MAX_ADMITTED: usize = 64;
-/// Requests of one peer that are answered at once; further ones wait. Each costs up to two blocks of memory.
-const MAX_SERVED: usize = 32;
 /// How long a peer stays admitted after its admission. It is renewed with each connection.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes of one frame at most; they also end at [`ENVELOPE_BATCH_BYTES`].
@@ -303,19 +301,19 @@ impl Shared {
         }
     }
 
-    /// Answers requests for blocks, each on a stream of its own.
+    /// Answers requests, each on a stream of its own.
     async fn serve(&self, peer: &Arc<Peer>) -> Result<(), SessionError> {
-        let mut streams = JoinSet::new();
+        let (mut streams, turns) = (JoinSet::new(), Arc::new(Turns::new()));
         loop {
             tokio::select! {
-                stream = peer.connection.accept_bi(), if streams.len() < MAX_SERVED => {
+                stream = peer.connection.accept_bi() => {
                     let (send, recv) = stream.map_err(WireError::from)?;
                     let (entitlement, traffic) = (Arc::clone(&self.entitlement), Arc::clone(&self.traffic));
-                    streams.spawn(serve(peer.id, self.content.clone(), entitlement, traffic, send, recv));
+                    streams.spawn(serve(peer.id, self.content.clone(), entitlement, traffic, Arc::clone(&turns), send, recv));
                 }
                 Some(ended) = streams.join_next() => {
                     if let Ok(Err(error)) = ended {
-                        tracing::debug!(peer = %peer.id.short(), %error, "a request for blocks ended early");
+                        tracing::debug!(peer = %peer.id.short(), %error, "a request ended early");
                     }
                 }
             }

@@ -1,7 +1,8 @@
 //! What two admitted nodes say on their connection. Every length is checked before memory is taken for it.
 //!
 //! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
-//! [`Message`]s both ways; each further one is a [`BlockRequest`] and its answer of [`BlockFrame`]s.
+//! [`Message`]s both ways; each further one is a [`Request`] and its answer: [`BlockFrame`]s for a [`BlockRequest`], and for
+//! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open.
 
 use std::time::Duration;
 
@@ -81,6 +82,82 @@ impl Message {
     /// [`WireError::Malformed`].
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         Ok(decode_whole(bytes)?)
+    }
+}
+
+/// The first frame of a stream that a peer opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// It wants bytes.
+    Blocks(BlockRequest),
+    /// It wants to know what there is, and what comes to be there.
+    Availability(AvailabilityRequest),
+}
+
+impl Request {
+    /// Longest encoded request, in bytes.
+    pub const MAX_BYTES: usize = BlockRequest::MAX_BYTES;
+
+    /// Reads a request from bytes that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`] when it is none, [`WireError::Request`] when it is not aligned to groups.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        // One is a CBOR map, the other an array (RFC 8949, section 3.1).
+        const ARRAY: u8 = 4;
+        match bytes.first().map(|first| first >> 5) {
+            Some(ARRAY) => Ok(Self::Availability(decode_whole(bytes)?)),
+            _ => BlockRequest::decode(bytes).map(Self::Blocks),
+        }
+    }
+}
+
+/// Asks a node that may have parts of a blob which it has, now and from now on. A node that knows no such request ends the
+/// stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct AvailabilityRequest {
+    /// Which blob.
+    #[n(0)]
+    pub blob: BlobHash,
+}
+
+impl AvailabilityRequest {
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+/// Groups of a blob that have come to be verified at a node since the last frame of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Available {
+    /// The first group and how many, for each run of groups of [`GROUP_BYTES`].
+    #[n(0)]
+    pub runs: Vec<(u64, u64)>,
+}
+
+impl Available {
+    /// Most runs of one frame.
+    pub const MAX_RUNS: usize = 2048;
+    /// Longest frame, in bytes.
+    pub const MAX_BYTES: usize = 64 * 1024;
+
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a frame that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`], or [`WireError::Request`] when it says more than a frame may.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let available: Self = decode_whole(bytes)?;
+        if available.runs.len() <= Self::MAX_RUNS { Ok(available) } else { Err(WireError::Request) }
     }
 }
 
@@ -301,11 +378,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_asked_is_told_apart() {
+        let blob = BlobHash::from_bytes([1; 32]);
+        let blocks = BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES };
+        let availability = AvailabilityRequest { blob };
+        assert_eq!(Request::decode(&blocks.encode()).expect("blocks"), Request::Blocks(blocks));
+        assert_eq!(Request::decode(&availability.encode()).expect("availability"), Request::Availability(availability));
+        assert!(availability.encode().len() <= Request::MAX_BYTES);
+    }
+
+    #[test]
+    fn availability_has_a_longest_frame() {
+        let available = |runs| Available { runs: vec![(u64::MAX, u64::MAX); runs] };
+        let longest = available(Available::MAX_RUNS).encode();
+        assert!(longest.len() <= Available::MAX_BYTES, "{}", longest.len());
+        assert!(Available::decode(&longest).is_ok());
+        assert!(Available::decode(&available(Available::MAX_RUNS + 1).encode()).is_err());
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = Message::decode(&bytes);
-            if let Ok(request) = BlockRequest::decode(&bytes) {
+            let _ = Available::decode(&bytes);
+            if let Ok(Request::Blocks(request)) = Request::decode(&bytes) {
                 prop_assert!(request.blocks().take(10).all(|block| block.start <= block.end));
             }
         }

@@ -42,6 +42,17 @@ pub enum Event {
         /// How.
         outcome: FetchOutcome,
     },
+    /// A source of a blob has failed, and others go on: the fetch has not ended.
+    SourceFailed {
+        /// On behalf of which distribution it was asked.
+        distribution: DistributionId,
+        /// For which blob.
+        blob: BlobHash,
+        /// Who.
+        source: EndpointId,
+        /// How; nothing that concerns this node.
+        outcome: FetchOutcome,
+    },
     /// A delivery ended. Comes once for each [`Action::Deliver`](super::Action::Deliver).
     DeliveryEnded {
         /// Of which distribution.

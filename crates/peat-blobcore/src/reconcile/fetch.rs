@@ -7,6 +7,7 @@ use super::decide::FileSource;
 use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
+use super::sources::left_alone_until;
 use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timestamp};
@@ -196,42 +197,37 @@ impl Pass<'_> {
 
     pub(super) fn fetch_ended(&mut self, id: FetchId, outcome: FetchOutcome) {
         let Some(flight) = self.memory.flights.end(id) else { return };
-        let (now, seed, patience) = (self.now, self.seed ^ number(flight.source.as_bytes()), &self.policy.patience);
-        let job = self.memory.jobs.get_mut(&flight.distribution);
-        let fetching = job.and_then(|job| match &mut job.work {
-            Work::Fetching(fetching) => Some(fetching),
-            _ => None,
-        });
+        if outcome == FetchOutcome::Done {
+            self.with_fetching(flight.distribution, |fetching| {
+                fetching.refused.remove(&flight.source);
+            });
+            self.memory.peers.succeeded(flight.source);
+            return self.blob_held(flight.blob);
+        }
+        self.blame(flight.distribution, flight.blob, flight.source, outcome);
+        self.begin_again_later(&flight.blob);
+    }
+
+    /// A source has failed, and will be left alone accordingly.
+    pub(super) fn blame(&mut self, id: DistributionId, blob: BlobHash, source: EndpointId, outcome: FetchOutcome) {
+        let (now, seed, patience) = (self.now, self.seed ^ number(source.as_bytes()), self.policy.patience);
         match outcome {
-            FetchOutcome::Done => {
-                if let Some(fetching) = fetching {
-                    fetching.refused.remove(&flight.source);
-                }
-                self.memory.peers.succeeded(flight.source);
-                return self.blob_held(flight.blob);
-            }
-            FetchOutcome::Unreachable => self.memory.peers.failed(flight.source, now, self.seed, patience),
+            FetchOutcome::Done => {}
+            FetchOutcome::Unreachable => self.memory.peers.failed(source, now, self.seed, &patience),
             FetchOutcome::Missing => {
-                let avoid: &mut Avoid = self.memory.avoid.entry((flight.blob, flight.source)).or_default();
-                avoid.backoff.fail(now, seed, patience);
+                let avoid: &mut Avoid = self.memory.avoid.entry((blob, source)).or_default();
+                avoid.backoff.fail(now, seed, &patience);
             }
             FetchOutcome::Corrupt => {
-                let avoid = self.memory.avoid.entry((flight.blob, flight.source)).or_default();
+                let avoid = self.memory.avoid.entry((blob, source)).or_default();
                 avoid.backoff.until = now.plus(patience.corrupt);
                 avoid.corrupt = true;
             }
-            FetchOutcome::NoSpace => {
-                if let Some(fetching) = fetching {
-                    fetching.rest(now.plus(patience.retry));
-                }
-            }
-            FetchOutcome::Refused | FetchOutcome::Cancelled | FetchOutcome::Failed => {
-                if let Some(fetching) = fetching {
-                    fetching.refused.entry(flight.source).or_default().fail(now, seed, patience);
-                }
-            }
+            FetchOutcome::NoSpace => self.with_fetching(id, |fetching| fetching.rest(now.plus(patience.retry))),
+            FetchOutcome::Refused | FetchOutcome::Cancelled | FetchOutcome::Failed => self.with_fetching(id, |fetching| {
+                fetching.refused.entry(source).or_default().fail(now, seed, &patience);
+            }),
         }
-        self.begin_again_later(&flight.blob);
     }
 
     /// A blob is no longer being fetched: whoever misses it may begin again.
@@ -413,9 +409,7 @@ pub(super) fn choose(now: Timestamp, me: EndpointId, memory: &Memory, id: &Distr
     let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
     let (mut best, mut soonest) = (None, None);
     for source in memory.peers.connected().intersection(&job.interests) {
-        let refused = fetching.refused.get(source).map(|backoff| backoff.until);
-        let avoided = memory.avoid.get(&(*blob, *source)).map(|avoid| avoid.backoff.until);
-        let until = refused.into_iter().chain(avoided).fold(memory.peers.until(source), Ord::max);
+        let until = left_alone_until(memory, fetching, source, blob);
         if until > now {
             soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
             continue;

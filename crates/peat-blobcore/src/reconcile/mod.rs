@@ -18,6 +18,7 @@ mod packing;
 mod pass;
 mod peers;
 mod policy;
+mod sources;
 mod targets;
 mod view;
 
@@ -35,6 +36,7 @@ pub use explain::{Reason, explain};
 pub use memory::Memory;
 pub use packing::{Packing, ParcelSelection, packing};
 pub use policy::{Budget, Patience, Policy};
+pub use sources::sources;
 pub use targets::{is_entitled, is_target, status, targets};
 pub use view::{Node, View};
 

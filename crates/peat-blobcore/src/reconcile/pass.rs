@@ -92,6 +92,12 @@ impl Pass<'_> {
                 self.look_for_blobs(id);
             }
             Event::FetchEnded { fetch, outcome } => self.fetch_ended(fetch, outcome),
+            Event::SourceFailed { distribution, blob, source, outcome } => {
+                // Of a blob that nobody misses any more nothing is remembered.
+                if self.memory.wanted.contains_key(&blob) {
+                    self.blame(distribution, blob, source, outcome);
+                }
+            }
             Event::DeliveryEnded { distribution, outcomes } => self.delivery_ended(distribution, outcomes),
             Event::DialEnded { peer, .. } => self.memory.peers.dial_ended(peer, self.now, self.seed, &self.policy.patience),
             Event::RoomMade => self.end_rests(),

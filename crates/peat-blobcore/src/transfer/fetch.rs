@@ -1,92 +1,204 @@
-//! Fetches one blob from one holder into its assembly, from wherever an earlier run left it.
+//! Fetches one blob into its assembly, from one holder or from several at once, from wherever an earlier run left it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::{FetchError, Traffic};
-use crate::content::{Assembly, Content, Ingested, Taken};
-use crate::model::BlobHash;
+use super::availability::{self, News};
+use super::sources::{Asking, Candidate, Sources};
+use super::{FetchError, Traffic, blocking};
+use crate::content::{Assembly, Content, ContentError, Ingested};
+use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, write_frame};
 
-/// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
-const BLOCK_TIME: Duration = Duration::from_millis(250);
-/// The first block of a blob; from then on the link's rate decides.
-const FIRST_BLOCK_BYTES: u64 = 2 * GROUP_BYTES;
-/// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
-const BLOCKS_PER_REQUEST: u64 = 8;
+/// The first block from a source; from then on the link's rate decides.
+pub(super) const FIRST_BLOCK_BYTES: u64 = 2 * GROUP_BYTES;
 /// What of a blob is asked for and not written yet, at most: this much crosses the link again after a kill.
-const WINDOW_BYTES: u64 = 1024 * 1024;
-/// Requests under way at once for one blob, so that the source reads, the link carries and this node writes all the time.
-const REQUESTS: usize = 4;
-/// Longest request, and with it the longest block.
-const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
+pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
+/// Requests under way at once to one source, so that it reads, the link carries and this node writes all the time.
+pub(super) const REQUESTS: usize = 4;
+/// How often to look whether there is something to ask for, if nothing happens.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long to wait for others to get more when nobody who has all of it is left.
+const HOPE: Duration = Duration::from_secs(2);
 
 /// What a caller hears while a fetch goes on: verified bytes of the blob so far.
-pub(crate) type OnProgress = dyn Fn(u64) + Send + Sync;
+pub(crate) type OnProgress<'a> = dyn Fn(u64) + Send + Sync + 'a;
+/// What a caller hears of a source that is asked no more while others are.
+pub(crate) type OnDropped<'a> = dyn Fn(EndpointId, &FetchError) + Send + Sync + 'a;
 
-/// Fetches the missing parts of a blob over one admitted connection and makes it whole. A source that sends nothing for as
-/// long as `patience` has stalled.
+/// What to fetch, and how.
+pub(crate) struct Order {
+    pub(crate) content: Content,
+    pub(crate) blob: BlobHash,
+    pub(crate) size: u64,
+    /// This node.
+    pub(crate) me: EndpointId,
+    /// A source that sends nothing for so long has stalled.
+    pub(crate) patience: Duration,
+    pub(crate) traffic: Arc<Traffic>,
+    /// Whom to ask. More may come while the fetch goes on.
+    pub(crate) candidates: watch::Receiver<Vec<Candidate>>,
+}
+
+/// Fetches the missing parts of a blob over admitted connections and makes it whole.
 ///
 /// # Errors
-/// [`FetchError`]; what had arrived by then is kept.
+/// That of the source that was left last; what had arrived by then is kept.
 pub(crate) async fn fetch(
-    connection: &Connection,
-    content: &Content,
-    blob: BlobHash,
-    size: u64,
-    patience: Duration,
-    traffic: Arc<Traffic>,
-    on_progress: &OnProgress,
+    order: Order,
+    on_progress: &OnProgress<'_>,
+    on_dropped: &OnDropped<'_>,
 ) -> Result<Ingested, FetchError> {
-    let store = content.clone();
+    let (store, blob, size) = (order.content.clone(), order.blob, order.size);
     let assembly = blocking(move || store.assemble(&blob, size)).await?;
-    let mut block = FIRST_BLOCK_BYTES;
-    // Dropped with this call, which ends what they do; what they had taken is given back.
-    let mut requests = JoinSet::new();
-    let mut upkeep = JoinSet::new();
-    loop {
-        while requests.len() < REQUESTS
-            && let Some(taken) = assembly.take((block * BLOCKS_PER_REQUEST).min(REQUEST_BYTES))
-        {
-            requests.spawn(request(connection.clone(), assembly.clone(), taken, block, patience, Arc::clone(&traffic)));
-        }
-        tokio::select! {
-            Some(ended) = requests.join_next() => {
-                block = ended.map_err(|_| FetchError::Stopped)??;
-                on_progress(assembly.held());
-                if upkeep.is_empty() && !assembly.is_whole() {
-                    let assembly = assembly.clone();
-                    upkeep.spawn_blocking(move || assembly.keep_up());
-                }
-            }
-            Some(ended) = upkeep.join_next() => ended.map_err(|_| FetchError::Stopped)??,
-            else => break,
-        }
-    }
-    if !assembly.is_whole() {
-        // All that is missing is on its way from other sources.
-        return Err(FetchError::Busy);
-    }
+    let sources = Sources::new(size.div_ceil(GROUP_BYTES).max(1), order.me);
+    let (tell, news) = mpsc::channel(16);
+    let swarm = Swarm {
+        assembly: assembly.clone(),
+        sources,
+        dropped: BTreeSet::new(),
+        requests: JoinSet::new(),
+        aborts: BTreeMap::new(),
+        listeners: JoinSet::new(),
+        tell,
+        news,
+        order,
+    };
+    swarm.run(on_progress, on_dropped).await?;
     blocking(move || assembly.finish()).await
 }
 
-/// Asks for one range and writes what arrives, receiving and writing at the same time. Returns the size that suits the next
-/// request's blocks.
+/// One fetch under way. When it is dropped, what its tasks do ends, and what they had taken is given back.
+struct Swarm {
+    order: Order,
+    assembly: Assembly,
+    sources: Sources<Connection>,
+    /// Connections that are asked no more.
+    dropped: BTreeSet<(EndpointId, usize)>,
+    requests: JoinSet<(EndpointId, usize, Result<f64, FetchError>)>,
+    /// Ends the requests to each source.
+    aborts: BTreeMap<EndpointId, Vec<AbortHandle>>,
+    listeners: JoinSet<()>,
+    tell: mpsc::Sender<News>,
+    news: mpsc::Receiver<News>,
+}
+
+impl Swarm {
+    async fn run(mut self, on_progress: &OnProgress<'_>, on_dropped: &OnDropped<'_>) -> Result<(), FetchError> {
+        let mut upkeep = JoinSet::new();
+        let (mut look, mut busy) = (tokio::time::interval(LOOK_INTERVAL), Instant::now());
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.take_candidates();
+        loop {
+            while let Some(asking) = self.sources.next(&self.assembly) {
+                self.ask(asking);
+            }
+            if self.requests.is_empty() && upkeep.is_empty() && (self.assembly.is_whole() || self.sources.is_empty()) {
+                break;
+            }
+            if !self.requests.is_empty() || !upkeep.is_empty() {
+                busy = Instant::now();
+            }
+            if busy.elapsed() > if self.sources.any_whole() { self.order.patience } else { HOPE } {
+                break;
+            }
+            tokio::select! {
+                Some(ended) = self.requests.join_next() => {
+                    let (id, connection, outcome) = match ended {
+                        Ok(ended) => ended,
+                        // Its source was asked for more that did not come.
+                        Err(aborted) if aborted.is_cancelled() => continue,
+                        Err(_) => return Err(FetchError::Stopped),
+                    };
+                    match outcome {
+                        Ok(rate) => self.sources.answered(&id, connection, rate),
+                        Err(error) => self.fail(id, connection, error, on_dropped)?,
+                    }
+                    on_progress(self.assembly.held());
+                    if upkeep.is_empty() && !self.assembly.is_whole() {
+                        let assembly = self.assembly.clone();
+                        upkeep.spawn_blocking(move || assembly.keep_up());
+                    }
+                }
+                Some(ended) = upkeep.join_next() => ended.map_err(|_| FetchError::Stopped)??,
+                Some(News { source, key, runs }) = self.news.recv() => match runs {
+                    Some(runs) => self.sources.gained(&source, key, runs),
+                    None => self.sources.silent(&source, key),
+                },
+                Ok(()) = self.order.candidates.changed() => self.take_candidates(),
+                // Time alone changes whom others wait for.
+                _ = look.tick() => {}
+            }
+        }
+        // Else all that is missing is on its way elsewhere, or with nobody within reach.
+        if self.assembly.is_whole() { Ok(()) } else { Err(FetchError::Busy) }
+    }
+
+    fn take_candidates(&mut self) {
+        let candidates = self.order.candidates.borrow_and_update().clone();
+        for Candidate { id, connection, whole } in candidates {
+            let key = connection.stable_id();
+            if !self.dropped.contains(&(id, key)) && self.sources.add(id, key, connection.clone(), whole) && !whole {
+                self.listeners.spawn(availability::ask(id, connection, self.order.blob, self.tell.clone()));
+            }
+        }
+    }
+
+    fn ask(&mut self, Asking { source, connection, taken, block }: Asking<Connection>) {
+        let (assembly, patience, traffic) = (self.assembly.clone(), self.order.patience, Arc::clone(&self.order.traffic));
+        let aborts = self.aborts.entry(source).or_default();
+        aborts.retain(|abort| !abort.is_finished());
+        aborts.push(self.requests.spawn(async move {
+            let (range, id) = (taken.range(), connection.stable_id());
+            let outcome = request(connection, assembly, range, block, patience, traffic).await;
+            drop(taken);
+            (source, id, outcome)
+        }));
+    }
+
+    /// A request has failed. Its source is asked no more; without another one, or when it is this node that cannot go on, the
+    /// fetch ends.
+    fn fail(
+        &mut self,
+        id: EndpointId,
+        connection: usize,
+        error: FetchError,
+        on_dropped: &OnDropped<'_>,
+    ) -> Result<(), FetchError> {
+        let own = match &error {
+            FetchError::Content(ContentError::Corrupt(_)) => false,
+            FetchError::Content(_) | FetchError::Stopped => true,
+            _ => false,
+        };
+        // Of a connection that another has replaced nothing is said.
+        let news = self.dropped.insert((id, connection)) && self.sources.remove(&id, connection);
+        if own || news && self.sources.is_empty() {
+            return Err(error);
+        }
+        if news {
+            self.aborts.remove(&id).unwrap_or_default().iter().for_each(AbortHandle::abort);
+            on_dropped(id, &error);
+        }
+        Ok(())
+    }
+}
+
+/// Asks for one range and writes what arrives, receiving and writing at the same time. Returns the bytes a second.
 async fn request(
     connection: Connection,
     assembly: Assembly,
-    taken: Taken,
+    range: Range<u64>,
     block: u64,
     patience: Duration,
     traffic: Arc<Traffic>,
-) -> Result<u64, FetchError> {
+) -> Result<f64, FetchError> {
     let started = Instant::now();
-    let range = taken.range();
     let request = BlockRequest { blob: assembly.hash(), start: range.start, end: range.end, block };
     let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, Vec<u8>)>(2);
     let write = async {
@@ -116,35 +228,5 @@ async fn request(
         Ok(())
     };
     tokio::try_join!(receive, write)?;
-    Ok(block_for(range.end - range.start, started.elapsed()))
-}
-
-/// The block size that takes about [`BLOCK_TIME`] at the rate of a request: a power of two of groups.
-fn block_for(bytes: u64, elapsed: Duration) -> u64 {
-    let per_block = bytes as f64 / elapsed.as_secs_f64().max(1e-6) * BLOCK_TIME.as_secs_f64();
-    let groups = (per_block / GROUP_BYTES as f64).clamp(1.0, (REQUEST_BYTES / GROUP_BYTES) as f64) as u64;
-    (1 << groups.ilog2()) * GROUP_BYTES
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, crate::content::ContentError> + Send + 'static,
-) -> Result<T, FetchError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result.map_err(FetchError::Content),
-        // Only a runtime that shuts down cancels blocking work.
-        Err(_) => Err(FetchError::Stopped),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_follow_the_rate_of_the_link() {
-        assert_eq!(block_for(1 << 20, Duration::from_millis(1)), REQUEST_BYTES);
-        assert_eq!(block_for(32_000, Duration::from_secs(1)), GROUP_BYTES);
-        assert_eq!(block_for(1 << 20, Duration::from_secs(1)), 256 * 1024);
-        assert_eq!(block_for(0, Duration::ZERO), GROUP_BYTES);
-    }
+    Ok((range.end - range.start) as f64 / started.elapsed().as_secs_f64().max(1e-6))
 }

@@ -1,10 +1,19 @@
 //! Bytes between peers: requests for blocks answered, and blobs fetched. Never trusts a byte that its hash does not vouch for.
 
+//!
+//! - `fetch`: one blob from its sources; `sources` says what to ask of whom
+//! - `availability`: what a node has that does not have all of a blob
+//! - `serve`: the answers
+mod availability;
 mod fetch;
 mod serve;
+mod sources;
+#[cfg(test)]
+mod sources_tests;
 
-pub(crate) use fetch::fetch;
-pub(crate) use serve::{Entitlement, serve};
+pub(crate) use fetch::{Order, fetch};
+pub(crate) use serve::{Entitlement, Turns, serve};
+pub(crate) use sources::Candidate;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -68,6 +77,15 @@ pub enum FetchError {
     /// Bytes were wrong, or this node's store refused them.
     #[error(transparent)]
     Content(#[from] ContentError),
+}
+
+/// Runs what blocks off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ContentError> + Send + 'static) -> Result<T, FetchError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(FetchError::Content),
+        // Only a runtime that shuts down cancels blocking work.
+        Err(_) => Err(FetchError::Stopped),
+    }
 }
 
 impl FetchError {

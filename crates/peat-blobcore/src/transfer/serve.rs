@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use iroh::endpoint::{RecvStream, SendStream};
 
-use super::Traffic;
+use tokio::sync::Semaphore;
+
+use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, WireError, read_frame};
+use crate::network::wire::{AvailabilityRequest, BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,6 +21,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) trait Entitlement: Send + Sync + 'static {
     /// Whether this peer is the sender, a target or a permitted carrier of something that consists of this blob.
     fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool;
+}
+
+/// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
+/// wait. Who asks for more availability than that is not answered.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    blocks: Semaphore,
+    availability: Semaphore,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64) }
+    }
 }
 
 /// Answers one request to its end.
@@ -30,16 +46,40 @@ pub(crate) async fn serve(
     content: Content,
     entitlement: Arc<dyn Entitlement>,
     traffic: Arc<Traffic>,
+    turns: Arc<Turns>,
     mut send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), WireError> {
-    let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, BlockRequest::MAX_BYTES)).await;
-    let request = BlockRequest::decode(&asked.map_err(|_| WireError::Stalled)??)?;
+    let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
+    let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
+    let (Request::Blocks(BlockRequest { blob, .. }) | Request::Availability(AvailabilityRequest { blob })) = request;
+    let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await == Some(true);
+    match request {
+        Request::Availability(_) if is_entitled => {
+            let _turn = turns.availability.try_acquire().map_err(|_| WireError::Request)?;
+            availability::tell(content, blob, send).await
+        }
+        // The stream ends: a stranger does not learn whether anything is here.
+        Request::Availability(_) => Ok(()),
+        Request::Blocks(request) => {
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            send_blocks(peer, content, is_entitled, traffic, &mut send, request).await
+        }
+    }
+}
+
+async fn send_blocks(
+    peer: EndpointId,
+    content: Content,
+    is_entitled: bool,
+    traffic: Arc<Traffic>,
+    send: &mut SendStream,
+    request: BlockRequest,
+) -> Result<(), WireError> {
     let blob = request.blob;
-    let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await;
     let mut blocks = request.blocks();
     let mut next = match blocks.next() {
-        Some(range) if is_entitled == Some(true) => encode(&content, peer, blob, range).await,
+        Some(range) if is_entitled => encode(&content, peer, blob, range).await,
         _ => Some(BlockFrame::Denied(Denial::NotAvailable)),
     };
     while let Some(frame) = next {
@@ -53,7 +93,7 @@ pub(crate) async fn serve(
         if let BlockFrame::Block(bytes) = &frame {
             traffic.served(bytes.len());
         }
-        let (written, following) = tokio::join!(frame.write(&mut send, PATIENCE), following);
+        let (written, following) = tokio::join!(frame.write(send, PATIENCE), following);
         written?;
         next = following;
     }

@@ -1,0 +1,48 @@
+//! Who can be asked for a blob besides the source that a fetch began with. Only asks; decides nothing.
+
+use std::collections::BTreeMap;
+
+use super::memory::{Fetching, Memory, Work};
+use super::peers::{mix, number};
+use super::{View, is_target};
+use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp};
+
+/// Sources of one blob at a time, at most: more would share a link that a few fill.
+const MOST: usize = 8;
+
+/// The connected nodes that a blob of a distribution can be fetched from now, each with whether it is said to have all of it.
+/// The others are to get it as this node is, and may have parts.
+#[must_use]
+pub fn sources(
+    now: Timestamp,
+    view: &dyn View,
+    memory: &Memory,
+    id: &DistributionId,
+    blob: &BlobHash,
+) -> BTreeMap<EndpointId, bool> {
+    let Some(job) = memory.jobs.get(id) else { return BTreeMap::new() };
+    let Work::Fetching(fetching) = &job.work else { return BTreeMap::new() };
+    let mut found: Vec<_> = memory
+        .peers
+        .connected()
+        .iter()
+        .filter(|peer| left_alone_until(memory, fetching, peer, blob) <= now)
+        .filter_map(|peer| {
+            let whole = job.interests.contains(peer);
+            // A different choice for each blob and node, so that all are asked by somebody.
+            let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(peer.as_bytes()));
+            let partial = is_target(view.nodes(), &job.distribution, peer) || job.distribution.carriers.contains_key(peer);
+            (whole || partial).then_some((!whole, spread, *peer))
+        })
+        .collect();
+    found.sort_unstable();
+    found.truncate(MOST);
+    found.into_iter().map(|(partial, _, peer)| (peer, !partial)).collect()
+}
+
+/// Until when a peer is not to be asked for a blob; a time that has passed when it may be.
+pub(super) fn left_alone_until(memory: &Memory, fetching: &Fetching, peer: &EndpointId, blob: &BlobHash) -> Timestamp {
+    let refused = fetching.refused.get(peer).map(|backoff| backoff.until);
+    let avoided = memory.avoid.get(&(*blob, *peer)).map(|avoid| avoid.backoff.until);
+    refused.into_iter().chain(avoided).fold(memory.peers.until(peer), Ord::max)
+}

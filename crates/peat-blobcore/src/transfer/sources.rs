@@ -1,0 +1,282 @@
+//! The sources of one blob, and what to ask each of them for. Pure: what is under way is told to it.
+//!
+//! With one source a blob comes from its first byte to its last. With several, who has all of it is asked only for what nobody
+//! else within reach has: so each part leaves it once, and those who fetch it get the rest from each other. So that they do not
+//! ask for the same at the same time, each unit of the blob is one node's to ask for first, by rendezvous hashing: all who know
+//! of each other agree on it without a word.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use iroh::endpoint::Connection;
+
+use super::fetch::{FIRST_BLOCK_BYTES, REQUESTS, WINDOW_BYTES};
+use crate::content::{Assembly, Groups, Taken};
+use crate::model::EndpointId;
+use crate::network::wire::GROUP_BYTES;
+
+/// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
+const BLOCK_TIME: Duration = Duration::from_millis(250);
+/// Longest request, and with it the longest block.
+const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
+/// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
+const BLOCKS_PER_REQUEST: u64 = 8;
+/// Groups of a unit, that one node asks for.
+const UNIT_GROUPS: u64 = 16;
+/// Who has no more groups left to ask for, and gets on, needs no help.
+const HELPED_GROUPS: u64 = 2 * UNIT_GROUPS;
+/// Who has sent nothing for so long, though it was asked, is not waited for by others.
+const SLOW: Duration = Duration::from_secs(2);
+/// Who is so much slower than the fastest is not waited for either.
+const MUCH_SLOWER: f64 = 8.0;
+
+/// Who may have a blob.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    /// Its id.
+    pub(crate) id: EndpointId,
+    /// The connection with it.
+    pub(crate) connection: Connection,
+    /// Whether it is said to have all of it; who is fetching it itself is asked what it has.
+    pub(crate) whole: bool,
+}
+
+/// The sources of a blob.
+#[derive(Debug)]
+pub(super) struct Sources<C> {
+    all: BTreeMap<EndpointId, Source<C>>,
+    /// This node, which shares the work with others.
+    me: EndpointId,
+    /// The blob's groups.
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Source<C> {
+    connection: C,
+    /// Which connection it is.
+    key: usize,
+    /// What it has; all of the blob, without it.
+    parts: Option<Groups>,
+    /// The size of block that suits the link.
+    block: u64,
+    /// How many requests to it are under way.
+    requests: usize,
+    /// Bytes a second, as the last request has shown.
+    rate: Option<f64>,
+    /// When it said that it had come to have more.
+    gained: Option<Instant>,
+    /// When it was asked first of what is under way, or last answered.
+    heard: Instant,
+}
+
+impl<C> Source<C> {
+    fn has_all(&self) -> bool {
+        self.parts.as_ref().is_none_or(Groups::is_all)
+    }
+}
+
+/// What to ask of whom.
+#[derive(Debug)]
+pub(super) struct Asking<C> {
+    pub(super) source: EndpointId,
+    pub(super) connection: C,
+    pub(super) taken: Taken,
+    /// The size of its blocks in bytes.
+    pub(super) block: u64,
+}
+
+impl<C: Clone> Sources<C> {
+    pub(super) fn new(count: u64, me: EndpointId) -> Self {
+        Self { all: BTreeMap::new(), me, count }
+    }
+
+    /// One more source, or another connection with one. Says whether it is news.
+    pub(super) fn add(&mut self, id: EndpointId, key: usize, connection: C, whole: bool) -> bool {
+        if let Some(known) = self.all.get_mut(&id).filter(|known| known.key == key) {
+            if whole {
+                known.parts = None;
+            }
+            return false;
+        }
+        let parts = (!whole).then(|| Groups::none(self.count));
+        let heard = Instant::now();
+        self.all.insert(
+            id,
+            Source { connection, key, parts, block: FIRST_BLOCK_BYTES, requests: 0, rate: None, gained: None, heard },
+        );
+        true
+    }
+
+    /// Asks a source no more over this connection.
+    pub(super) fn remove(&mut self, id: &EndpointId, key: usize) -> bool {
+        let known = self.all.get(id).is_some_and(|source| source.key == key);
+        known && self.all.remove(id).is_some()
+    }
+
+    /// A source says that it has these groups, too.
+    pub(super) fn gained(&mut self, id: &EndpointId, key: usize, runs: Vec<Range<u64>>) {
+        let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
+        source.gained = Some(Instant::now());
+        let Some(parts) = &mut source.parts else { return };
+        for run in runs {
+            parts.insert(&(run.start.min(self.count)..run.end.min(self.count)));
+        }
+    }
+
+    /// A source says no more what it has. One that has not all is of no use any longer.
+    pub(super) fn silent(&mut self, id: &EndpointId, key: usize) {
+        if self.all.get(id).is_some_and(|source| source.key == key && !source.has_all()) {
+            self.all.remove(id);
+        }
+    }
+
+    /// A request has been answered in full.
+    pub(super) fn answered(&mut self, id: &EndpointId, key: usize, rate: f64) {
+        if let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) {
+            // They share the link.
+            let rate = rate * source.requests.max(1) as f64;
+            source.requests = source.requests.saturating_sub(1);
+            (source.block, source.rate, source.heard) = (block_for(rate), Some(rate), Instant::now());
+        }
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether one of them has all of the blob.
+    pub(super) fn any_whole(&self) -> bool {
+        self.all.values().any(Source::has_all)
+    }
+
+    /// The next request to make, while there is one.
+    pub(super) fn next(&mut self, assembly: &Assembly) -> Option<Asking<C>> {
+        let request = WINDOW_BYTES / (REQUESTS * self.all.len().max(1)) as u64;
+        // The least busy first.
+        let mut order: Vec<_> = self.all.iter().filter(|(_, source)| source.requests < REQUESTS).collect();
+        order.sort_by_key(|(id, source)| (source.requests, **id));
+        let ids: Vec<EndpointId> = order.into_iter().map(|(id, _)| *id).collect();
+        for id in ids {
+            let source = &self.all[&id];
+            let (most, block) = ((source.block * BLOCKS_PER_REQUEST).min(request), source.block.min(request));
+            let Some(taken) = self.take(&id, assembly, most) else { continue };
+            let source = self.all.get_mut(&id).expect("it is one of them");
+            if source.requests == 0 {
+                source.heard = Instant::now();
+            }
+            source.requests += 1;
+            return Some(Asking { source: id, connection: source.connection.clone(), taken, block });
+        }
+        None
+    }
+
+    fn take(&self, id: &EndpointId, assembly: &Assembly, most: u64) -> Option<Taken> {
+        if self.all.values().all(|source| source.parts.is_none()) {
+            return assembly.take(most);
+        }
+        let source = &self.all[id];
+        let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
+        let waited_for = |other: &Source<C>| {
+            let stalls = other.requests > 0 && other.heard.elapsed() > SLOW;
+            !stalls && other.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest)
+        };
+        let fellows = Fellows(self.all.iter().filter(|(_, other)| other.parts.is_some() && waited_for(other)).collect());
+        let Some(parts) = &source.parts else { return self.take_unshared(&fellows, assembly, most) };
+        assembly.take_best(most, |free| {
+            let first = parts.first(free.start, true).filter(|first| *first < free.end)?;
+            let end = parts.first(first, false).map_or(free.end, |end| end.min(free.end));
+            Some(((fellows.holding(first), spread(number(&self.me) ^ (first / UNIT_GROUPS)), first), first..end))
+        })
+    }
+}
+
+impl<C> Sources<C> {
+    /// Takes what no fellow has: one's own share first, from its beginning; then that of others, whom each helps in an order of
+    /// its own, from their ends. Who is nearly done and gets on needs no help.
+    fn take_unshared(&self, fellows: &Fellows<'_, C>, assembly: &Assembly, most: u64) -> Option<Taken> {
+        let own = assembly.take_best(most, |free| {
+            let groups = fellows.unshared(free)?;
+            (fellows.owner(groups.start, &self.me) == self.me).then_some(((), groups))
+        });
+        if own.is_some() {
+            return own;
+        }
+        let mut left: BTreeMap<EndpointId, u64> = BTreeMap::new();
+        let _ = assembly.take_best(most, |free| {
+            let groups = fellows.unshared(free)?;
+            *left.entry(fellows.owner(groups.start, &self.me)).or_default() += groups.end - groups.start;
+            None::<((), _)>
+        });
+        left.retain(|owner, groups| *groups > HELPED_GROUPS || !fellows.gets_on(owner));
+        assembly.take_best(most, |free| {
+            let groups = fellows.unshared(free)?;
+            let owner = fellows.owner(groups.start, &self.me);
+            let order = spread(number(&owner) ^ spread(number(&self.me)));
+            left.contains_key(&owner).then_some(((order, u64::MAX - groups.start), groups))
+        })
+    }
+}
+
+/// Those who fetch the same.
+struct Fellows<'a, C>(Vec<(&'a EndpointId, &'a Source<C>)>);
+
+impl<C> Fellows<'_, C> {
+    /// How many of them have a group.
+    fn holding(&self, group: u64) -> usize {
+        self.0.iter().filter(|(_, fellow)| fellow.parts.as_ref().is_some_and(|parts| parts.contains(group))).count()
+    }
+
+    /// The first of these groups that none of them has.
+    fn unshared(&self, groups: Range<u64>) -> Option<Range<u64>> {
+        let first = groups.clone().find(|group| self.holding(*group) == 0)?;
+        let end = (first..groups.end).find(|group| self.holding(*group) > 0).unwrap_or(groups.end);
+        Some(first..end)
+    }
+
+    /// Who is to ask first for the unit that a group is in (rendezvous hashing).
+    fn owner(&self, group: u64, me: &EndpointId) -> EndpointId {
+        let unit = spread(group / UNIT_GROUPS);
+        let weight = |id: &EndpointId| (spread(number(id) ^ unit), *id);
+        self.0.iter().map(|(id, _)| weight(id)).fold(weight(me), Ord::max).1
+    }
+
+    /// Whether one of them has come to have more of late.
+    fn gets_on(&self, id: &EndpointId) -> bool {
+        let fellow = self.0.iter().find(|(fellow, _)| *fellow == id);
+        fellow.and_then(|(_, fellow)| fellow.gained).is_some_and(|gained| gained.elapsed() < SLOW)
+    }
+}
+
+/// The block size that takes about [`BLOCK_TIME`] at a rate in bytes a second: a power of two of groups.
+fn block_for(rate: f64) -> u64 {
+    let groups = (rate * BLOCK_TIME.as_secs_f64() / GROUP_BYTES as f64).clamp(1.0, (REQUEST_BYTES / GROUP_BYTES) as f64) as u64;
+    (1 << groups.ilog2()) * GROUP_BYTES
+}
+
+fn number(id: &EndpointId) -> u64 {
+    u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight of 32 bytes"))
+}
+
+/// A number that looks random: the finaliser of splitmix64.
+fn spread(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_follow_the_rate_of_the_link() {
+        assert_eq!(block_for(1e9), REQUEST_BYTES);
+        assert_eq!(block_for(32_000.0), GROUP_BYTES);
+        assert_eq!(block_for(1024.0 * 1024.0), 256 * 1024);
+        assert_eq!(block_for(0.0), GROUP_BYTES);
+    }
+}

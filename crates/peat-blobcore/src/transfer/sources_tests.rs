@@ -1,0 +1,179 @@
+//! What is asked of whom, with stores instead of links.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::fetch::REQUESTS;
+use super::sources::{Asking, Sources};
+use crate::clock::SystemClock;
+use crate::content::{Assembly, Content, Options};
+use crate::model::{BlobHash, EndpointId};
+use crate::network::wire::GROUP_BYTES;
+
+fn id(number: u8) -> EndpointId {
+    EndpointId::from_bytes([number; 32])
+}
+
+/// The one who has it all.
+const SENDER: u8 = 0;
+
+struct Store {
+    content: Content,
+    _directory: tempfile::TempDir,
+}
+
+impl Store {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let options = Options { quota: None, reserve: 0 };
+        let content = Content::open(directory.path(), options, Arc::new(SystemClock)).expect("a new store");
+        Self { content, _directory: directory }
+    }
+
+    fn with_blob(groups: u64) -> (Self, BlobHash, u64) {
+        let store = Self::new();
+        let bytes: Vec<u8> = (0..groups * GROUP_BYTES - 7).map(|at| (at / 11) as u8).collect();
+        let blob = store.content.ingest_bytes(&bytes).expect("ingested");
+        (store, blob.hash, blob.size)
+    }
+}
+
+/// A node that fetches; what it was told of others waits in `news`.
+struct Fetcher {
+    store: Store,
+    assembly: Assembly,
+    sources: Sources<()>,
+    asked: Vec<Asking<()>>,
+    news: VecDeque<(usize, EndpointId, Range<u64>)>,
+}
+
+impl Fetcher {
+    fn new(blob: BlobHash, size: u64, me: u8) -> Self {
+        let store = Store::new();
+        let assembly = store.content.assemble(&blob, size).expect("an assembly");
+        let sources = Sources::new(size.div_ceil(GROUP_BYTES), id(me));
+        Self { store, assembly, sources, asked: Vec::new(), news: VecDeque::new() }
+    }
+
+    fn ask(&mut self) {
+        while let Some(asking) = self.sources.next(&self.assembly) {
+            self.asked.push(asking);
+        }
+    }
+
+    /// The oldest request to a source is answered; its groups.
+    fn answer(&mut self, source: EndpointId, from: &Content) -> Option<Range<u64>> {
+        let at = self.asked.iter().position(|asking| asking.source == source)?;
+        let asking = self.asked.remove(at);
+        let (range, groups) = (asking.taken.range(), groups(&asking));
+        let encoded = from.encode_block(&self.assembly.hash(), range.clone()).expect("it was said to have it");
+        self.assembly.write_block(range, &encoded).expect("verified");
+        self.sources.answered(&source, 0, 1e5);
+        Some(groups)
+    }
+}
+
+fn groups(asking: &Asking<()>) -> Range<u64> {
+    let bytes = asking.taken.range();
+    bytes.start / GROUP_BYTES..bytes.end.div_ceil(GROUP_BYTES)
+}
+
+#[test]
+fn one_source_is_asked_from_the_first_byte_to_the_last() {
+    let (sender, blob, size) = Store::with_blob(100);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    fetcher.sources.add(id(SENDER), 0, (), true);
+    let mut next = 0;
+    while !fetcher.assembly.is_whole() {
+        fetcher.ask();
+        assert!(fetcher.asked.len() <= REQUESTS);
+        let groups = fetcher.answer(id(SENDER), &sender.content).expect("there is more");
+        assert_eq!(groups.start, next);
+        next = groups.end;
+    }
+}
+
+#[test]
+fn who_has_all_is_asked_for_what_nobody_else_has_and_for_the_rest_when_the_others_are_gone() {
+    let (sender, blob, size) = Store::with_blob(64);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    fetcher.sources.add(id(SENDER), 0, (), true);
+    fetcher.sources.add(id(1), 0, (), false);
+    fetcher.sources.gained(&id(1), 0, vec![0..60, 1000..u64::MAX]);
+    fetcher.ask();
+    for asking in &fetcher.asked {
+        let expected = if asking.source == id(SENDER) { 60..64 } else { 0..60 };
+        let groups = groups(asking);
+        assert!(expected.start <= groups.start && groups.end <= expected.end, "{asking:?}");
+    }
+    assert!(fetcher.asked.iter().any(|asking| asking.source == id(1)));
+    fetcher.asked.clear();
+    fetcher.sources.silent(&id(1), 0);
+    fetcher.ask();
+    while let Some(_groups) = fetcher.answer(id(SENDER), &sender.content) {
+        fetcher.ask();
+    }
+    assert!(fetcher.assembly.is_whole());
+}
+
+#[test]
+fn two_who_have_all_share_the_work() {
+    let (sender, blob, size) = Store::with_blob(200);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    fetcher.sources.add(id(SENDER), 0, (), true);
+    fetcher.sources.add(id(1), 0, (), true);
+    let mut sent = [0, 0];
+    while !fetcher.assembly.is_whole() {
+        fetcher.ask();
+        for source in [SENDER, 1] {
+            let groups = fetcher.answer(id(source), &sender.content).unwrap_or_default();
+            sent[usize::from(source)] += groups.end - groups.start;
+        }
+    }
+    assert!(sent[0].abs_diff(sent[1]) <= 20, "{sent:?}");
+}
+
+/// A star: in each round everybody's link carries one request from the sender, and two from each of the others. What one has
+/// got the others hear three rounds later.
+#[test]
+fn many_who_fetch_the_same_get_it_from_each_other() {
+    const NODES: u8 = 6;
+    let (sender, blob, size) = Store::with_blob(1024);
+    for seed in 0..2 {
+        let id = |node| if node == SENDER { id(node) } else { id(node + 100 * seed) };
+        let mut nodes: Vec<Fetcher> = (1..=NODES).map(|node| Fetcher::new(blob, size, node + 100 * seed)).collect();
+        for (node, fetcher) in (1..).zip(&mut nodes) {
+            fetcher.sources.add(id(SENDER), 0, (), true);
+            (1..=NODES).filter(|other| *other != node).for_each(|other| {
+                fetcher.sources.add(id(other), 0, (), false);
+            });
+        }
+        let (mut sent, mut round) = (0, 0);
+        while !nodes.iter().all(|node| node.assembly.is_whole()) {
+            round += 1;
+            assert!(round < 10_000, "it comes to an end");
+            for node in 1..=NODES {
+                let at = usize::from(node) - 1;
+                while nodes[at].news.front().is_some_and(|(due, ..)| *due <= round)
+                    && let Some((_, from, groups)) = nodes[at].news.pop_front()
+                {
+                    nodes[at].sources.gained(&from, 0, vec![groups]);
+                }
+                nodes[at].ask();
+                let mut got: Vec<_> = nodes[at].answer(id(SENDER), &sender.content).into_iter().collect();
+                sent += got.iter().map(|groups| groups.end - groups.start).sum::<u64>();
+                for other in (1..=NODES).filter(|other| *other != node) {
+                    let from = nodes[usize::from(other) - 1].store.content.clone();
+                    got.extend((0..2).filter_map(|_| nodes[at].answer(id(other), &from)));
+                }
+                for groups in got {
+                    for other in (0..usize::from(NODES)).filter(|other| *other != at) {
+                        nodes[other].news.push_back((round + 3, id(node), groups.clone()));
+                    }
+                }
+            }
+        }
+        assert!(sent * 100 <= 1024 * 125, "seed {seed}: the sender sent {sent} groups of 1024 in {round} rounds");
+    }
+}
