@@ -110,8 +110,9 @@ pub(crate) struct Driver {
     timer: Option<Timestamp>,
     /// What the actions of one event have brought about; empty between two events.
     ahead: VecDeque<Event>,
-    /// Lists of files that are to come, and whose blobs are to be pinned when they have.
+    /// Whether something could not be written for want of room, and is to be tried again.
     room: Room,
+    /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
