@@ -107,8 +107,11 @@ impl BlobService for Native {
         let gone = self.0.node.gone();
         let mut peers = self.0.peers();
         // Nothing else is known of most that were expelled.
-        for id in gone.revoked.iter().chain(&gone.retired).filter(|id| **id != self.0.node.id()) {
-            peers.entry(*id).or_default();
+        for id in gone.revoked.keys().chain(&gone.retired).filter(|id| **id != self.0.node.id()) {
+            let peer = peers.entry(*id).or_default();
+            if let Some(name) = gone.revoked.get(id).and_then(|revoked| revoked.name.clone()) {
+                peer.name = name;
+            }
         }
         let mut stats: BTreeMap<_, _> = self.0.node.peer_stats().into_iter().map(|stats| (stats.id, stats)).collect();
         let peer = |(id, peer): (EndpointId, super::Peer)| {
@@ -124,7 +127,7 @@ impl BlobService for Native {
                 bytes_received: stats.as_ref().map_or(0, |stats| stats.received_bytes),
                 bytes_sent: stats.as_ref().map_or(0, |stats| stats.sent_bytes),
                 retired: gone.retired.contains(&id),
-                revoked: gone.revoked.contains(&id),
+                revoked: gone.revoked.contains_key(&id),
                 ..Default::default()
             }
         };
