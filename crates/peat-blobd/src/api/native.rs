@@ -70,6 +70,9 @@ impl BlobService for Native {
         if !stats.clock_plausible {
             warnings.push("this node's clock does not agree with its peers: nothing expires until it does".to_owned());
         }
+        if node.content().room().map_err(failed)? == 0 {
+            warnings.push("the store's file system has no room: nothing is taken in until there is some".to_owned());
+        }
         if stats.held > 0 {
             warnings.push(format!("{} envelopes from the future are held back: check the clocks", stats.held));
         }
