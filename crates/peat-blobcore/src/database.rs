@@ -153,16 +153,26 @@ mod tests {
         // A file that grows no more is a full disk that needs no root.
         let file = memfd_create("database", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).expect("a file in memory");
         let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        // Without memory for pages, so that what is read comes from the file.
-        let database = Database::open(&path, 0).expect("a new one");
-        put(&database, 1, b"before").expect("there is room");
+        // With memory for some pages of it, so that reading wants the file, and not for everything.
+        let database = Database::open(&path, 1 << 20).expect("a new one");
+        let large = vec![1; 16 << 10];
+        (0..256).for_each(|key| put(&database, key, &large).expect("there is room"));
         fcntl_add_seals(&file, SealFlags::GROW).expect("sealed");
+        let fill = |txn: WriteTransaction| {
+            txn.open_table(TABLE)?.insert(300, &*vec![2; 64 << 20])?;
+            Ok::<_, redb::Error>(txn.commit()?)
+        };
         for _ in 0..2 {
-            let error = put(&database, 2, &vec![2; 64 << 20]).expect_err("there is no room");
+            let error = database.write(fill).expect_err("there is no room");
             assert!(matches!(error, redb::Error::Io(_)), "not an error of an earlier call: {error:?}");
-            assert_eq!(get(&database, 1).expect("it can be read").as_deref(), Some(&b"before"[..]));
-            assert_eq!(get(&database, 2).expect("it can be read"), None, "what failed did not happen");
-            put(&database, 3, b"little").expect("the file need not grow for it");
+            (0..256).for_each(|key| assert!(get(&database, key).expect("it can be read").as_ref() == Some(&large)));
+            assert_eq!(get(&database, 300).expect("it can be read"), None, "what failed did not happen");
+            let untold = |txn| {
+                let _ = fill(txn);
+                Ok::<_, redb::Error>(())
+            };
+            database.write(untold).expect("nobody is told");
+            put(&database, 400, b"little").expect("the file need not grow for it");
         }
         database.close();
         assert!(matches!(get(&database, 1), Err(redb::Error::DatabaseClosed)));
