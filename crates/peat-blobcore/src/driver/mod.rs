@@ -25,7 +25,7 @@ use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, File
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, View as _};
+use crate::reconcile::{self, Action, Event, FileOutcome, Memory, Policy, Retry, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -170,7 +170,7 @@ impl Driver {
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
                         self.tell_files(distribution, &outcomes);
-                        if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: true, .. })) {
+                        if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: Retry::WithRoom, .. })) {
                             self.room.ran_out();
                         }
                         self.decide(Event::DeliveryEnded { distribution, outcomes }).await;
@@ -589,7 +589,7 @@ impl Driver {
                 }
                 FileOutcome::Superseded => {}
                 FileOutcome::Failed { error, retry } => {
-                    tracing::warn!(%distribution, index, retry, error, "a file cannot be delivered");
+                    tracing::warn!(%distribution, index, ?retry, error, "a file cannot be delivered");
                 }
             }
         }
