@@ -499,7 +499,8 @@ async fn the_status_warns_of_a_store_that_has_no_room_and_of_no_other() {
     for (name, store_reserve, warns) in [("alpha", 0, false), ("bravo", u64::MAX, true)] {
         fleet.enroll(name, &[]);
         let daemon = Running::start(Config { store_reserve, ..config(&fleet, name) }).await.expect("it starts");
-        let node = native(&daemon, Protocol::Connect).get_node(blob::GetNodeRequest::default()).await.expect("known").into_owned();
+        let node =
+            native(&daemon, Protocol::Connect).get_node(blob::GetNodeRequest::default()).await.expect("known").into_owned();
         assert_eq!(node.warnings.iter().any(|warning| warning.contains("no room")), warns, "{name}: {:?}", node.warnings);
         daemon.stop().await;
     }

@@ -11,6 +11,7 @@ use peat_blobcore::{DistributionStatus, NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
 use super::{Daemon, convert, parcels, streams, upload};
+use crate::silence;
 
 /// Files that one answer lists.
 const MAX_FILES_LISTED: usize = 1000;
@@ -183,10 +184,10 @@ impl BlobService for Native {
 
     async fn send_stream(
         &self,
-        _ctx: RequestContext,
+        ctx: RequestContext,
         requests: InboundStream<blob::SendStreamRequest>,
     ) -> ServiceResult<blob::SendResponse> {
-        let sent = upload::receive(&self.0, requests).await?;
+        let sent = upload::receive(&self.0, silence::explained(&ctx, requests)).await?;
         Response::ok(self.sent(sent))
     }
 
@@ -356,9 +357,9 @@ impl BlobService for Native {
 
     async fn import_parcel(
         &self,
-        _ctx: RequestContext,
+        ctx: RequestContext,
         requests: InboundStream<blob::ImportParcelRequest>,
     ) -> ServiceResult<blob::ParcelReport> {
-        Response::ok(parcels::import(&self.0, requests).await?)
+        Response::ok(parcels::import(&self.0, silence::explained(&ctx, requests)).await?)
     }
 }
