@@ -101,7 +101,7 @@ impl Error {
     /// What to do about it, where there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
-        match self {
+        let hint = match self {
             Self::Identity(error) => error.hint(),
             Self::Replica(error) => error.hint(),
             Self::Content(error) => error.hint(),
@@ -109,6 +109,7 @@ impl Error {
             Self::Network(error) => error.hint(),
             Self::Parcel(error) => error.hint(),
             Self::Manifest(_) => None,
+            Self::DataDirectory { .. } if self.kind() == ErrorKind::NoSpace => None,
             Self::DataDirectory { .. } => Some("name a directory on a local file system that this user may write to".to_owned()),
             Self::InUse(_) => Some("stop the other process, or give this node a data directory of its own".to_owned()),
             Self::Format { .. } => Some("run the version that wrote it, or a newer one".to_owned()),
@@ -116,6 +117,8 @@ impl Error {
             Self::NothingToSend(_) => Some("name a file or a directory with files that this user may read".to_owned()),
             Self::TimedOut(_) => Some("ask for the status to see what it waits for".to_owned()),
             Self::Stopped => None,
-        }
+        };
+        let room = || "free some space on the file system of the data directory; nothing is lost".to_owned();
+        hint.or_else(|| (self.kind() == ErrorKind::NoSpace).then(room))
     }
 }

@@ -6,6 +6,7 @@ pub mod config;
 mod health;
 mod metrics;
 mod server;
+mod silence;
 mod tcp;
 
 use std::future::Future;

@@ -134,15 +134,15 @@ fn reloading() {
     }
 }
 
-/// Lets the watchdog know twice a period that the daemon lives, as long as it does. When it does not, it is asked again soon:
-/// what is only slow has all of the period to answer.
+/// Lets the watchdog know that the daemon lives, as long as it does. It is asked a quarter of the period after it has said so, so
+/// that what holds it up for half a period never ends it; when it does not answer in that time, it is asked again soon.
 async fn watch(pulse: Pulse, period: Duration) {
     loop {
         let beats = tokio::time::timeout(period / 2, pulse.beats()).await;
         let pause = match beats.unwrap_or_else(|_| Err(format!("no answer in {:?}", period / 2))) {
             Ok(()) => {
                 tell(&[NotifyState::Watchdog]);
-                period / 2
+                period / 4
             }
             Err(why) => {
                 tracing::error!(why, "the service manager is not told that the daemon lives");

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use crate::api::{self, Daemon};
 use crate::config::Listen;
 use crate::tcp::Door;
-use crate::{Error, health, metrics};
+use crate::{Error, health, metrics, silence};
 
 /// How long calls under way may take to end once the daemon ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
@@ -80,7 +80,7 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
             // Its sender outlives the sockets; if not, the daemon has ended.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
-        let app = app(daemon);
+        let app = app(daemon, silence::LONGEST);
         let daemon = Arc::clone(daemon);
         serving.spawn(async move {
             let served = match bound {
@@ -102,13 +102,14 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
     serving
 }
 
-fn app(daemon: &Arc<Daemon>) -> Router {
+pub(crate) fn app(daemon: &Arc<Daemon>, longest_silence: Duration) -> Router {
     Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
         .with_state(Arc::clone(daemon))
         .fallback_service(api::router(daemon).into_axum_service())
+        .layer(middleware::from_fn_with_state(longest_silence, silence::end_silent))
 }
 
 /// Lets in who may speak over TCP: who has the token where there is one, and where there is none no page of a browser, which

@@ -492,3 +492,16 @@ async fn a_single_file_is_sent_under_its_own_name_and_its_directorys() {
     assert_eq!(found.distribution.root_name, "outbox");
     alpha.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_warns_of_a_store_that_has_no_room_and_of_no_other() {
+    let fleet = Fleet::new();
+    for (name, store_reserve, warns) in [("alpha", 0, false), ("bravo", u64::MAX, true)] {
+        fleet.enroll(name, &[]);
+        let daemon = Running::start(Config { store_reserve, ..config(&fleet, name) }).await.expect("it starts");
+        let node =
+            native(&daemon, Protocol::Connect).get_node(blob::GetNodeRequest::default()).await.expect("known").into_owned();
+        assert_eq!(node.warnings.iter().any(|warning| warning.contains("no room")), warns, "{name}: {:?}", node.warnings);
+        daemon.stop().await;
+    }
+}

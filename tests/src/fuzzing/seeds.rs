@@ -145,7 +145,7 @@ fn registers() -> Vec<Envelope> {
         credential: ENROLLED.peer.credential().clone(),
     };
     let retirement = Retirement { time: NOW, reason: "sold".to_owned() };
-    let revocation = Revocation { time: NOW, reason: "lost".to_owned() };
+    let revocation = Revocation { time: NOW, reason: "lost".to_owned(), name: Some("node-b".to_owned()) };
     let encoded = [minicbor::to_vec(node), minicbor::to_vec(retirement), minicbor::to_vec(revocation)];
     let encoded = encoded.map(|value| value.expect("memory takes it"));
     let envelope = |(kind, value)| Envelope {

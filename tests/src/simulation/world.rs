@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use peat_blobcore::document::Section;
 use peat_blobcore::model::{BlobHash, DistributionId, DistributionState, EndpointId, TargetRecord, TargetState};
 use peat_blobcore::reconcile::{
-    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, View as _, is_entitled, is_target, reconcile,
+    Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Retry, View as _, is_entitled, is_target, reconcile,
 };
 
 use super::node::{Change, Entry, Key, SimNode, SimView, Value, files_of};
@@ -402,7 +402,7 @@ impl World {
         for index in files {
             let blob = entries[index as usize].blob;
             let outcome = if fails || !self.nodes[node].blobs.contains(&blob) {
-                FileOutcome::Failed { error: "no".into(), retry: true }
+                FileOutcome::Failed { error: "no".into(), retry: Retry::Later }
             } else if self.nodes[node].inbox.entry(id).or_default().insert(index) {
                 FileOutcome::Delivered
             } else {

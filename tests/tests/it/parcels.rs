@@ -236,7 +236,7 @@ async fn what_the_authority_signed_away_from_any_node_counts_unless_it_is_from_t
         let header = Header { formation: fleet.formation.id(), exporter: authority.id(), made_at: time };
         let mut parcel = Vec::new();
         let mut writer = ParcelWriter::begin(&mut parcel, &header).expect("memory");
-        writer.envelope(&authority.revoke(&lost, "captured", time).expect("a short reason")).expect("memory");
+        writer.envelope(&authority.revoke(&lost, Some("lost"), "captured", time).expect("a short reason")).expect("memory");
         writer.finish().expect("memory");
         std::io::Cursor::new(parcel)
     };
@@ -246,7 +246,8 @@ async fn what_the_authority_signed_away_from_any_node_counts_unless_it_is_from_t
     assert_eq!(import(signed(&fleet.authority, now)).await, (0, 1, 0));
     assert!(alpha.gone().revoked.is_empty());
     assert_eq!(import(signed(&fleet.authority, behind)).await, (1, 0, 0));
-    assert_eq!(alpha.gone().revoked, BTreeSet::from([lost]));
+    let revoked = alpha.gone().revoked;
+    assert_eq!(revoked.into_iter().map(|(id, what)| (id, what.name)).collect::<Vec<_>>(), [(lost, Some("lost".to_owned()))]);
     let known = alpha.stats().accepted;
     alpha.revoke(lost, "again", &fleet.authority).await.expect("it is so already");
     assert_eq!(alpha.stats().accepted, known, "nothing is written");

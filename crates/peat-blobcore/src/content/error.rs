@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::ErrorKind;
+use crate::database::Failure;
 use crate::model::BlobHash;
 
 /// Why the store could not do what it was asked for.
@@ -162,13 +163,31 @@ impl ContentError {
     }
 }
 
+impl From<redb::Error> for ContentError {
+    fn from(error: redb::Error) -> Self {
+        match error {
+            redb::Error::DatabaseClosed => Self::Closed,
+            error => Self::Index(Arc::new(error)),
+        }
+    }
+}
+
 macro_rules! index_errors {
     ($($error:ident),*) => {
         $(impl From<redb::$error> for ContentError {
             fn from(error: redb::$error) -> Self {
-                Self::Index(Arc::new(error.into()))
+                redb::Error::from(error).into()
             }
         })*
     };
 }
-index_errors!(CommitError, CompactionError, DatabaseError, StorageError, TableError, TransactionError);
+index_errors!(CommitError, StorageError, TableError);
+
+impl Failure for ContentError {
+    fn of_file(&self) -> Option<&redb::Error> {
+        match self {
+            Self::Index(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -32,6 +32,7 @@ impl Content {
             reader.visit(&mut Whole)?;
             return Ok(Exported::Reflinked);
         }
+        ensure_fits(file, reader.size()).map_err(ContentError::io("write", path))?;
         let mut writer = Writer { file, error: None };
         let read = reader.visit(&mut writer);
         match writer.error {
@@ -39,6 +40,17 @@ impl Content {
             None => read.map(|()| Exported::Copied),
         }
     }
+}
+
+/// Whether a copy fits, so that one which does not never fills the disk first.
+fn ensure_fits(file: &File, size: u64) -> std::io::Result<()> {
+    let stat = rustix::fs::fstatvfs(file)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if size <= free {
+        return Ok(());
+    }
+    let why = format!("no space for {size} bytes: {free} are free");
+    Err(std::io::Error::new(std::io::ErrorKind::StorageFull, why))
 }
 
 /// Wants all of a blob, for nothing but to know that it is right.

@@ -2,13 +2,13 @@
 //!
 //! A row says that a blob's bytes are durable: it is written after them and removed before them, never the other way round.
 
-use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::path::Path;
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 
 use super::{ContentError, Ingested};
+use crate::database::Database;
 use crate::model::{BlobHash, Sha256Digest, Timestamp, decode_whole, encode};
 
 type Id<'a> = &'a [u8; 32];
@@ -58,23 +58,13 @@ pub(super) fn decode_row(bytes: &[u8]) -> Result<Row, ContentError> {
     decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("row of a blob: {error}")).into())
 }
 
-/// The index, with the way to it: redb has to be opened again after an I/O error, of which a full disk is one.
-pub(super) struct Index {
-    path: PathBuf,
-    state: RwLock<State>,
-}
-
-enum State {
-    Open(Database),
-    /// An I/O error came up. What was committed before it stands.
-    Broken,
-    Closed,
-}
+/// The index.
+pub(super) struct Index(Database);
 
 impl Index {
     /// Opens the index, and says whether the last user did not close it.
     pub(super) fn open(path: &Path, dir: &Path) -> Result<(Self, bool), ContentError> {
-        let index = Self { path: path.to_owned(), state: RwLock::new(State::Open(open(path)?)) };
+        let index = Self(Database::open(path, CACHE_BYTES)?);
         let unclean = index.write(|txn| {
             txn.open_table(BLOBS)?;
             txn.open_table(INLINE)?;
@@ -94,50 +84,22 @@ impl Index {
     }
 
     pub(super) fn read<T>(&self, f: impl FnOnce(&redb::ReadTransaction) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        self.with(|database| f(&database.begin_read()?))
+        self.0.read(f)
     }
 
     /// Runs `f` in a transaction that is durable when this returns; an error leaves everything as it was.
     pub(super) fn write<T>(&self, f: impl FnOnce(&redb::WriteTransaction) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        self.with(|database| {
-            let txn = database.begin_write()?;
+        self.0.write(|txn| {
             let value = f(&txn)?;
             txn.commit()?;
             Ok(value)
         })
     }
 
-    fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        let mut state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        while let State::Broken = *state {
-            drop(state);
-            self.reopen()?;
-            state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        }
-        let State::Open(database) = &*state else { return Err(ContentError::Closed) };
-        let result = f(database);
-        drop(state);
-        if matches!(&result, Err(ContentError::Index(error)) if matches!(**error, redb::Error::Io(_) | redb::Error::PreviousIo)) {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-            if let State::Open(_) = *state {
-                *state = State::Broken;
-            }
-        }
-        result
-    }
-
-    fn reopen(&self) -> Result<(), ContentError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if let State::Broken = *state {
-            *state = State::Open(open(&self.path)?);
-        }
-        Ok(())
-    }
-
     /// Pretends that an I/O error came up.
     #[cfg(test)]
     pub(super) fn fail(&self) {
-        let failed: Result<(), _> = self.with(|_| Err(redb::StorageError::Io(std::io::ErrorKind::StorageFull.into()).into()));
+        let failed: Result<(), _> = self.write(|_| Err(redb::StorageError::Io(std::io::ErrorKind::StorageFull.into()).into()));
         assert_eq!(failed.unwrap_err().kind(), crate::ErrorKind::NoSpace);
     }
 
@@ -156,20 +118,13 @@ impl Index {
             txn.open_table(RECENT)?.retain(|_, ()| false)?;
             Ok(())
         })?;
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = State::Closed;
+        self.0.close();
         Ok(())
     }
 
     /// Gives the pages of what was forgotten back to the file system.
     pub(super) fn compact(&self) -> Result<(), ContentError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if let State::Open(database) = &mut *state
-            && let Err(error) = database.compact()
-        {
-            *state = State::Broken;
-            return Err(error.into());
-        }
-        Ok(())
+        Ok(self.0.compact()?)
     }
 
     pub(super) fn row(&self, hash: &BlobHash) -> Result<Option<Row>, ContentError> {
@@ -212,10 +167,6 @@ impl Index {
             Ok(true)
         })
     }
-}
-
-fn open(path: &Path) -> Result<Database, ContentError> {
-    Ok(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
 }
 
 pub(super) type Entry<'a> = (redb::AccessGuard<'a, Id<'static>>, redb::AccessGuard<'a, &'static [u8]>);

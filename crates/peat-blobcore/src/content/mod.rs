@@ -259,6 +259,14 @@ impl Content {
         usage.assembly_bytes = self.0.assemblies.names().iter().map(|(hash, size)| self.0.assembly_bytes(hash, *size)).sum();
         Ok(usage)
     }
+
+    /// Bytes that may still be taken in: free, not promised to assemblies, and not left to others.
+    ///
+    /// # Errors
+    /// When the file system cannot be read.
+    pub fn room(&self) -> Result<u64, ContentError> {
+        Ok(self.0.unpromised()?.saturating_sub(self.0.options.reserve))
+    }
 }
 
 impl Inner {
@@ -276,10 +284,15 @@ impl Inner {
         }
     }
 
+    /// Bytes that are free and not promised to assemblies.
+    fn unpromised(&self) -> Result<u64, ContentError> {
+        Ok(self.layout.free()?.saturating_sub(self.assemblies.promised()))
+    }
+
     /// Whether `wanted` more bytes fit beside what is promised to assemblies and what is left to others.
     fn ensure_free(&self, wanted: u64) -> Result<(), ContentError> {
         let reserve = self.options.reserve;
-        let free = self.layout.free()?.saturating_sub(self.assemblies.promised());
+        let free = self.unpromised()?;
         if wanted.saturating_add(reserve) <= free {
             return Ok(());
         }

@@ -7,13 +7,12 @@ use iroh::SecretKey;
 use super::{Body, Envelope, EnvelopeError, Kind};
 use crate::model::{CredentialHash, EndpointId, Incarnation, Retirement, Revocation, Timestamp, encode};
 
-/// The envelope that expels a node. Its version is `time` in milliseconds.
+/// The envelope that expels a node. Its version is the time of the revocation in milliseconds.
 ///
 /// # Errors
-/// [`EnvelopeError::TooLarge`] when the reason is too long.
-pub fn revocation(node: &EndpointId, reason: &str, time: Timestamp, authority: &SecretKey) -> Result<Bytes, EnvelopeError> {
-    let value = encode(&Revocation { time, reason: reason.to_owned() });
-    declaration(Kind::Revoked, node, time, value, authority)
+/// [`EnvelopeError::TooLarge`] when the reason or the name is too long.
+pub fn revocation(node: &EndpointId, what: &Revocation, authority: &SecretKey) -> Result<Bytes, EnvelopeError> {
+    declaration(Kind::Revoked, node, what.time, encode(what), authority)
 }
 
 /// The envelope that declares a node gone for good. Its version is `time` in milliseconds.

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::content::{Content, ContentError, Exported};
-use crate::exchange::{Blobs, Delivery, Export, Inbox, Outcome};
+use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome};
 use crate::model::{BlobHash, DistributionId};
-use crate::reconcile::FileOutcome;
+use crate::reconcile::{FileOutcome, Retry};
 
 /// Deliveries that share a call, and with it a barrier.
 const DELIVERIES_PER_CALL: usize = 256;
@@ -68,15 +68,18 @@ impl Deliveries {
         let (inbox, content, now) = (self.inbox.clone(), self.content.clone(), self.clock.now());
         self.under_way.spawn_blocking(move || {
             let outcomes = match &inbox {
-                Some(inbox) => inbox.deliver(&batch, &Store(content), now).map_err(|error| (error.to_string(), error.retry())),
-                None => Err((String::from("this node has no inbox"), false)),
+                Some(inbox) => inbox.deliver(&batch, &Store(content), now).map_err(|error| failed(&error, error.retry())),
+                None => Err(FileOutcome::Failed { error: "this node has no inbox".to_owned(), retry: Retry::Never }),
             };
             match outcomes {
                 Ok(outcomes) => {
                     let ids = batch.iter().map(|delivery| delivery.id);
                     ids.zip(outcomes.into_iter().map(|files| files.into_iter().map(file_outcome).collect())).collect()
                 }
-                Err((error, retry)) => batch.iter().map(|delivery| (delivery.id, all_failed(delivery, &error, retry))).collect(),
+                Err(failed) => {
+                    let each = |delivery: &Delivery| delivery.files.iter().map(|(index, _)| (*index, failed.clone())).collect();
+                    batch.iter().map(|delivery| (delivery.id, each(delivery))).collect()
+                }
             }
         });
     }
@@ -114,11 +117,16 @@ fn file_outcome((index, outcome): (u32, Outcome)) -> (u32, FileOutcome) {
         Outcome::Delivered => FileOutcome::Delivered,
         Outcome::AlreadyThere => FileOutcome::AlreadyThere,
         Outcome::Superseded => FileOutcome::Superseded,
-        Outcome::Failed { error, retry } => FileOutcome::Failed { error: error.to_string(), retry },
+        Outcome::Failed { error, retry } => failed(&error, retry),
     };
     (index, outcome)
 }
 
-fn all_failed(delivery: &Delivery, error: &str, retry: bool) -> Vec<(u32, FileOutcome)> {
-    delivery.files.iter().map(|(index, _)| (*index, FileOutcome::Failed { error: error.to_owned(), retry })).collect()
+fn failed(error: &ExchangeError, again: bool) -> FileOutcome {
+    let retry = match error.kind() {
+        _ if !again => Retry::Never,
+        ErrorKind::NoSpace => Retry::WithRoom,
+        _ => Retry::Later,
+    };
+    FileOutcome::Failed { error: error.to_string(), retry }
 }

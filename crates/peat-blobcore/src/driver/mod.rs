@@ -25,7 +25,7 @@ use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, File
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FetchId, FileOutcome, Memory, Policy, View as _};
+use crate::reconcile::{self, Action, Event, FetchId, FileOutcome, Memory, Policy, Retry, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -110,8 +110,9 @@ pub(crate) struct Driver {
     timer: Option<Timestamp>,
     /// What the actions of one event have brought about; empty between two events.
     ahead: VecDeque<Event>,
-    /// Lists of files that are to come, and whose blobs are to be pinned when they have.
+    /// Whether something could not be written for want of room, and is to be tried again.
     room: Room,
+    /// Lists of files that are to come, and whose blobs are to be pinned when they have.
     lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
@@ -174,7 +175,7 @@ impl Driver {
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
                         self.tell_files(distribution, &outcomes);
-                        if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: true, .. })) {
+                        if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: Retry::WithRoom, .. })) {
                             self.room.ran_out();
                         }
                         self.decide(Event::DeliveryEnded { distribution, outcomes }).await;
@@ -602,7 +603,7 @@ impl Driver {
                 }
                 FileOutcome::Superseded => {}
                 FileOutcome::Failed { error, retry } => {
-                    tracing::warn!(%distribution, index, retry, error, "a file cannot be delivered");
+                    tracing::warn!(%distribution, index, ?retry, error, "a file cannot be delivered");
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::ErrorKind;
+use crate::database::Failure;
 use crate::model::{BlobHash, EndpointId};
 
 /// Why a file was not delivered, or not collected. Paths are quoted, since they come from others.
@@ -161,3 +162,12 @@ macro_rules! from_redb {
     )*};
 }
 from_redb!(redb::Error, redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
+
+impl Failure for ExchangeError {
+    fn of_file(&self) -> Option<&redb::Error> {
+        match self {
+            Self::Ledger(error) => Some(error),
+            _ => None,
+        }
+    }
+}

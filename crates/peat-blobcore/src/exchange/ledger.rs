@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
 use super::error::ExchangeError;
 use super::look::Print;
@@ -98,94 +98,103 @@ impl Ledger {
     /// [`ExchangeError::Ledger`] when the file cannot be used, or another process has it open.
     pub fn open(path: &Path) -> Result<Self, ExchangeError> {
         let database = Database::open(path, CACHE_BYTES)?;
-        let write = database.begin_write()?;
+        let ledger = Self(Arc::new(database));
         // Tables exist from here on, so that readers need not ask.
-        write.open_table(DELIVERED)?;
-        write.open_table(STAMPED)?;
-        write.open_table(PENDING)?;
-        write.open_table(BATCH)?;
-        write.commit()?;
-        Ok(Self(Arc::new(database)))
+        ledger.write(|write| {
+            write.open_table(DELIVERED)?;
+            write.open_table(STAMPED)?;
+            write.open_table(PENDING)?;
+            write.open_table(BATCH)?;
+            Ok(())
+        })?;
+        Ok(ledger)
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
+        self.0.read(read)
+    }
+
+    /// Runs `write` in a transaction that is durable when this returns; an error leaves everything as it was.
+    fn write<T>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
+        self.0.write(|txn| {
+            let value = write(&txn)?;
+            txn.commit()?;
+            Ok(value)
+        })
     }
 
     /// What is known of each path.
     pub(super) fn records<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Result<Vec<Option<Record>>, ExchangeError> {
-        let read = self.0.begin_read()?;
-        let delivered = read.open_table(DELIVERED)?;
-        paths
-            .map(|path| match delivered.get(path)? {
-                Some(bytes) => parse(bytes.value()).map(Some),
-                None => Ok(None),
-            })
-            .collect()
+        self.read(|read| {
+            let delivered = read.open_table(DELIVERED)?;
+            paths.map(|path| delivered.get(path)?.map(|bytes| parse(bytes.value())).transpose()).collect()
+        })
     }
 
     /// Whether nothing was ever delivered.
     pub(super) fn is_blank(&self) -> Result<bool, ExchangeError> {
-        Ok(self.0.begin_read()?.open_table(DELIVERED)?.is_empty()?)
+        self.read(|read| Ok(read.open_table(DELIVERED)?.is_empty()?))
     }
 
     /// Notes the temporary files of a batch before the first of them is made.
     pub(super) fn begin(&self, began: Timestamp, rows: impl Iterator<Item = (u64, Pending)>) -> Result<(), ExchangeError> {
-        let write = self.0.begin_write()?;
-        {
+        self.write(|write| {
             let mut pending = write.open_table(PENDING)?;
             for (number, row) in rows {
                 pending.insert(number, &*encode(&row))?;
             }
             write.open_table(BATCH)?.insert((), &*encode(&BatchState { began, placing: false }))?;
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// From here on the batch, reduced to the temporary files in `ready`, is finished whatever happens.
     pub(super) fn placing(&self, began: Timestamp, ready: &BTreeSet<u64>) -> Result<(), ExchangeError> {
-        let write = self.0.begin_write()?;
-        {
+        self.write(|write| {
             write.open_table(PENDING)?.retain(|number, _| ready.contains(&number))?;
             write.open_table(BATCH)?.insert((), &*encode(&BatchState { began, placing: true }))?;
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// The unfinished batch, if there is one.
     pub(super) fn unfinished(&self) -> Result<Option<Unfinished>, ExchangeError> {
-        let read = self.0.begin_read()?;
-        let Some(state) = read.open_table(BATCH)?.get(())? else { return Ok(None) };
-        let mut rows = Vec::new();
-        for row in read.open_table(PENDING)?.iter()? {
-            let (number, bytes) = row?;
-            rows.push((number.value(), parse(bytes.value())?));
-        }
-        Ok(Some(Unfinished { state: parse(state.value())?, rows }))
+        self.read(|read| {
+            let Some(state) = read.open_table(BATCH)?.get(())? else { return Ok(None) };
+            let mut rows = Vec::new();
+            for row in read.open_table(PENDING)?.iter()? {
+                let (number, bytes) = row?;
+                rows.push((number.value(), parse(bytes.value())?));
+            }
+            Ok(Some(Unfinished { state: parse(state.value())?, rows }))
+        })
     }
 
     /// Ends the batch and remembers what it delivered.
     pub(super) fn finish(&self, records: &[(String, Record)]) -> Result<(), ExchangeError> {
-        let write = self.0.begin_write()?;
-        {
+        self.write(|write| {
             let mut delivered = write.open_table(DELIVERED)?;
             for (path, record) in records {
                 delivered.insert(path.as_str(), &*encode(record))?;
             }
             write.open_table(PENDING)?.retain(|_, _| false)?;
             write.open_table(BATCH)?.remove(())?;
-        }
-        Ok(write.commit()?)
+            Ok(())
+        })
     }
 
     /// Forgets a distribution's deliveries; returns how many paths that were.
     pub(super) fn forget(&self, distribution: &DistributionId) -> Result<u64, ExchangeError> {
-        let write = self.0.begin_write()?;
-        let mut forgotten = 0;
-        write.open_table(DELIVERED)?.retain(|_, bytes| {
-            // A malformed record is of no use to anybody either.
-            let theirs = parse::<Record>(bytes).is_ok_and(|record| record.distribution != *distribution);
-            forgotten += u64::from(!theirs);
-            theirs
-        })?;
-        write.commit()?;
-        Ok(forgotten)
+        self.write(|write| {
+            let mut forgotten = 0;
+            write.open_table(DELIVERED)?.retain(|_, bytes| {
+                // A malformed record is of no use to anybody either.
+                let theirs = parse::<Record>(bytes).is_ok_and(|record| record.distribution != *distribution);
+                forgotten += u64::from(!theirs);
+                theirs
+            })?;
+            Ok(forgotten)
+        })
     }
 
     /// The made-at of a new distribution with these paths, by a hybrid clock: `now`, or one more than the greatest accepted
@@ -195,21 +204,19 @@ impl Ledger {
     /// # Errors
     /// [`ExchangeError::Ledger`].
     pub fn stamp(&self, paths: &[&[u8]], now: Timestamp) -> Result<Timestamp, ExchangeError> {
-        let write = self.0.begin_write()?;
-        let mut stamp = now;
-        for path in paths {
-            if let Some(known) = greatest(&write, path)? {
-                stamp = stamp.max(known.plus(std::time::Duration::from_millis(1)));
+        self.write(|write| {
+            let mut stamp = now;
+            for path in paths {
+                if let Some(known) = greatest(write, path)? {
+                    stamp = stamp.max(known.plus(std::time::Duration::from_millis(1)));
+                }
             }
-        }
-        {
             let mut stamped = write.open_table(STAMPED)?;
             for path in paths {
                 stamped.insert(*path, stamp.as_millis())?;
             }
-        }
-        write.commit()?;
-        Ok(stamp)
+            Ok(stamp)
+        })
     }
 }
 

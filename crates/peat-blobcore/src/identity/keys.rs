@@ -7,7 +7,7 @@ use data_encoding::BASE64;
 
 use crate::ErrorKind;
 use crate::document::{EnvelopeError, retirement, revocation};
-use crate::model::{Certificate, CertificateBody, Credential, CredentialError, EndpointId, FormationId, Timestamp};
+use crate::model::{Certificate, CertificateBody, Credential, CredentialError, EndpointId, FormationId, Revocation, Timestamp};
 
 use super::Rejection;
 use super::formation::check_body;
@@ -223,7 +223,7 @@ impl AuthorityKey {
     /// # let (formation, authority) = (FormationKey::generate(), AuthorityKey::generate());
     /// # let captured = NodeKey::generate().endpoint_id();
     /// let now = SystemClock.now();
-    /// let revocation = authority.revoke(&captured, "captured", now)?;
+    /// let revocation = authority.revoke(&captured, Some("bravo"), "captured", now)?;
     /// let header = Header { formation: formation.id(), exporter: authority.id(), made_at: now };
     /// let mut parcel = Vec::new();
     /// let mut writer = ParcelWriter::begin(&mut parcel, &header)?;
@@ -234,12 +234,14 @@ impl AuthorityKey {
     /// ```
     ///
     /// `now` is the register's version. A node holds back what is dated more than a day ahead of its own clock; a time in the
-    /// past counts, unless the authority has said the same later, which changes nothing.
+    /// past counts, unless the authority has said the same later, which changes nothing. The node's own record, with its name,
+    /// goes: `name` is what people go on knowing it by.
     ///
     /// # Errors
-    /// [`EnvelopeError::TooLarge`] when the reason is too long.
-    pub fn revoke(&self, node: &EndpointId, reason: &str, now: Timestamp) -> Result<Bytes, EnvelopeError> {
-        revocation(node, reason, now, self.0.as_iroh())
+    /// [`EnvelopeError::TooLarge`] when the reason or the name is too long.
+    pub fn revoke(&self, node: &EndpointId, name: Option<&str>, reason: &str, now: Timestamp) -> Result<Bytes, EnvelopeError> {
+        let revoked = Revocation { time: now, reason: reason.to_owned(), name: name.map(str::to_owned) };
+        revocation(node, &revoked, self.0.as_iroh())
     }
 
     /// Declares a node gone for good, so that rosters leave it out: the signed envelope that says so. What

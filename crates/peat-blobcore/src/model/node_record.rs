@@ -62,4 +62,7 @@ pub struct Revocation {
     /// Why, for people.
     #[n(1)]
     pub reason: String,
+    /// What it was called, if that was known: its own record does not outlive this.
+    #[n(2)]
+    pub name: Option<String>,
 }

@@ -124,7 +124,7 @@ impl Node {
     /// The nodes that were declared gone for good, and those that were expelled.
     #[must_use]
     pub fn gone(&self) -> Gone {
-        Gone { retired: self.replica.retired().into_keys().collect(), revoked: self.replica.revoked().into_keys().collect() }
+        Gone { retired: self.replica.retired().into_keys().collect(), revoked: self.replica.revoked() }
     }
 
     /// Looks at the machine's network interfaces again and dials at once whom it waits to dial.
@@ -267,7 +267,8 @@ impl Node {
     /// # Errors
     /// What the replica refuses: only the authority of an enrolled formation can revoke.
     pub async fn revoke(&self, node: EndpointId, reason: &str, authority: &AuthorityKey) -> Result<(), Error> {
-        let signed = authority.revoke(&node, reason, self.clock.now()).map_err(ReplicaError::from)?;
+        let name = self.replica.node(&node).map(|record| record.name.clone());
+        let signed = authority.revoke(&node, name.as_deref(), reason, self.clock.now()).map_err(ReplicaError::from)?;
         self.write(move |replica| match replica.is_revoked(&node) {
             true => Ok(Accepted::default()),
             false => replica.declare(signed),

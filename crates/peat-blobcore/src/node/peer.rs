@@ -1,9 +1,9 @@
 //! What a connection with a peer has cost so far.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::model::EndpointId;
+use crate::model::{EndpointId, Revocation};
 use crate::network::Peer;
 
 /// Nodes that do not count any more.
@@ -12,7 +12,7 @@ pub struct Gone {
     /// Declared gone for good: rosters leave them out.
     pub retired: BTreeSet<EndpointId>,
     /// Expelled: nothing of them counts, and they are cut off.
-    pub revoked: BTreeSet<EndpointId>,
+    pub revoked: BTreeMap<EndpointId, Revocation>,
 }
 
 /// Figures of the connection with one peer, since it was made.

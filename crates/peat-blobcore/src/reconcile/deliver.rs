@@ -4,7 +4,7 @@
 use super::memory::{Fetching, Work};
 use super::pass::{Pass, cut};
 use super::targets::outstanding;
-use super::{Action, FileOutcome, PinReason};
+use super::{Action, FileOutcome, PinReason, Retry};
 use crate::document::Section;
 use crate::model::{DistributionId, TargetRecord, TargetState, Timestamp};
 
@@ -41,7 +41,7 @@ impl Pass<'_> {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
         if fetching.delivery.retry_at.is_some_and(|at| at <= self.now) {
-            fetching.delivery.retry_at = None;
+            (fetching.delivery.retry_at, fetching.delivery.for_room) = (None, false);
             fetching.delivery.postponed.clear();
             self.look_for_blobs(id);
         }
@@ -76,9 +76,10 @@ impl Pass<'_> {
                     delivery.superseded += 1;
                     delivery.done.insert(index);
                 }
-                FileOutcome::Failed { error, retry: false } => _ = delivery.failed.insert(index, error),
-                FileOutcome::Failed { error, retry: true } => {
+                FileOutcome::Failed { error, retry: Retry::Never } => _ = delivery.failed.insert(index, error),
+                FileOutcome::Failed { error, retry } => {
                     delivery.postponed.insert(index);
+                    delivery.for_room |= retry == Retry::WithRoom;
                     again = again.or(Some(error));
                 }
             }
@@ -88,7 +89,7 @@ impl Pass<'_> {
             again = again.or_else(|| Some("the delivery ended without a word about some files".into()));
         }
         if delivery.postponed.is_empty() {
-            (delivery.retry_at, delivery.error) = (None, None);
+            (delivery.retry_at, delivery.for_room, delivery.error) = (None, false, None);
         } else {
             // What was postponed first sets the time: files that come and fail one after the other put nothing off.
             delivery.retry_at = delivery.retry_at.or(Some(self.now.plus(self.policy.patience.retry)));
@@ -242,9 +243,10 @@ impl Fetching {
         self.no_space = Some(until);
     }
 
-    /// There is room. Whether that is what it waited for, or may be.
+    /// There is room. Whether that is what it waited for.
     fn end_rest(&mut self, now: Timestamp) -> bool {
-        let postponed = self.delivery.retry_at.as_mut().map(|at| *at = now);
+        let delivery = &mut self.delivery;
+        let postponed = delivery.retry_at.as_mut().filter(|_| delivery.for_room).map(|at| *at = now);
         self.no_space.take().is_some() || postponed.is_some()
     }
 }

@@ -113,7 +113,18 @@ pub enum FileOutcome {
     Failed {
         /// Why.
         error: String,
-        /// Whether trying again later may help. Otherwise a person has to mend it.
-        retry: bool,
+        /// When it is tried again.
+        retry: Retry,
     },
+}
+
+/// When a file that the inbox could not take is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Never: a person has to mend it.
+    Never,
+    /// After a while, in which what is in its way may go.
+    Later,
+    /// As soon as there is room. After a while all the same: there may be quotas.
+    WithRoom,
 }

@@ -1,6 +1,6 @@
 //! Which blobs to fetch next, and from whom. Never fetches for anything but a job of this node, and never over budget.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::decide::FileSource;
@@ -47,6 +47,17 @@ impl Fetching {
     /// Whether every blob is here.
     pub(super) fn is_whole(&self) -> bool {
         !self.halted && self.files.is_some() && self.missing.is_empty()
+    }
+
+    /// The list of its files is not here, and comes first.
+    fn miss_list(&mut self, id: DistributionId, files: &Files, wanted: &mut BTreeMap<BlobHash, BTreeSet<DistributionId>>) {
+        if let Files::List { blob, size, .. } = files
+            && !self.missing.contains_key(blob)
+        {
+            self.missing.insert(*blob, Missing { size: *size, files: Vec::new() });
+            self.todo.insert((0, *blob));
+            wanted.entry(*blob).or_default().insert(id);
+        }
     }
 
     pub(super) fn clock_went_back(&mut self, now: Timestamp, patience: &Patience) {
@@ -115,18 +126,14 @@ impl Pass<'_> {
             }
             return;
         }
-        match (FileSource::open(self.view, &job.distribution), &job.distribution.manifest.files) {
-            (Some(Ok(files)), _) => {
+        match FileSource::open(self.view, &job.distribution) {
+            Some(Ok(files)) => {
                 fetching.files = Some(files);
                 self.look_for_blobs(id);
             }
-            (None, Files::List { blob, size, .. }) if !fetching.missing.contains_key(blob) => {
-                fetching.missing.insert(*blob, Missing { size: *size, files: Vec::new() });
-                fetching.todo.insert((0, *blob));
-                self.memory.wanted.entry(*blob).or_default().insert(id);
-            }
             // A list that is no list ends a target's job as refused, and a carrier has nothing more to fetch by it.
-            _ => {}
+            Some(Err(_)) => {}
+            None => fetching.miss_list(id, &job.distribution.manifest.files, &mut self.memory.wanted),
         }
     }
 
@@ -134,15 +141,12 @@ impl Pass<'_> {
     pub(super) fn look_for_blobs(&mut self, id: DistributionId) {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
-        let Some(files) = &fetching.files else { return };
-        if let Files::List { blob, size, .. } = &job.distribution.manifest.files
+        let Some(files) = fetching.files.clone() else { return };
+        if let listed @ Files::List { blob, .. } = &job.distribution.manifest.files
             && !self.view.holds(blob)
-            && !fetching.missing.contains_key(blob)
         {
             // What is in it is known, but others may ask for it.
-            fetching.missing.insert(*blob, Missing { size: *size, files: Vec::new() });
-            fetching.todo.insert((0, *blob));
-            self.memory.wanted.entry(*blob).or_default().insert(id);
+            fetching.miss_list(id, listed, &mut self.memory.wanted);
         }
         fetching.bytes = 0;
         for (index, file) in (0_u32..).zip(files.entries()) {

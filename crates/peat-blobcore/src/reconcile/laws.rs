@@ -67,8 +67,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(FileOutcome::Delivered),
         1 => Just(FileOutcome::AlreadyThere),
         1 => Just(FileOutcome::Superseded),
-        1 => Just(failed(true)),
-        1 => Just(failed(false)),
+        1 => Just(failed(Retry::Never)),
+        1 => Just(failed(Retry::Later)),
+        1 => Just(failed(Retry::WithRoom)),
     ];
     let state = proptest::sample::select(TargetState::ALL.to_vec());
     prop_oneof![

@@ -144,6 +144,8 @@ pub(super) struct Delivery {
     /// Files that only a person can help.
     pub(super) failed: BTreeMap<u32, String>,
     pub(super) retry_at: Option<Timestamp>,
+    /// Whether it is room that one of them waits for.
+    pub(super) for_room: bool,
     pub(super) error: Option<String>,
 }
 

@@ -31,7 +31,7 @@ mod tests;
 
 pub use action::{Action, FetchId, PinReason};
 pub use decide::Refusal;
-pub use event::{Event, FetchOutcome, FileOutcome};
+pub use event::{Event, FetchOutcome, FileOutcome, Retry};
 pub use explain::{Reason, explain};
 pub use memory::Memory;
 pub use packing::{Packing, ParcelSelection, packing};

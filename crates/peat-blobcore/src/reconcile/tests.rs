@@ -191,7 +191,7 @@ fn room_ends_the_wait_for_it_at_once() {
     assert!(bench.running.is_empty());
     bench.settle(Event::RoomMade);
     bench.fetch_ended(bench.running[0], FetchOutcome::Done);
-    bench.delivery_ended(id, &FileOutcome::Failed { error: "no space".into(), retry: true });
+    bench.delivery_ended(id, &FileOutcome::Failed { error: "no space".into(), retry: Retry::WithRoom });
     assert!(bench.delivering.is_empty());
     bench.settle(Event::RoomMade);
     bench.delivery_ended(id, &FileOutcome::Delivered);
@@ -322,7 +322,9 @@ fn a_file_that_the_inbox_cannot_take_does_not_hold_up_those_that_come_after_it()
     let [first, second] = bench.running[..] else { panic!("both are fetched") };
     bench.fetch_ended(first, FetchOutcome::Done);
     assert_eq!(bench.delivering[&id], [0]);
-    bench.delivery_ended(id, &FileOutcome::Failed { error: "in the way".into(), retry: true });
+    bench.delivery_ended(id, &FileOutcome::Failed { error: "in the way".into(), retry: Retry::Later });
+    bench.settle(Event::RoomMade);
+    assert!(bench.delivering.is_empty(), "it is not room that it waits for");
     bench.fetch_ended(second, FetchOutcome::Done);
     assert_eq!(bench.delivering[&id], [1]);
     bench.delivery_ended(id, &FileOutcome::Delivered);
@@ -511,7 +513,7 @@ fn every_file_must_arrive_for_a_receipt_and_one_that_cannot_makes_it_failed() {
     let (first, second) = (bench.running[0], bench.running[1]);
     bench.fetch_ended(first, FetchOutcome::Done);
     let error = "a directory is in the way".to_owned();
-    bench.delivery_ended(id, &FileOutcome::Failed { error, retry: false });
+    bench.delivery_ended(id, &FileOutcome::Failed { error, retry: Retry::Never });
     assert!(!bench.view.documents[&id].targets.contains_key(&peer(ME)));
     bench.fetch_ended(second, FetchOutcome::Done);
     bench.delivery_ended(id, &FileOutcome::Delivered);

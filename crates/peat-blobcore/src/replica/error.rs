@@ -2,6 +2,7 @@
 
 use super::Reason;
 use crate::ErrorKind;
+use crate::database::Failure;
 use crate::document::{ChangeError, EnvelopeError};
 use crate::model::{DistributionId, ManifestError};
 
@@ -62,5 +63,14 @@ impl ReplicaError {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+impl Failure for ReplicaError {
+    fn of_file(&self) -> Option<&redb::Error> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
     }
 }

@@ -459,8 +459,7 @@ impl Replica {
             self.reload(&mut state)?;
         }
         let done = self.run_batch(&mut state, run);
-        if let Err(ReplicaError::Store(error)) = &done {
-            self.core.store.close_after(error);
+        if let Err(ReplicaError::Store(_)) = &done {
             state.stale = true;
             if let Err(error) = self.reload(&mut state) {
                 tracing::error!(%error, "the documents cannot be read; it is tried again with the next write");
@@ -483,21 +482,23 @@ impl Replica {
         run: impl FnOnce(&mut Batch<'_, '_>) -> Result<T, ReplicaError>,
     ) -> Result<(T, Accepted), ReplicaError> {
         let core = &self.core;
-        let write = core.store.write()?;
-        let mut batch = Batch::new(state, Tables::open(&write)?, &core.limits, &*core.membership, &core.signer, core.clock.now());
-        let result = run(&mut batch);
-        if batch.state.clock.advance(batch.now) {
-            batch.dirty = true;
-            let saved = batch.state.clock.encode();
-            batch.tables.set_meta(CLOCK, &saved)?;
-        }
-        let (dirty, accepted) = (batch.dirty, batch.accepted());
-        if dirty {
-            fault::point("replica.commit.before");
-            write.commit().map_err(redb::Error::from)?;
-            fault::point("replica.commit.after");
-        }
-        Ok((result?, accepted))
+        core.store.write(|write| {
+            let tables = Tables::open(&write)?;
+            let mut batch = Batch::new(state, tables, &core.limits, &*core.membership, &core.signer, core.clock.now());
+            let result = run(&mut batch);
+            if batch.state.clock.advance(batch.now) {
+                batch.dirty = true;
+                let saved = batch.state.clock.encode();
+                batch.tables.set_meta(CLOCK, &saved)?;
+            }
+            let (dirty, accepted) = (batch.dirty, batch.accepted());
+            if dirty {
+                fault::point("replica.commit.before");
+                write.commit().map_err(redb::Error::from)?;
+                fault::point("replica.commit.after");
+            }
+            Ok((result?, accepted))
+        })
     }
 }
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use crate::database::Database;
+use crate::database::{Database, Failure};
 use crate::document::{Envelope, Kind};
 use crate::model::{EndpointId, EnvelopeId, Incarnation, Timestamp};
 
@@ -45,91 +45,86 @@ pub(super) struct Store {
 impl Store {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let store = Self { database: Database::open(path, CACHE_BYTES)? };
-        let write = store.write()?;
-        {
-            let tables = Tables::open(&write)?;
-            let known = tables.meta.get(FORMAT)?.map(|version| version.value().to_vec());
-            match known.as_deref() {
-                None => tables.with_meta(FORMAT, FORMAT_VERSION)?,
-                Some(FORMAT_VERSION) => {}
-                Some(other) => return Err(redb::Error::Corrupted(format!("the replica has the unknown format {other:?}"))),
+        store.write(|write| {
+            {
+                let tables = Tables::open(&write)?;
+                let known = tables.meta.get(FORMAT)?.map(|version| version.value().to_vec());
+                match known.as_deref() {
+                    None => tables.with_meta(FORMAT, FORMAT_VERSION)?,
+                    Some(FORMAT_VERSION) => {}
+                    Some(other) => return Err(redb::Error::Corrupted(format!("the replica has the unknown format {other:?}"))),
+                }
             }
-        }
-        write.commit()?;
+            Ok(write.commit()?)
+        })?;
         Ok(store)
     }
 
-    pub(super) fn write(&self) -> Result<WriteTransaction> {
-        self.database.begin_write()
+    /// What is not committed does not happen.
+    pub(super) fn write<T, E: Failure>(
+        &self,
+        write: impl FnOnce(WriteTransaction) -> std::result::Result<T, E>,
+    ) -> std::result::Result<T, E> {
+        self.database.write(write)
     }
 
-    /// After an error of the disk the file is opened again by whoever needs it next.
-    pub(super) fn close_after(&self, error: &redb::Error) {
-        self.database.close_after(error);
+    fn read<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        self.database.read(read)
     }
 
     pub(super) fn envelope(&self, id: &EnvelopeId) -> Result<Option<Bytes>> {
-        let table = self.database.begin_read()?.open_table(ENVELOPES)?;
-        Ok(table.get(id.as_bytes())?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+        self.read(|read| {
+            let table = read.open_table(ENVELOPES)?;
+            Ok(table.get(id.as_bytes())?.map(|bytes| Bytes::copy_from_slice(bytes.value())))
+        })
     }
 
     pub(super) fn contains(&self, id: &EnvelopeId) -> Result<bool> {
-        Ok(self.database.begin_read()?.open_table(ENVELOPES)?.get(id.as_bytes())?.is_some())
+        self.read(|read| Ok(read.open_table(ENVELOPES)?.get(id.as_bytes())?.is_some()))
     }
 
     /// The envelopes about one thing, in the order of their ids.
     pub(super) fn about(&self, kind: Kind, key: &[u8; 32]) -> Result<Vec<(EnvelopeId, Bytes)>> {
-        let read = self.database.begin_read()?;
-        let (index, envelopes) = (read.open_table(BY_KEY)?, read.open_table(ENVELOPES)?);
         let (low, high) = (key_of(kind, key, &[0; 32]), key_of(kind, key, &[0xff; 32]));
         let mut found = Vec::new();
-        for entry in index.range::<&[u8; 65]>(&low..=&high)? {
-            let id = tail(entry?.0.value());
-            if let Some(bytes) = envelopes.get(id.as_bytes())? {
-                found.push((id, Bytes::copy_from_slice(bytes.value())));
-            }
-        }
+        self.each(&low, &high, |id, bytes| found.push((id, Bytes::copy_from_slice(bytes))))?;
         Ok(found)
     }
 
     /// Every envelope of a kind, in the order of their keys.
-    pub(super) fn of_kind(&self, kind: Kind, mut visit: impl FnMut(EnvelopeId, &[u8])) -> Result<()> {
-        let read = self.database.begin_read()?;
-        let (index, envelopes) = (read.open_table(BY_KEY)?, read.open_table(ENVELOPES)?);
-        let (low, high) = (key_of(kind, &[0; 32], &[0; 32]), key_of(kind, &[0xff; 32], &[0xff; 32]));
-        for entry in index.range::<&[u8; 65]>(&low..=&high)? {
-            let id = tail(entry?.0.value());
-            if let Some(bytes) = envelopes.get(id.as_bytes())? {
-                visit(id, bytes.value());
+    pub(super) fn of_kind(&self, kind: Kind, visit: impl FnMut(EnvelopeId, &[u8])) -> Result<()> {
+        self.each(&key_of(kind, &[0; 32], &[0; 32]), &key_of(kind, &[0xff; 32], &[0xff; 32]), visit)
+    }
+
+    fn each(&self, low: &[u8; 65], high: &[u8; 65], mut visit: impl FnMut(EnvelopeId, &[u8])) -> Result<()> {
+        self.read(|read| {
+            let (index, envelopes) = (read.open_table(BY_KEY)?, read.open_table(ENVELOPES)?);
+            for entry in index.range::<&[u8; 65]>(low..=high)? {
+                let id = tail(entry?.0.value());
+                if let Some(bytes) = envelopes.get(id.as_bytes())? {
+                    visit(id, bytes.value());
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Every envelope's id with its expiry, those that expire first first.
     pub(super) fn by_expiry(&self) -> Result<Vec<(Timestamp, EnvelopeId)>> {
-        let table = self.database.begin_read()?.open_table(BY_EXPIRY)?;
-        let mut found = Vec::new();
-        for entry in table.iter()? {
-            found.push(expiry_of(entry?.0.value()));
-        }
-        Ok(found)
+        self.read(|read| read.open_table(BY_EXPIRY)?.iter()?.map(|entry| Ok(expiry_of(entry?.0.value()))).collect())
     }
 
     /// The refusals on record, oldest first.
     pub(super) fn refusals(&self) -> Result<Vec<(u64, Vec<u8>)>> {
-        let table = self.database.begin_read()?.open_table(REFUSED)?;
-        let mut found = Vec::new();
-        for entry in table.iter()? {
-            let (number, refusal) = entry?;
-            found.push((number.value(), refusal.value().to_vec()));
-        }
-        Ok(found)
+        self.read(|read| {
+            let table = read.open_table(REFUSED)?;
+            let refusals = table.iter()?.map(|entry| entry.map(|(number, refusal)| (number.value(), refusal.value().to_vec())));
+            Ok(refusals.collect::<std::result::Result<_, _>>()?)
+        })
     }
 
     pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
-        let table = self.database.begin_read()?.open_table(META)?;
-        Ok(table.get(key)?.map(|value| value.value().to_vec()))
+        self.read(|read| Ok(read.open_table(META)?.get(key)?.map(|value| value.value().to_vec())))
     }
 }
 

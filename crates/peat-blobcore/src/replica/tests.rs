@@ -175,7 +175,12 @@ impl Node {
 
 /// A revocation of a node, signed away from any node.
 fn revoked_by(node: &Node, authority: &SecretKey) -> Bytes {
-    revocation(&node.id(), "captured", NOW, authority).expect("short")
+    revoked_at(node, authority, NOW)
+}
+
+fn revoked_at(node: &Node, authority: &SecretKey, time: Timestamp) -> Bytes {
+    let captured = Revocation { time, reason: "captured".to_owned(), name: None };
+    revocation(&node.id(), &captured, authority).expect("short")
 }
 
 fn node_record(credential: &Credential) -> NodeRecord {

@@ -6,9 +6,10 @@ use peat_blobapi::blob::GetNodeResponse;
 use peat_blobcore::Error;
 use peat_blobcore::clock::{Clock as _, SystemClock};
 use peat_blobcore::identity::AuthorityKey;
-use peat_blobcore::model::{EndpointId, FormationId};
+use peat_blobcore::model::FormationId;
 use peat_blobcore::parcel::{Header, ParcelWriter};
 
+use super::declare::Subject;
 use super::formation::FormationDirectory;
 use crate::failure::{Failure, Kind};
 use crate::show;
@@ -66,11 +67,11 @@ impl Authority {
     }
 
     /// A parcel with what is declared, and nothing else.
-    pub(super) fn sign(&self, what: Declaration, node: &EndpointId, reason: &str) -> Result<Vec<u8>, Failure> {
+    pub(super) fn sign(&self, what: Declaration, node: &Subject, reason: &str) -> Result<Vec<u8>, Failure> {
         let now = SystemClock.now();
         let signed = match what {
-            Declaration::Revoked => self.key.revoke(node, reason, now),
-            Declaration::Retired => self.key.retire(node, reason, now),
+            Declaration::Revoked => self.key.revoke(&node.id, node.name(), reason, now),
+            Declaration::Retired => self.key.retire(&node.id, reason, now),
         };
         let signed = signed.map_err(|error| Failure::usage(error.to_string()).hint("give a shorter --reason"))?;
         let header = Header { formation: self.formation, exporter: self.key.id(), made_at: now };

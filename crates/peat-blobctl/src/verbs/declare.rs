@@ -40,14 +40,19 @@ pub(crate) struct Options {
 }
 
 /// Whom it is about.
-struct Subject {
-    id: EndpointId,
+pub(super) struct Subject {
+    pub(super) id: EndpointId,
     name: String,
     /// Whether the daemon knows that it was declared so before.
     already: bool,
 }
 
 impl Subject {
+    /// What it is called, if that is known.
+    pub(super) fn name(&self) -> Option<&str> {
+        Some(self.name.as_str()).filter(|name| !name.is_empty())
+    }
+
     fn shown(&self) -> String {
         show::node(&self.name, &self.id.to_string())
     }
@@ -75,7 +80,7 @@ pub(crate) async fn run(what: Declaration, options: &Options, output: &Output, a
         confirm(what, &subject, options.yes, output).await?;
         match &authority {
             Some(authority) => {
-                let signed = authority.sign(what, &subject.id, &options.reason)?;
+                let signed = authority.sign(what, &subject, &options.reason)?;
                 hand_over(&daemon, signed).await?;
             }
             None => {
@@ -98,7 +103,9 @@ pub(crate) async fn run(what: Declaration, options: &Options, output: &Output, a
 async fn find(what: Declaration, text: &str, daemon: &Daemon, me: &GetNodeResponse) -> Result<Subject, Failure> {
     let mut nodes = nodes::known(daemon).await?;
     nodes.push(Peer { endpoint_id: me.endpoint_id.clone(), name: me.name.clone(), ..Default::default() });
-    let node = nodes::named(&nodes, text).map_err(|failure| match text.parse::<EndpointId>() {
+    // Who was expelled is found too: it is so already, by whatever it is called.
+    let node = nodes::named(&nodes, text).or_else(|failure| nodes::expelled(&nodes, text).ok_or(failure));
+    let node = node.map_err(|failure| match text.parse::<EndpointId>() {
         Ok(_) if !me.authority.is_empty() => failure.hint("if it is the right id, sign with --parcel FILE and import that"),
         _ => failure,
     })?;
@@ -120,7 +127,7 @@ async fn write(
     output: &Output,
 ) -> Result<(), Failure> {
     confirm(what, subject, options.yes, output).await?;
-    let signed = authority.sign(what, &subject.id, &options.reason)?;
+    let signed = authority.sign(what, subject, &options.reason)?;
     if file == Path::new("-") {
         return output.bytes(&signed);
     }

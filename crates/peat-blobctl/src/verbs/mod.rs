@@ -1,6 +1,7 @@
 //! The verbs: each reads its options, has the library or the daemon do the work, and shows what came of it.
 
 mod authority;
+mod awake;
 mod backup;
 mod bars;
 pub(crate) mod declare;

@@ -11,9 +11,9 @@ pub(super) async fn known(daemon: &Daemon) -> Result<Vec<Peer>, Failure> {
     Ok(answer(daemon.client.list_peers(ListPeersRequest::default()).await)?.peers)
 }
 
-/// The one of them that a name or a whole endpoint id means.
+/// The one of them that a name or a whole endpoint id means. The name of one that was expelled is free for another.
 pub(super) fn named<'a>(peers: &'a [Peer], text: &str) -> Result<&'a Peer, Failure> {
-    let means = |peer: &&Peer| !text.is_empty() && (peer.name == text || peer.endpoint_id == text);
+    let means = |peer: &&Peer| !text.is_empty() && (peer.name == text && !peer.revoked || peer.endpoint_id == text);
     let found = peers.iter().filter(means).collect::<Vec<_>>();
     match found[..] {
         [peer] => Ok(peer),
@@ -25,6 +25,11 @@ pub(super) fn named<'a>(peers: &'a [Peer], text: &str) -> Result<&'a Peer, Failu
                 .hint(format!("name it by its endpoint id: {}", ids.join(" or "))))
         }
     }
+}
+
+/// One of that name that was expelled.
+pub(super) fn expelled<'a>(peers: &'a [Peer], name: &str) -> Option<&'a Peer> {
+    peers.iter().find(|peer| peer.revoked && peer.name == name && !name.is_empty())
 }
 
 /// The endpoint ids of nodes; one that the daemon has never heard of is taken by its id.
@@ -55,5 +60,11 @@ mod tests {
         }
         assert!(id("twin").unwrap_err().hint.unwrap().contains(&"c".repeat(64)));
         assert_eq!(endpoint_ids(&peers, &["f".repeat(64), "bravo".to_owned()]).unwrap(), ["f".repeat(64), "b".repeat(64)]);
+        let gone = |name, digit| Peer { revoked: true, ..peer(name, digit) };
+        let peers = [peer("bravo", "b"), gone("bravo", "0"), gone("lost", "1")];
+        assert_eq!(named(&peers, "bravo").unwrap().endpoint_id, "b".repeat(64), "the other was expelled");
+        assert!(named(&peers, "lost").is_err() && named(&peers, &"1".repeat(64)).is_ok());
+        assert_eq!(expelled(&peers, "lost").unwrap().endpoint_id, "1".repeat(64));
+        assert!(expelled(&peers, "").is_none());
     }
 }

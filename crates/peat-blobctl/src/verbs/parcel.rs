@@ -15,6 +15,7 @@ use peat_blobapi::blob::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::awake::Awake;
 use super::nodes;
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind, of_daemon};
@@ -173,7 +174,7 @@ pub(super) async fn hand_over(
             }
         }
     });
-    let report = daemon.client.import_parcel(Chunks(receiver)).await;
+    let report = daemon.client.import_parcel(Awake::new(Chunks(receiver), ImportParcelRequest::default)).await;
     // What could not be read comes before what the daemon makes of its beginning.
     if report.is_err()
         && let Ok(Err(failure)) = reading.await

@@ -11,6 +11,7 @@ use peat_blobcore::{DistributionStatus, NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
 use super::{Daemon, convert, parcels, streams, upload};
+use crate::silence;
 
 /// Files that one answer lists.
 const MAX_FILES_LISTED: usize = 1000;
@@ -70,6 +71,9 @@ impl BlobService for Native {
         if !stats.clock_plausible {
             warnings.push("this node's clock does not agree with its peers: nothing expires until it does".to_owned());
         }
+        if node.content().room().map_err(failed)? == 0 {
+            warnings.push("the store's file system has no room: nothing is taken in until there is some".to_owned());
+        }
         if stats.held > 0 {
             warnings.push(format!("{} envelopes from the future are held back: check the clocks", stats.held));
         }
@@ -107,8 +111,11 @@ impl BlobService for Native {
         let gone = self.0.node.gone();
         let mut peers = self.0.peers();
         // Nothing else is known of most that were expelled.
-        for id in gone.revoked.iter().chain(&gone.retired).filter(|id| **id != self.0.node.id()) {
-            peers.entry(*id).or_default();
+        for id in gone.revoked.keys().chain(&gone.retired).filter(|id| **id != self.0.node.id()) {
+            let peer = peers.entry(*id).or_default();
+            if let Some(name) = gone.revoked.get(id).and_then(|revoked| revoked.name.clone()) {
+                peer.name = name;
+            }
         }
         let mut stats: BTreeMap<_, _> = self.0.node.peer_stats().into_iter().map(|stats| (stats.id, stats)).collect();
         let peer = |(id, peer): (EndpointId, super::Peer)| {
@@ -124,7 +131,7 @@ impl BlobService for Native {
                 bytes_received: stats.as_ref().map_or(0, |stats| stats.received_bytes),
                 bytes_sent: stats.as_ref().map_or(0, |stats| stats.sent_bytes),
                 retired: gone.retired.contains(&id),
-                revoked: gone.revoked.contains(&id),
+                revoked: gone.revoked.contains_key(&id),
                 ..Default::default()
             }
         };
@@ -177,10 +184,10 @@ impl BlobService for Native {
 
     async fn send_stream(
         &self,
-        _ctx: RequestContext,
+        ctx: RequestContext,
         requests: InboundStream<blob::SendStreamRequest>,
     ) -> ServiceResult<blob::SendResponse> {
-        let sent = upload::receive(&self.0, requests).await?;
+        let sent = upload::receive(&self.0, silence::explained(&ctx, requests)).await?;
         Response::ok(self.sent(sent))
     }
 
@@ -350,9 +357,9 @@ impl BlobService for Native {
 
     async fn import_parcel(
         &self,
-        _ctx: RequestContext,
+        ctx: RequestContext,
         requests: InboundStream<blob::ImportParcelRequest>,
     ) -> ServiceResult<blob::ParcelReport> {
-        Response::ok(parcels::import(&self.0, requests).await?)
+        Response::ok(parcels::import(&self.0, silence::explained(&ctx, requests)).await?)
     }
 }

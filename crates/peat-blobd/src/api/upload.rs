@@ -75,6 +75,8 @@ impl Upload {
                 }
                 self.begin(*file)
             }
+            // Says that the caller is still there.
+            Some(Part::Chunk(chunk)) if chunk.is_empty() => Ok(()),
             Some(Part::Chunk(chunk)) => {
                 let Some((_, _, spool)) = &mut self.current else { return Err(invalid("chunk", "a file comes first")) };
                 self.bytes += chunk.len() as u64;

@@ -2,6 +2,7 @@
 
 mod damage;
 mod directories;
+mod full;
 mod kills;
 mod power;
 mod room;

@@ -52,7 +52,11 @@ async fn goes_on(full: Full) {
     eventually("the sender's status says that there is no room", || async { told().await.1.is_some() }).await;
     let (name, error, why) = told().await;
     let no_space = |text: &str| text.to_lowercase().contains("no space");
-    assert!(name == "bravo" && no_space(&error.unwrap_or_default()) && no_space(&why), "{name}: {why}");
+    let error = error.unwrap_or_default();
+    assert!(name == "bravo" && no_space(&error) && no_space(&why), "{name}: {error}: {why}");
+    if let Full::Inbox = full {
+        assert!(error.contains(&format!("no space for {} bytes", 40 * MIB)), "it was not copied to find that out: {error}");
+    }
     std::fs::remove_file(&filler).expect("removed");
     completed(alpha.node(), id).await;
     assert!(contents(&inbox) == contents(&root), "all of it is there, and nothing else");

@@ -208,7 +208,7 @@ fn a_revoked_author_leaves_nothing_is_refused_and_stays_so_after_a_restart() {
 fn only_the_authority_revokes_and_retires() {
     let (a, b, _) = pair();
     let forged = |kind| {
-        let value = encode(&Revocation { time: NOW, reason: String::new() });
+        let value = encode(&Revocation { time: NOW, reason: String::new(), name: None });
         b.sign(kind, *a.id().as_bytes(), NOW.plus(DAY), Body::Register { version: 1, value })
     };
     a.replica.accept(Some(b.id()), &[forged(Kind::Revoked), forged(Kind::Retired)]).expect("refused quietly");
@@ -221,7 +221,7 @@ fn only_the_authority_revokes_and_retires() {
 fn an_older_declaration_changes_nothing_and_one_from_the_future_waits_for_its_day() {
     let (a, b, _) = pair();
     let c = Node::new(3);
-    let of = |node: &Node, time| revocation(&node.id(), "captured", time, &authority()).expect("short");
+    let of = |node: &Node, time| revoked_at(node, &authority(), time);
     a.replica.declare(of(&b, NOW)).expect("revoked");
     let before = a.ids();
     assert_eq!(a.replica.declare(of(&b, NOW.minus(DAY * 400))).expect("older"), Accepted::default());

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::daemon::{Daemon, answer};
 use crate::failure::{Failure, Kind};
 use crate::show;
+use crate::verbs::awake::Awake;
 
 /// Bytes of a part.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -51,7 +52,7 @@ pub(super) async fn run(daemon: &Daemon, path: &Path, name: Option<&str>, option
         feed.put(None)?;
         Ok::<_, Failure>(skipped)
     });
-    let call = daemon.client.send_stream(Parts(receiver));
+    let call = daemon.client.send_stream(Awake::new(Parts(receiver), || part(Part::Chunk(Vec::new()))));
     tokio::pin!(call, reader);
     let (read, early) = tokio::select! {
         read = &mut reader => (read, None),
@@ -74,12 +75,16 @@ pub(super) async fn run(daemon: &Daemon, path: &Path, name: Option<&str>, option
     Ok(sent)
 }
 
+fn part(part: Part) -> SendStreamRequest {
+    SendStreamRequest { part: Some(part), ..Default::default() }
+}
+
 /// Where the parts go.
 struct Feed(mpsc::Sender<Option<SendStreamRequest>>);
 
 impl Feed {
     fn part(&self, part: Part) -> Result<(), Failure> {
-        self.put(Some(SendStreamRequest { part: Some(part), ..Default::default() }))
+        self.put(Some(self::part(part)))
     }
 
     fn put(&self, part: Option<SendStreamRequest>) -> Result<(), Failure> {
