@@ -191,9 +191,14 @@ impl Task {
         let Self { order: Order { blob, size, source, distribution, .. }, held, tell, .. } = &self;
         let on_progress = |bytes| held.store(bytes, Ordering::Relaxed);
         let on_dropped = |source: EndpointId, error: &FetchError| {
-            tracing::info!(%blob, source = %source.short(), %error, "a source is asked no more, others are");
+            let outcome = outcome_of(error);
+            if outcome == FetchOutcome::Corrupt {
+                tracing::warn!(%blob, %source, %error, "a source that sends what is not the blob's is asked no more, others are");
+            } else {
+                tracing::info!(%blob, source = %source.short(), %error, "a source is asked no more, others are");
+            }
             // The driver may have stopped.
-            let _ = tell.send(Dropped { blob: *blob, distribution: *distribution, source, outcome: outcome_of(error) });
+            let _ = tell.send(Dropped { blob: *blob, distribution: *distribution, source, outcome });
         };
         loop {
             let Some(peer) = self.network.peer(source) else { return FetchOutcome::Unreachable };

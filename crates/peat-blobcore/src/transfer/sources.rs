@@ -154,7 +154,8 @@ impl<C: Clone> Sources<C> {
 
     /// The next request to make, while there is one.
     pub(super) fn next(&mut self, assembly: &Assembly) -> Option<Asking<C>> {
-        let request = WINDOW_BYTES / (REQUESTS * self.all.len().max(1)) as u64;
+        let groups = WINDOW_BYTES / GROUP_BYTES / (REQUESTS * self.all.len().max(1)) as u64;
+        let request = (1 << groups.max(1).ilog2()) * GROUP_BYTES;
         // The least busy first.
         let mut order: Vec<_> = self.all.iter().filter(|(_, source)| source.requests < REQUESTS).collect();
         order.sort_by_key(|(id, source)| (source.requests, **id));
