@@ -1,4 +1,4 @@
-//! Plots as SVG: a bar for each tool, grouped by work, with the goal as a line across ours. Made of text alone.
+//! Plots as SVG: a bar for each tool, grouped by work, with the goal as a line on ours. Made of text alone.
 
 use std::fmt::Write as _;
 
@@ -70,4 +70,19 @@ fn bars(
          font-family=\"sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"8\" y=\"22\" font-size=\"15\">{title}</text>\n{body}</svg>\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::goal::tests::record;
+    use crate::report::rows;
+
+    #[test]
+    fn a_bar_is_as_long_as_its_value_and_one_that_is_too_long_is_cut_off() {
+        // 20.62 s at best: three times that, and thirty times.
+        let plot = super::time(&rows(&[record("satcom", "peat-blob", 61.86, 0), record("satcom", "rsync, bbr", 618.6, 0)]));
+        assert!(plot.contains("width=\"280.0\"") && plot.contains(">3.00<"), "{plot}");
+        assert!(plot.contains("width=\"560.0\"") && plot.contains(">30.0 …<"), "{plot}");
+        assert_eq!(plot.matches("<path").count(), 1, "the goal is ours alone: {plot}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Runs on record: one line of JSON each, in a file that several of these programs may add to at the same time.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,6 @@ impl Records {
         let lines: Vec<String> = self.runs.iter().map(|run| Ok(serde_json::to_string(run)? + "\n")).collect::<Outcome<_>>()?;
         // The file stays the one that others wait for.
         self.file.set_len(0)?;
-        self.file.rewind()?;
         self.file.write_all(lines.concat().as_bytes()).map_err(|error| format!("{}: {error}", self.path.display()).into())
     }
 }

@@ -78,6 +78,9 @@ impl Row {
 
     /// How often, when last, and how often in vain.
     fn runs(&self) -> String {
+        if self.runs.is_empty() && self.failed.is_empty() {
+            return "not measured".into();
+        }
         let failed = self.failed.last().map(|reason| format!(", {} failed: {reason}", self.failed.len()));
         format!("{} ({}){}", self.runs.len(), self.date, failed.unwrap_or_default())
     }
@@ -162,8 +165,7 @@ fn carried(row: &Row, all: &[Row]) -> String {
         return format!("| {what} | {tool} | {reason} | | | | | | | | | | | |");
     }
     let Some(time) = row.seconds() else {
-        let runs = if row.failed.is_empty() { "not measured".into() } else { row.runs() };
-        return format!("| {what} | {tool} | {runs} | | | | {} | | | | | | | |", row.goals(all));
+        return format!("| {what} | {tool} | {} | | | | | | | | | | | |", row.runs());
     };
     let seconds = || row.runs.iter().map(|run| run.seconds);
     let (least, greatest) = (seconds().fold(f64::INFINITY, f64::min), seconds().fold(0.0, f64::max));
