@@ -100,7 +100,9 @@ fn compare(arguments: &Arguments) -> Outcome<()> {
         }
     }
     if arguments.out.is_none() && !arguments.quick {
-        print!("{}", report::report(&runs)?);
+        let mut rows = report::rows(&runs);
+        rows.retain(report::Row::is_measured);
+        print!("{}", report::report(&rows, &runs)?);
     }
     if failed > 0 { Err(format!("{failed} runs failed").into()) } else { Ok(()) }
 }
@@ -142,8 +144,8 @@ fn render(out: &Path, runs: &[Record]) -> Outcome<()> {
     let (Some(head), Some(_), Some(tail)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(format!("{} has no two lines {MARK}", out.display()).into());
     };
-    std::fs::write(out, format!("{head}{MARK}\n{}{MARK}{tail}", report::report(runs)?))?;
     let rows = report::rows(runs);
+    std::fs::write(out, format!("{head}{MARK}\n{}{MARK}{tail}", report::report(&rows, runs)?))?;
     let plot = |name: &str| out.with_file_name(format!("{}-{name}.svg", out.file_stem().unwrap_or_default().display()));
     std::fs::write(plot("time"), plot::time(&rows))?;
     Ok(std::fs::write(plot("sent"), plot::sent(&rows))?)

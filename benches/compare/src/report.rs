@@ -65,6 +65,11 @@ impl Row {
         self.of(|run| (link(run, 0) + link(run, 1)) / run.seconds)
     }
 
+    /// Whether there are figures.
+    pub(crate) fn is_measured(&self) -> bool {
+        !self.runs.is_empty()
+    }
+
     /// Another tool at the same work.
     pub(crate) fn is_peer_of(&self, other: &Self) -> bool {
         self.work.name == other.work.name && self.tool != other.tool
@@ -86,7 +91,7 @@ impl Row {
     }
 
     fn goals(&self, all: &[Self]) -> String {
-        if self.tool != Tool::Ours || self.runs.is_empty() {
+        if self.tool != Tool::Ours || !self.is_measured() {
             return String::new();
         }
         let mut goals: Vec<String> = self.work.goals.iter().map(|goal| goal.judge(self, all)).collect();
@@ -126,8 +131,7 @@ pub(crate) fn amount(value: f64) -> String {
 }
 
 /// A table of what was carried, one of what was sent for nothing, and the machine and the programs.
-pub(crate) fn report(records: &[Record]) -> Outcome<String> {
-    let rows = rows(records);
+pub(crate) fn report(rows: &[Row], records: &[Record]) -> Outcome<String> {
     let (idle, busy): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.work.is_idle());
     let mut text = machine(records)?;
     text.push_str(
@@ -136,9 +140,12 @@ pub(crate) fn report(records: &[Record]) -> Outcome<String> {
          |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for row in busy {
-        writeln!(text, "{}", carried(row, &rows))?;
+        writeln!(text, "{}", carried(row, rows))?;
     }
-    text.push_str("\n| idle | tool | runs | bytes a second | in an hour | goal | CPU in an hour: sender, receiver |\n|---|---|---|---|---|---|---|\n");
+    text.push_str(
+        "\n| idle | tool | runs | bytes a second | in an hour | goal | CPU in an hour: sender, receiver |\n\
+         |---|---|---|---|---|---|---|\n",
+    );
     for row in idle {
         let hour = |value: fn(&Measured) -> f64| row.of(|run| 3600.0 * value(run) / run.seconds);
         writeln!(
@@ -149,7 +156,7 @@ pub(crate) fn report(records: &[Record]) -> Outcome<String> {
             row.runs(),
             row.idle().map(amount).unwrap_or_default(),
             row.idle().map(|bytes| format!("{} KiB", amount(bytes * 3600.0 / 1024.0))).unwrap_or_default(),
-            row.goals(&rows),
+            row.goals(rows),
             hour(|run| run.sender.processor)
                 .zip(hour(|run| run.receivers.processor))
                 .map(|(one, other)| format!("{} s, {} s", amount(one), amount(other)))

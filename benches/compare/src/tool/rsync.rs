@@ -1,7 +1,10 @@
-//! rsync to its daemon, and over ssh to a server with keys of its own. Pushes go to all receivers at once.
+//! rsync to its daemon, and over ssh to a server with keys of its own. Pushes go to all receivers at once, and are started again
+//! when their connection breaks, as who uses it on thin links does: what came over before is kept.
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use peat_blob_lab::Seat;
 
@@ -69,10 +72,29 @@ fn pushes<'a>(scene: &'a Scene<'a>, to: impl for<'c> Fn(&'c mut Command, &Seat<'
     Box::new(move || {
         let push = |seat: &Seat<'_>| {
             let mut push = scene.sender().host.command("rsync");
-            push.args(["--fsync", "--recursive"]).arg(format!("{}/", scene.outbox().display()));
-            Ok(to(&mut push, seat).stdin(Stdio::null()).spawn()?)
+            push.args(["--fsync", "--recursive", "--partial", "--timeout=60"]).arg(format!("{}/", scene.outbox().display()));
+            Outcome::Ok(to(&mut push, seat).stdin(Stdio::null()).spawn()?)
         };
-        let pushes = scene.receivers().iter().map(push).collect::<Outcome<Vec<Child>>>()?;
-        all_end_well(pushes, "rsync", scene.deadline)
+        let begun = Instant::now();
+        let mut running = scene.receivers().iter().map(|seat| Ok((seat, push(seat)?))).collect::<Outcome<Vec<_>>>()?;
+        while let Some((seat, mut child)) = running.pop() {
+            match child.try_wait()? {
+                Some(status) if status.success() => continue,
+                Some(status) if status.code().is_some_and(|code| BROKEN.contains(&code)) => {
+                    thread::park_timeout(Duration::from_secs(1));
+                    child = push(seat)?;
+                }
+                Some(status) => return Err(format!("rsync ended with {status}").into()),
+                None => thread::park_timeout(Duration::from_millis(5)),
+            }
+            if begun.elapsed() > scene.deadline {
+                return Err("rsync is not done by the deadline".into());
+            }
+            running.insert(0, (seat, child));
+        }
+        Ok(())
     })
 }
+
+/// The exit codes for errors of a socket, of the stream and of time, and that of ssh: see rsync(1).
+const BROKEN: [i32; 4] = [10, 12, 30, 255];
