@@ -87,24 +87,26 @@ fn image(directory: &Path, size: u64) -> Outcome<()> {
         mkdir -p blobs/sha256
         digest() { sha256sum "$1" | cut -d' ' -f1; }
         keep() { set -- "$1" "$(digest "$1")"; mv "$1" "blobs/sha256/$2"; echo "$2"; }
-        length() { stat -c %s "blobs/sha256/$1"; }
+        # A descriptor of one blob, but for its end: its media type and its digest.
+        describe() {
+            printf '{"mediaType":"application/vnd.oci.image.%s","digest":"sha256:%s","size":%s' \
+                "$1" "$2" "$(stat -c %s "blobs/sha256/$2")"
+        }
         layers= diffs=
         for layer in 1 2 3 4; do
             head -c "$1" /dev/urandom > layer.bin
             tar -cf layer.tar layer.bin
             diffs="$diffs,\"sha256:$(digest layer.tar)\""
             gzip -1 layer.tar
-            digest=$(keep layer.tar.gz)
-            layers="$layers,{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",\"digest\":\"sha256:$digest\",\"size\":$(length $digest)}"
+            layers="$layers,$(describe layer.v1.tar+gzip "$(keep layer.tar.gz)")}"
         done
         rm layer.bin
-        printf '{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%s]}}' "${diffs#,}" > config
-        config=$(keep config)
-        printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:%s","size":%s},"layers":[%s]}' \
-            $config $(length $config) "${layers#,}" > manifest
-        manifest=$(keep manifest)
-        printf '{"schemaVersion":2,"manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:%s","size":%s,"annotations":{"org.opencontainers.image.ref.name":"1"}}]}' \
-            $manifest $(length $manifest) > index.json
+        printf '{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":[%s]}}' \
+            "${diffs#,}" > config
+        printf '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":%s},"layers":[%s]}' \
+            "$(describe config.v1+json "$(keep config)")" "${layers#,}" > manifest
+        printf '{"schemaVersion":2,"manifests":[%s,"annotations":{"org.opencontainers.image.ref.name":"1"}}]}' \
+            "$(describe manifest.v1+json "$(keep manifest)")" > index.json
         printf '{"imageLayoutVersion":"1.0.0"}' > oci-layout
     "#;
     let made = Command::new("sh").args(["-c", script, "sh", &(size / 4).to_string()]).current_dir(directory).output()?;
