@@ -1,23 +1,26 @@
-//! Ours and its peers side by side: the same bytes over the same links, by turns, as a table.
+//! Ours and its peers side by side: the same bytes over the same links, by turns, as a table and as plots.
 //!
 //! ```text
 //! cargo build --release --workspace && sudo target/release/peat-blob-compare --runs 5 --out docs/benchmarks/compare.md
 //! ```
-//! Each run is a new lab and a new directory. Peers that are not installed are left out, and the table says so. It fails when
-//! something does not work, never because it was slow.
+//! Each run is a new lab and a new directory. Every run goes on record when it ends, and the table is made of the record: so
+//! some of it can be measured anew without the rest. It fails when something does not work, never because it was slow.
+mod goal;
+mod payload;
+mod plot;
+mod record;
 mod report;
 mod run;
 mod tool;
-mod tracker;
 mod usage;
 mod work;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 
-use crate::report::{Entry, circumstances, table};
+use crate::record::{Record, Records};
 use crate::tool::{TOOLS, Tool};
 use crate::work::{WORKS, Work};
 
@@ -29,9 +32,9 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 struct Arguments {
     /// How often each tool does each work.
     #[arg(long, default_value_t = 5)]
-    runs: usize,
+    runs: u64,
     /// Small files, once: shows that it works.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "out")]
     quick: bool,
     /// Where peat-blobd and peat-blobctl are; without it, beside this program.
     #[arg(long, env = "PEAT_BLOB_BIN_DIR")]
@@ -39,14 +42,25 @@ struct Arguments {
     /// Beneath which directory everything is written.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Writes the table into this file, between the lines `<!-- figures -->`, rather than on standard output.
+    /// Writes the table into this file, between the lines `<!-- figures -->`, rather than on standard output. Beside it are the
+    /// runs on record, `.jsonl`, and the plots, `.svg`.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Adds to the runs on record, rather than replacing those of the same work and tool.
+    #[arg(long, requires = "out")]
+    add: bool,
+    /// Runs nothing: makes the table and the plots anew from what is on record.
+    #[arg(long, requires = "out")]
+    render: bool,
     /// Which tools, by the beginning of their names; all without it.
     #[arg(long)]
     tool: Vec<String>,
     /// Which works; all without it.
-    works: Vec<String>,
+    #[arg(long)]
+    work: Vec<String>,
+    /// The number of the first run, from which what is random about the links follows.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
 }
 
 fn main() -> ExitCode {
@@ -60,50 +74,81 @@ fn main() -> ExitCode {
 }
 
 fn compare(arguments: &Arguments) -> Outcome<()> {
+    if let Some(unknown) = arguments.work.iter().find(|name| !WORKS.iter().any(|work| work.name == **name)) {
+        return Err(format!("no work {unknown:?}: one of {}", WORKS.map(|work| work.name).join(", ")).into());
+    }
+    if let (true, Some(out)) = (arguments.render, &arguments.out) {
+        return render(out, &Records::open(&out.with_extension("jsonl"))?.runs);
+    }
+    let wanted = |work: &Work| arguments.work.is_empty() || arguments.work.iter().any(|name| name == work.name);
+    let (mut runs, mut failed) = (Vec::new(), 0);
+    for work in WORKS.into_iter().filter(wanted) {
+        let tools = tools(arguments, &work);
+        for turn in 0..if arguments.quick { 1 } else { arguments.runs } {
+            for tool in &tools {
+                let record = once(arguments, &work, *tool, arguments.seed + turn)?;
+                failed += usize::from(record.outcome.is_err());
+                match &arguments.out {
+                    None => runs.push(record),
+                    Some(out) => {
+                        let mut records = Records::open(&out.with_extension("jsonl"))?;
+                        records.add(record, turn == 0 && !arguments.add)?;
+                        render(out, &records.runs)?;
+                    }
+                }
+            }
+        }
+    }
+    if arguments.out.is_none() && !arguments.quick {
+        let mut rows = report::rows(&runs);
+        rows.retain(report::Row::is_measured);
+        print!("{}", report::report(&rows, &runs)?);
+    }
+    if failed > 0 { Err(format!("{failed} runs failed").into()) } else { Ok(()) }
+}
+
+/// The tools for some work that are wanted, and are here. Says why others are left out.
+fn tools(arguments: &Arguments, work: &Work) -> Vec<Tool> {
+    let wanted = |tool: &Tool| arguments.tool.is_empty() || arguments.tool.iter().any(|name| tool.name().starts_with(name));
+    let can = |tool: &Tool| {
+        let reason = tool.lacks(work).map(str::to_owned).or_else(|| tool.is_here().err());
+        reason.inspect(|reason| eprintln!("{}, {}: left out: {reason}", work.what(), tool.name())).is_none()
+    };
+    TOOLS.into_iter().filter(|tool| tool.fits(work)).filter(wanted).filter(can).collect()
+}
+
+fn once(arguments: &Arguments, work: &Work, tool: Tool, seed: u64) -> Outcome<Record> {
     let beside = || Ok(std::env::current_exe()?.parent().ok_or("this program is in a directory")?.to_owned());
     let programs = arguments.programs.clone().map_or_else(beside, Outcome::Ok)?;
     let directory = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
-    if let Some(unknown) = arguments.works.iter().find(|name| !WORKS.iter().any(|work| work.name == **name)) {
-        return Err(format!("no work {unknown:?}: one of {}", WORKS.map(|work| work.name).join(", ")).into());
-    }
-    let load = std::fs::read_to_string("/proc/loadavg")?.split_whitespace().next().unwrap_or("unknown").to_owned();
-    let runs = if arguments.quick { 1 } else { arguments.runs.max(1) };
-    let wanted = |tool: &Tool| arguments.tool.is_empty() || arguments.tool.iter().any(|name| tool.name().starts_with(name));
-    let tools: Vec<Tool> = TOOLS.into_iter().filter(wanted).collect();
-    let mut entries = Vec::new();
-    for work in
-        WORKS.into_iter().filter(|work| arguments.works.is_empty() || arguments.works.iter().any(|name| name == work.name))
-    {
-        let work: Work = if arguments.quick { work.quick() } else { work };
-        let mut these: Vec<Entry> = tools
-            .iter()
-            .filter(|tool| tool.fits(&work))
-            .map(|tool| Entry { work, tool: *tool, runs: tool.is_here().map(|()| Vec::new()) })
-            .collect();
-        for seed in 0..runs {
-            for entry in &mut these {
-                let Ok(measured) = &mut entry.runs else { continue };
-                eprint!("{}, {}: ", work.what(), entry.tool.name());
-                let one = run::run(entry.tool, &work, seed as u64, &programs, &directory)?;
-                eprintln!("{:.2} s", one.time.as_secs_f64());
-                measured.push(one);
-            }
-        }
-        entries.extend(these);
-    }
-    let figures = format!("{}\n{}", circumstances(runs, &tools, &load)?, table(&entries)?);
-    match &arguments.out {
-        None => print!("{figures}"),
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let mut parts = text.splitn(3, MARK);
-            let (Some(head), Some(_), Some(tail)) = (parts.next(), parts.next(), parts.next()) else {
-                return Err(format!("{} has no two lines {MARK}", path.display()).into());
-            };
-            std::fs::write(path, format!("{head}{MARK}\n{figures}{MARK}{tail}"))?;
-        }
-    }
-    Ok(())
+    let load = std::fs::read_to_string("/proc/loadavg")?.split_whitespace().next().and_then(|load| load.parse().ok());
+    let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).output()?;
+    let done = if arguments.quick { work.quick() } else { *work };
+    let outcome = run::run(tool, &done, seed, &programs, &directory).map_err(|error| error.to_string());
+    let said = outcome.as_ref().map_or_else(Clone::clone, |run| format!("{:.2} s", run.seconds));
+    eprintln!("{}, {}: {said}", done.what(), tool.name());
+    Ok(Record {
+        work: work.name.into(),
+        tool: tool.name(),
+        version: tool.version().unwrap_or_default(),
+        date: String::from_utf8_lossy(&date.stdout).trim().to_owned(),
+        load: load.unwrap_or_default(),
+        outcome,
+    })
+}
+
+/// Puts the figures in their place in a document, and the plots beside it.
+fn render(out: &Path, runs: &[Record]) -> Outcome<()> {
+    let text = std::fs::read_to_string(out).map_err(|error| format!("{}: {error}", out.display()))?;
+    let mut parts = text.splitn(3, MARK);
+    let (Some(head), Some(_), Some(tail)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("{} has no two lines {MARK}", out.display()).into());
+    };
+    let rows = report::rows(runs);
+    std::fs::write(out, format!("{head}{MARK}\n{}{MARK}{tail}", report::report(&rows, runs)?))?;
+    let plot = |name: &str| out.with_file_name(format!("{}-{name}.svg", out.file_stem().unwrap_or_default().display()));
+    std::fs::write(plot("time"), plot::time(&rows))?;
+    Ok(std::fs::write(plot("sent"), plot::sent(&rows))?)
 }
 
 /// Before and after the figures in a document.

@@ -1,26 +1,25 @@
 //! One run of one tool at one piece of work: a fresh lab, a fresh directory, the same bytes, compared in the end.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use peat_blob_lab::Lab;
+use serde::{Deserialize, Serialize};
 
-use crate::Outcome;
-use crate::tool::Tool;
+use crate::tool::{Step, Tool};
 use crate::usage::{Usage, Watch};
-use crate::work::{Scene, Work};
+use crate::work::{Scene, Task, Work};
+use crate::{Outcome, payload};
 
 /// What was measured.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    pub(crate) time: Duration,
-    /// IP bytes that the sender's link up carried; none over loopback.
-    pub(crate) sent: u64,
-    /// IP bytes that its link down carried.
-    pub(crate) returned: u64,
+    pub(crate) seconds: f64,
+    /// IP bytes that each link carried, by its name. The sender's are first: up, and down.
+    pub(crate) links: Vec<(String, u64)>,
     pub(crate) sender: Usage,
     /// All receivers' processor time; the greatest memory of one.
     pub(crate) receivers: Usage,
@@ -31,27 +30,34 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
     let directory = tempfile::Builder::new().prefix("peat-blob-compare-").tempdir_in(directory)?;
     let outbox = directory.path().join("outbox");
     fs::create_dir(&outbox)?;
-    let file = outbox.join("payload.bin");
-    std::io::copy(&mut File::open("/dev/urandom")?.take(work.size), &mut File::create(&file)?)?;
-    // What is not yet on the disk would be written in the timed step.
-    File::open(&file)?.sync_all()?;
+    let payload = payload::make(work, &outbox)?;
 
-    let lab = Lab::new(&work.lab(seed)?)?;
+    let lab = Lab::new(&work.lab(seed))?;
     let seats = work.seats(&lab);
-    let scene = Scene { seats: &seats, file: &file, directory: directory.path(), programs, deadline: work.deadline };
+    let scene = Scene { work, seats: &seats, payload: &payload, directory: directory.path(), programs, deadline: work.deadline };
     let step = tool.prepare(&scene)?;
-    let carried = || lab.counts().links().iter().take(2).map(|(_, tally)| tally.bytes).collect::<Vec<u64>>();
-    let before = carried();
+    match work.task {
+        Task::Version => {
+            step()?;
+            payload::renew(&payload)?;
+        }
+        Task::Idle(settling, _) => {
+            step()?;
+            thread::sleep(settling);
+        }
+        _ => {}
+    }
+    let before = lab.counts();
     let (outcome, time, usage) = thread::scope(|scope| {
         let watch = Watch::start(scope, lab.hosts().iter().map(peat_blob_lab::Host::namespace).collect());
         let start = Instant::now();
-        let outcome = step();
+        let outcome = timed(&step, &scene, &lab);
         (outcome, start.elapsed(), watch.end())
     });
-    let after = carried();
+    let after = lab.counts();
     outcome?;
     for seat in scene.receivers() {
-        if !equal(&file, &scene.inbox(seat).join("payload.bin"))? {
+        if !payload::same(work, &outbox, &scene.inbox(seat))? {
             return Err(format!("{} delivered other bytes to {}", tool.name(), seat.name).into());
         }
     }
@@ -59,23 +65,54 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
         processor: sum.processor + one.processor,
         memory: sum.memory.max(one.memory),
     });
-    Ok(Measured { time, sent: after[0] - before[0], returned: after[1] - before[1], sender: usage[0], receivers })
+    let carried = |((name, after), (_, before)): (&(String, _), &(_, peat_blob_lab::Tally))| {
+        let after: &peat_blob_lab::Tally = after;
+        (name.clone(), after.bytes - before.bytes)
+    };
+    let links = after.links().iter().zip(before.links()).map(carried).collect();
+    Ok(Measured { seconds: time.as_secs_f64(), links, sender: usage[0], receivers })
 }
 
-fn equal(one: &Path, other: &Path) -> Outcome<bool> {
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
-    if one.metadata()?.len() != other.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    loop {
-        let length = one.read(&mut left)?;
-        if length == 0 {
-            return Ok(true);
+/// What the time is of.
+fn timed(step: &Step<'_>, scene: &Scene<'_>, lab: &Lab) -> Outcome<()> {
+    match scene.work.task {
+        // The time itself is what is waited for.
+        Task::Idle(_, time) => thread::sleep(time),
+        Task::Interrupted(times, pause) => {
+            let (ended, end) = channel();
+            let made = thread::scope(|scope| {
+                let cutting = scope.spawn(|| interrupt(lab, scene.work.size, times, pause, end));
+                let outcome = step();
+                drop(ended);
+                let made = cutting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                outcome.map(|()| made)
+            })?;
+            if made < times {
+                return Err(format!("it was done after {made} of {times} interruptions").into());
+            }
         }
-        other.read_exact(&mut right[..length])?;
-        if left[..length] != right[..length] {
-            return Ok(false);
+        _ => step()?,
+    }
+    Ok(())
+}
+
+/// Cuts the link whenever it has carried one more part of the size, for a while each. Tells how often it did before the end.
+fn interrupt(lab: &Lab, size: u64, times: u32, pause: Duration, end: Receiver<()>) -> u32 {
+    let carried = || lab.counts().links()[0].1.bytes;
+    let before = carried();
+    let ended = |wait| end.recv_timeout(wait) == Err(std::sync::mpsc::RecvTimeoutError::Disconnected);
+    for made in 0..times {
+        while carried() - before < size * u64::from(made + 1) / u64::from(times + 1) {
+            if ended(Duration::from_millis(5)) {
+                return made;
+            }
+        }
+        lab.cut("a", "b");
+        let over = ended(pause);
+        lab.join("a", "b");
+        if over {
+            return made;
         }
     }
+    times
 }

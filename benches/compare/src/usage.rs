@@ -9,13 +9,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How often /proc is read.
+use serde::{Deserialize, Serialize};
+
+/// How often /proc is read at first; later each hundredth of the time that has passed, at most a second.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// What the programs of one host cost.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// Seconds of processor time.
     pub(crate) processor: f64,
@@ -45,7 +47,9 @@ impl<'scope> Watch<'scope> {
         // What ran before is seen before the time begins.
         look(&namespaces, &mut seen, true);
         let watching = scope.spawn(move || {
-            while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            let start = Instant::now();
+            let interval = || (start.elapsed() / 100).clamp(INTERVAL, Duration::from_secs(1));
+            while stopped.recv_timeout(interval()) == Err(RecvTimeoutError::Timeout) {
                 look(&namespaces, &mut seen, false);
             }
             look(&namespaces, &mut seen, false);
