@@ -17,7 +17,7 @@ use crate::model::EndpointId;
 use crate::network::wire::GROUP_BYTES;
 
 /// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
-const BLOCK_TIME: Duration = Duration::from_millis(250);
+const BLOCK_TIME: Duration = Duration::from_millis(300);
 /// Longest request, and with it the longest block.
 const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
 /// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
@@ -154,7 +154,8 @@ impl<C: Clone> Sources<C> {
 
     /// The next request to make, while there is one.
     pub(super) fn next(&mut self, assembly: &Assembly) -> Option<Asking<C>> {
-        let groups = WINDOW_BYTES / GROUP_BYTES / (REQUESTS * self.all.len().max(1)) as u64;
+        let givers = self.all.values().filter(|source| source.parts.as_ref().is_none_or(|parts| parts.len() > 0)).count();
+        let groups = WINDOW_BYTES / GROUP_BYTES / (REQUESTS * givers.max(1)) as u64;
         let request = (1 << groups.max(1).ilog2()) * GROUP_BYTES;
         // The least busy first.
         let mut order: Vec<_> = self.all.iter().filter(|(_, source)| source.requests < REQUESTS).collect();
