@@ -9,7 +9,9 @@ use peat_blobcore::model::{
     BlobHash, Carry, Credential, CredentialHash, DistributionId, EnvelopeId, FileList, Files, Incarnation, Labels, Manifest,
     NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
-use peat_blobcore::network::wire::{BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message};
+use peat_blobcore::network::wire::{
+    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message,
+};
 use peat_blobcore::replica::{Clocks, Session, Side};
 
 use super::certificate::{DERIVED, ENROLLED};
@@ -226,6 +228,8 @@ fn wires() -> Vec<Vec<u8>> {
     for (start, end, block) in [(0, 0, GROUP_BYTES), (GROUP_BYTES, 100_000, 2 * GROUP_BYTES), (0, u64::MAX, MAX_BLOCK_BYTES)] {
         seeds.push(frames(&[BlockRequest { blob, start, end, block }.encode()]));
     }
+    let available = Available { runs: vec![(0, 8), (70_000, 1), (u64::MAX, u64::MAX)] };
+    seeds.push(frames(&[AvailabilityRequest { blob }.encode(), available.encode()]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

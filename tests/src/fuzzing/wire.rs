@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use peat_blobcore::clock::Clock;
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
-use peat_blobcore::network::wire::{BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message};
+use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
 use super::fixture::{Author, Input, NOW, a_manifest};
@@ -25,6 +25,7 @@ pub fn wire(bytes: &[u8]) {
     for _ in 0..MAX_FRAMES {
         let Some(frame) = input.bytes() else { break };
         request(frame);
+        available(frame);
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);
@@ -38,8 +39,26 @@ pub fn wire(bytes: &[u8]) {
 }
 
 fn request(frame: &[u8]) {
-    let Ok(request) = BlockRequest::decode(frame) else { return };
-    assert_eq!(BlockRequest::decode(&request.encode()).expect("what is encoded decodes"), request);
+    let Ok(decoded) = Request::decode(frame) else { return };
+    let encoded = match decoded {
+        Request::Blocks(request) => request.encode(),
+        Request::Availability(request) => request.encode(),
+    };
+    assert!(encoded.len() <= Request::MAX_BYTES);
+    assert_eq!(Request::decode(&encoded).expect("what is encoded decodes"), decoded);
+    if let Request::Blocks(request) = decoded {
+        blocks(request);
+    }
+}
+
+fn available(frame: &[u8]) {
+    let Ok(available) = Available::decode(frame) else { return };
+    let encoded = available.encode();
+    assert!(encoded.len() <= Available::MAX_BYTES);
+    assert_eq!(Available::decode(&encoded).expect("what is encoded decodes"), available);
+}
+
+fn blocks(request: BlockRequest) {
     let mut next = request.start;
     for block in request.blocks().take(1000) {
         assert_eq!(block.start, next);

@@ -115,14 +115,19 @@ impl<C: Clone> Sources<C> {
         known && self.all.remove(id).is_some()
     }
 
-    /// A source says that it has these groups, too.
+    /// A source says that it has these groups, too. One that says so of more than it had left to say wastes our time, and is
+    /// asked no more.
     pub(super) fn gained(&mut self, id: &EndpointId, key: usize, runs: Vec<Range<u64>>) {
         let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
         source.gained = Some(Instant::now());
         let Some(parts) = &mut source.parts else { return };
-        for run in runs {
-            parts.insert(&(run.start.min(self.count)..run.end.min(self.count)));
+        let runs = runs.into_iter().map(|run| run.start.min(self.count)..run.end.min(self.count));
+        let said = runs.clone().fold(0, |sum: u64, run| sum.saturating_add(run.end.saturating_sub(run.start)));
+        if said > self.count - parts.len() {
+            self.all.remove(id);
+            return;
         }
+        runs.for_each(|run| parts.insert(&run));
     }
 
     /// A source says no more what it has. One that has not all is of no use any longer.

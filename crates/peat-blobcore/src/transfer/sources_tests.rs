@@ -121,6 +121,21 @@ fn who_has_all_is_asked_for_what_nobody_else_has_and_for_the_rest_when_the_other
 }
 
 #[test]
+fn who_says_of_more_than_there_is_that_it_has_it_is_asked_no_more() {
+    let (_sender, blob, size) = Store::with_blob(64);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    for number in [1, 2] {
+        fetcher.sources.add(id(number), 0, (), false);
+        fetcher.sources.gained(&id(number), 0, vec![0..40]);
+    }
+    fetcher.sources.gained(&id(1), 0, vec![40..60]);
+    fetcher.sources.gained(&id(2), 0, vec![0..40]);
+    fetcher.ask();
+    assert!(fetcher.asked.iter().all(|asking| asking.source == id(1)));
+    assert!(!fetcher.asked.is_empty());
+}
+
+#[test]
 fn two_who_have_all_share_the_work() {
     let (sender, blob, size) = Store::with_blob(200);
     let mut fetcher = Fetcher::new(blob, size, 9);
