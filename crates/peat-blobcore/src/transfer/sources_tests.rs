@@ -126,10 +126,10 @@ fn who_says_of_more_than_there_is_that_it_has_it_is_asked_no_more() {
     let mut fetcher = Fetcher::new(blob, size, 9);
     for number in [1, 2] {
         fetcher.sources.add(id(number), 0, (), false);
-        fetcher.sources.gained(&id(number), 0, vec![0..40]);
+        fetcher.sources.gained(&id(number), 0, vec![0..20, 20..40]);
     }
-    fetcher.sources.gained(&id(1), 0, vec![40..60]);
-    fetcher.sources.gained(&id(2), 0, vec![0..40]);
+    fetcher.sources.gained(&id(1), 0, vec![40..50, 50..60]);
+    fetcher.sources.gained(&id(2), 0, vec![0..20, 20..40]);
     fetcher.ask();
     assert!(fetcher.asked.iter().all(|asking| asking.source == id(1)));
     assert!(!fetcher.asked.is_empty());
