@@ -35,6 +35,7 @@ pub use event::{Event, FetchOutcome, FileOutcome, Retry};
 pub use explain::{Reason, explain};
 pub use memory::Memory;
 pub use packing::{Packing, ParcelSelection, packing};
+pub(crate) use peers::{mix, number};
 pub use policy::{Budget, Patience, Policy};
 pub use sources::sources;
 pub use targets::{is_entitled, is_target, status, targets};

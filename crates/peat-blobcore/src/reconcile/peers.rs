@@ -63,7 +63,7 @@ impl Backoff {
 const LASTING: u32 = 3;
 
 /// The finaliser of splitmix64: spreads the bits of a number.
-pub(super) fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -71,7 +71,7 @@ pub(super) fn mix(number: u64) -> u64 {
 }
 
 /// The first eight bytes of an id as a number.
-pub(super) fn number(id: &[u8; 32]) -> u64 {
+pub(crate) fn number(id: &[u8; 32]) -> u64 {
     u64::from_be_bytes(id[..8].try_into().expect("eight of 32 bytes"))
 }
 

@@ -15,6 +15,7 @@ use super::fetch::{FIRST_BLOCK_BYTES, REQUESTS, WINDOW_BYTES};
 use crate::content::{Assembly, Groups, Taken};
 use crate::model::EndpointId;
 use crate::network::wire::GROUP_BYTES;
+use crate::reconcile::{mix, number};
 
 /// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
 const BLOCK_TIME: Duration = Duration::from_millis(300);
@@ -195,7 +196,7 @@ impl<C: Clone> Sources<C> {
         assembly.take_best(most, |free| {
             let first = parts.first(free.start, true).filter(|first| *first < free.end)?;
             let end = parts.first(first, false).map_or(free.end, |end| end.min(free.end));
-            Some(((fellows.holding(first), spread(number(&self.me) ^ (first / UNIT_GROUPS)), first), first..end))
+            Some(((fellows.holding(first), mix(number(self.me.as_bytes()) ^ (first / UNIT_GROUPS)), first), first..end))
         })
     }
 }
@@ -221,7 +222,7 @@ impl<C> Sources<C> {
         assembly.take_best(most, |free| {
             let groups = fellows.unshared(free)?;
             let owner = fellows.owner(groups.start, &self.me);
-            let order = spread(number(&owner) ^ spread(number(&self.me)));
+            let order = mix(number(owner.as_bytes()) ^ mix(number(self.me.as_bytes())));
             left.contains_key(&owner).then_some(((order, u64::MAX - groups.start), groups))
         })
     }
@@ -245,8 +246,8 @@ impl<C> Fellows<'_, C> {
 
     /// Who is to ask first for the unit that a group is in (rendezvous hashing).
     fn owner(&self, group: u64, me: &EndpointId) -> EndpointId {
-        let unit = spread(group / UNIT_GROUPS);
-        let weight = |id: &EndpointId| (spread(number(id) ^ unit), *id);
+        let unit = mix(group / UNIT_GROUPS);
+        let weight = |id: &EndpointId| (mix(number(id.as_bytes()) ^ unit), *id);
         self.0.iter().map(|(id, _)| weight(id)).fold(weight(me), Ord::max).1
     }
 
@@ -261,18 +262,6 @@ impl<C> Fellows<'_, C> {
 fn block_for(rate: f64) -> u64 {
     let groups = (rate * BLOCK_TIME.as_secs_f64() / GROUP_BYTES as f64).clamp(1.0, (REQUEST_BYTES / GROUP_BYTES) as f64) as u64;
     (1 << groups.ilog2()) * GROUP_BYTES
-}
-
-fn number(id: &EndpointId) -> u64 {
-    u64::from_be_bytes(id.as_bytes()[..8].try_into().expect("eight of 32 bytes"))
-}
-
-/// A number that looks random: the finaliser of splitmix64.
-fn spread(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
