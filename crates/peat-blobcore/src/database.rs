@@ -54,6 +54,15 @@ impl Database {
         self.with(|database| Ok(database.begin_write()?), write)
     }
 
+    /// Runs `write` in a transaction that is durable when this returns; an error leaves everything as it was.
+    pub(crate) fn commit<T, E: Failure>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T, E>) -> Result<T, E> {
+        self.write(|txn| {
+            let value = write(&txn)?;
+            txn.commit().map_err(redb::Error::from)?;
+            Ok(value)
+        })
+    }
+
     /// Gives pages that are free back to the file system.
     pub(crate) fn compact(&self) -> Result<(), redb::Error> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);

@@ -26,8 +26,8 @@ use crate::model::{BlobHash, Sha256Digest};
 const SYNC_BYTES: u64 = 64 * 1024 * 1024;
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// Ranges that are compared when the best one is taken.
-const MAX_RANKED: usize = 4096;
+/// Ranges that are looked at, from the first that is missing, before it is said that none is wanted.
+const MAX_LOOKED_AT: usize = 4096;
 
 /// A handle of the assembly of one blob; all handles of a blob are of the same assembly. When the last one is dropped, what
 /// was assembled stays on disk, to be continued (blobs up to [`super::MAX_INLINE_BYTES`] start again).
@@ -167,16 +167,19 @@ impl Assembly {
         self.take_one(max_bytes, |free| free.next())
     }
 
-    /// Takes, like [`Assembly::take`], the best range for a source: the one that `rank` gives the least to, cut to what it
-    /// returns of the groups that it is shown. What lies far behind the first that is missing is not looked at, so that this
-    /// takes bounded time.
+    /// Takes, like [`Assembly::take`], the first range that is wanted, cut to what `wanted` returns of the groups that it is shown.
+    pub(crate) fn take_first(&self, max_bytes: u64, wanted: impl FnMut(Range<u64>) -> Option<Range<u64>>) -> Option<Taken> {
+        self.take_one(max_bytes, |free| free.take(MAX_LOOKED_AT).find_map(wanted))
+    }
+
+    /// The same for the best range: the one that `rank` gives the least to.
     pub(crate) fn take_best<R: Ord>(
         &self,
         max_bytes: u64,
         mut rank: impl FnMut(Range<u64>) -> Option<(R, Range<u64>)>,
     ) -> Option<Taken> {
         self.take_one(max_bytes, |free| {
-            free.take(MAX_RANKED).filter_map(&mut rank).min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, groups)| groups)
+            free.take(MAX_LOOKED_AT).filter_map(&mut rank).min_by(|(one, _), (other, _)| one.cmp(other)).map(|(_, groups)| groups)
         })
     }
 

@@ -19,7 +19,7 @@ impl Groups {
     }
 
     /// All of `count` groups.
-    pub(crate) fn all(count: u64) -> Self {
+    pub(super) fn all(count: u64) -> Self {
         let mut groups = Self::none(count);
         groups.insert(&(0..count));
         groups
@@ -47,7 +47,7 @@ impl Groups {
         (groups.start / 8, &self.bits[range])
     }
 
-    pub(crate) fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.count
     }
 
@@ -64,11 +64,11 @@ impl Groups {
         self.bits[at(group)] & bit(group) != 0
     }
 
-    pub(crate) fn contains_any(&self, groups: &Range<u64>) -> bool {
+    pub(super) fn contains_any(&self, groups: &Range<u64>) -> bool {
         self.first(groups.start, true).is_some_and(|first| first < groups.end)
     }
 
-    pub(crate) fn contains_all(&self, groups: &Range<u64>) -> bool {
+    pub(super) fn contains_all(&self, groups: &Range<u64>) -> bool {
         self.first(groups.start, false).is_none_or(|first| first >= groups.end)
     }
 

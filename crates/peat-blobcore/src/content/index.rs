@@ -89,11 +89,7 @@ impl Index {
 
     /// Runs `f` in a transaction that is durable when this returns; an error leaves everything as it was.
     pub(super) fn write<T>(&self, f: impl FnOnce(&redb::WriteTransaction) -> Result<T, ContentError>) -> Result<T, ContentError> {
-        self.0.write(|txn| {
-            let value = f(&txn)?;
-            txn.commit()?;
-            Ok(value)
-        })
+        self.0.commit(f)
     }
 
     /// Pretends that an I/O error came up.

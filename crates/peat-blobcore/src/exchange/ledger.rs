@@ -116,11 +116,7 @@ impl Ledger {
 
     /// Runs `write` in a transaction that is durable when this returns; an error leaves everything as it was.
     fn write<T>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
-        self.0.write(|txn| {
-            let value = write(&txn)?;
-            txn.commit()?;
-            Ok(value)
-        })
+        self.0.commit(write)
     }
 
     /// What is known of each path.

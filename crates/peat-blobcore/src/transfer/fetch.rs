@@ -133,7 +133,7 @@ impl Swarm {
                 },
                 Ok(()) = self.order.candidates.changed() => self.take_candidates(),
                 // Time alone changes whom others wait for.
-                _ = look.tick() => {}
+                _ = look.tick() => self.sources.look_again(),
             }
         }
         // Else all that is missing is on its way elsewhere, or with nobody within reach.

@@ -23,8 +23,10 @@ const BLOCK_TIME: Duration = Duration::from_millis(300);
 const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
 /// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
 const BLOCKS_PER_REQUEST: u64 = 8;
-/// Groups of a unit, that one node asks for.
-const UNIT_GROUPS: u64 = 16;
+/// Groups of a unit, that one node asks for. No request is longer, so that it lies within one.
+const UNIT_GROUPS: u64 = REQUEST_BYTES / GROUP_BYTES;
+/// Ranges of which the rarest is asked for: enough to find a rare one, few enough to cost nothing.
+const MAX_COMPARED: usize = 256;
 /// Who has no more groups left to ask for, and gets on, needs no help.
 const HELPED_GROUPS: u64 = 2 * UNIT_GROUPS;
 /// Who has sent nothing for so long, though it was asked, is not waited for by others.
@@ -51,6 +53,9 @@ pub(super) struct Sources<C> {
     me: EndpointId,
     /// The blob's groups.
     count: u64,
+    /// Whether nothing was left to ask of those who have all, when that was looked for last. Only time, and the end of a source,
+    /// change it.
+    exhausted: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +95,7 @@ pub(super) struct Asking<C> {
 
 impl<C: Clone> Sources<C> {
     pub(super) fn new(count: u64, me: EndpointId) -> Self {
-        Self { all: BTreeMap::new(), me, count }
+        Self { all: BTreeMap::new(), me, count, exhausted: false }
     }
 
     /// One more source, or another connection with one. Says whether it is news.
@@ -113,7 +118,7 @@ impl<C: Clone> Sources<C> {
     /// Asks a source no more over this connection.
     pub(super) fn remove(&mut self, id: &EndpointId, key: usize) -> bool {
         let known = self.all.get(id).is_some_and(|source| source.key == key);
-        known && self.all.remove(id).is_some()
+        known && self.forget(id)
     }
 
     /// A source says that it has these groups, too. One that says so of more than it had left to say wastes our time, and is
@@ -125,7 +130,7 @@ impl<C: Clone> Sources<C> {
         let runs = runs.into_iter().map(|run| run.start.min(self.count)..run.end.min(self.count));
         let said = runs.clone().fold(0, |sum: u64, run| sum.saturating_add(run.end.saturating_sub(run.start)));
         if said > self.count - parts.len() {
-            self.all.remove(id);
+            self.forget(id);
             return;
         }
         runs.for_each(|run| parts.insert(&run));
@@ -134,8 +139,18 @@ impl<C: Clone> Sources<C> {
     /// A source says no more what it has. One that has not all is of no use any longer.
     pub(super) fn silent(&mut self, id: &EndpointId, key: usize) {
         if self.all.get(id).is_some_and(|source| source.key == key && !source.has_all()) {
-            self.all.remove(id);
+            self.forget(id);
         }
+    }
+
+    fn forget(&mut self, id: &EndpointId) -> bool {
+        self.look_again();
+        self.all.remove(id).is_some()
+    }
+
+    /// Time has passed: who was waited for may be waited for no more.
+    pub(super) fn look_again(&mut self) {
+        self.exhausted = false;
     }
 
     /// A request has been answered in full.
@@ -170,7 +185,14 @@ impl<C: Clone> Sources<C> {
         for id in ids {
             let source = &self.all[&id];
             let (most, block) = ((source.block * BLOCKS_PER_REQUEST).min(request), source.block.min(request));
-            let Some(taken) = self.take(&id, assembly, most) else { continue };
+            let shared = source.parts.is_none() && self.is_shared();
+            if shared && self.exhausted {
+                continue;
+            }
+            let Some(taken) = self.take(&id, assembly, most) else {
+                self.exhausted |= shared;
+                continue;
+            };
             let source = self.all.get_mut(&id).expect("it is one of them");
             if source.requests == 0 {
                 source.heard = Instant::now();
@@ -181,8 +203,13 @@ impl<C: Clone> Sources<C> {
         None
     }
 
+    /// Whether others fetch the same.
+    fn is_shared(&self) -> bool {
+        self.all.values().any(|source| source.parts.is_some())
+    }
+
     fn take(&self, id: &EndpointId, assembly: &Assembly, most: u64) -> Option<Taken> {
-        if self.all.values().all(|source| source.parts.is_none()) {
+        if !self.is_shared() {
             return assembly.take(most);
         }
         let source = &self.all[id];
@@ -193,9 +220,11 @@ impl<C: Clone> Sources<C> {
         };
         let fellows = Fellows(self.all.iter().filter(|(_, other)| other.parts.is_some() && waited_for(other)).collect());
         let Some(parts) = &source.parts else { return self.take_unshared(&fellows, assembly, most) };
+        let mut compared = 0;
         assembly.take_best(most, |free| {
-            let first = parts.first(free.start, true).filter(|first| *first < free.end)?;
-            let end = parts.first(first, false).map_or(free.end, |end| end.min(free.end));
+            let first = free.clone().find(|group| parts.contains(*group)).filter(|_| compared < MAX_COMPARED)?;
+            let end = (first..free.end).find(|group| !parts.contains(*group)).unwrap_or(free.end);
+            compared += 1;
             Some(((fellows.holding(first), mix(number(self.me.as_bytes()) ^ (first / UNIT_GROUPS)), first), first..end))
         })
     }
@@ -205,10 +234,8 @@ impl<C> Sources<C> {
     /// Takes what no fellow has: one's own share first, from its beginning; then that of others, whom each helps in an order of
     /// its own, from their ends. Who is nearly done and gets on needs no help.
     fn take_unshared(&self, fellows: &Fellows<'_, C>, assembly: &Assembly, most: u64) -> Option<Taken> {
-        let own = assembly.take_best(most, |free| {
-            let groups = fellows.unshared(free)?;
-            (fellows.owner(groups.start, &self.me) == self.me).then_some(((), groups))
-        });
+        let is_mine = |groups: &Range<u64>| fellows.owner(groups.start, &self.me) == self.me;
+        let own = assembly.take_first(most, |free| is_mine(&free).then(|| fellows.unshared(free)).flatten());
         if own.is_some() {
             return own;
         }

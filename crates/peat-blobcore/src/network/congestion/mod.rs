@@ -48,40 +48,32 @@ impl ControllerFactory for ByRoundTrip {
 impl ByRoundTrip {
     fn trial(&self, now: Instant, mtu: u16) -> Trial {
         let (short, long) = (Arc::clone(&self.short).build(now, mtu), Arc::clone(&self.long).build(now, mtu));
-        Trial { short, long: Some(Box::new(Tolerant::new(long))), batches: 0, least: Duration::MAX }
+        Trial { controls: vec![short, Box::new(Tolerant::new(long))], batches: 0, least: Duration::MAX }
     }
 }
 
 /// The control of one path.
 #[derive(Debug)]
 struct Trial {
-    /// The control that counts, once it was chosen; until then the one for short round trips.
-    short: Box<dyn Controller>,
-    /// The other one, until it was chosen.
-    long: Option<Box<dyn Controller>>,
+    /// The one for short round trips and the one for long ones; only one of them when it was chosen. The last counts: BBR paces
+    /// from the first packet on, which suits a path that is not known yet.
+    controls: Vec<Box<dyn Controller>>,
     batches: u32,
     least: Duration,
 }
 
 impl Trial {
     fn each(&mut self, mut tell: impl FnMut(&mut dyn Controller)) {
-        tell(self.short.as_mut());
-        if let Some(long) = &mut self.long {
-            tell(long.as_mut());
-        }
+        self.controls.iter_mut().for_each(|control| tell(control.as_mut()));
     }
 
-    /// The control that counts now. BBR paces from the first packet on, which suits a path that is not known yet.
     fn current(&self) -> &dyn Controller {
-        self.long.as_deref().unwrap_or(self.short.as_ref())
+        self.controls.last().expect("one is always left").as_ref()
     }
 
     fn choose(&mut self) {
-        if let Some(long) = self.long.take()
-            && self.least >= LONG
-        {
-            self.short = long;
-        }
+        let (short, long) = (0, 1);
+        self.controls.remove(if self.least < LONG { long } else { short });
     }
 }
 
@@ -140,15 +132,15 @@ impl Controller for Trial {
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
-        Box::new(Self { short: self.short.clone_box(), long: self.long.as_ref().map(|long| long.clone_box()), ..*self })
+        Box::new(Self { controls: self.controls.iter().map(|control| control.clone_box()).collect(), ..*self })
     }
 
     fn initial_window(&self) -> u64 {
         self.current().initial_window()
     }
 
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self.long.unwrap_or(self.short).into_any()
+    fn into_any(mut self: Box<Self>) -> Box<dyn Any> {
+        self.controls.pop().expect("one is always left").into_any()
     }
 }
 
@@ -163,7 +155,7 @@ mod tests {
         let mut trial = factory.trial(Instant::now(), 1200);
         trial.least = round_trip;
         for number in 0..BATCHES {
-            assert!(trial.long.is_some(), "chosen after {number} batches");
+            assert_eq!(trial.controls.len(), 2, "chosen after {number} batches");
             trial.on_end_acks(Instant::now(), 0, true, None);
         }
         Box::new(trial).into_any()

@@ -41,15 +41,14 @@ impl Tolerant {
         }
     }
 
-    /// How long a packet took that was lost just now, if it was not lost to congestion.
+    /// The round trips by which a packet that was lost just now counts as one that arrived, if it does.
     fn excused(&self) -> Option<RttEstimator> {
-        let rtt = self.rtt.filter(|rtt| !queues(rtt.min(), rtt.get()))?;
-        (self.lost <= self.sent.max(MEMORY_BYTES) * MOST).then_some(rtt)
+        self.rtt.filter(|rtt| !self.is_congested(rtt.min(), rtt.get()))
     }
-}
 
-fn queues(least: Duration, now: Duration) -> bool {
-    now > least.mul_f64(1.0 + QUEUED)
+    fn is_congested(&self, least: Duration, smoothed: Duration) -> bool {
+        smoothed > least.mul_f64(1.0 + QUEUED) || self.lost > self.sent.max(MEMORY_BYTES) * MOST
+    }
 }
 
 impl Controller for Tolerant {
@@ -127,12 +126,24 @@ impl Controller for Tolerant {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use iroh::endpoint::ControllerFactory as _;
+    use noq_proto::congestion::CubicConfig;
+
     use super::*;
 
     #[test]
-    fn a_longer_round_trip_says_that_packets_queue() {
+    fn a_loss_is_congestion_when_packets_queue_or_too_many_are_lost() {
+        let mut control = Tolerant::new(Arc::new(CubicConfig::default()).build(Instant::now(), 1200));
         let least = Duration::from_millis(600);
-        assert!(!queues(least, Duration::from_millis(880)));
-        assert!(queues(least, Duration::from_millis(920)));
+        control.count(1e6, 0.0);
+        control.count(0.0, 50_000.0);
+        assert!(!control.is_congested(least, Duration::from_millis(880)));
+        assert!(control.is_congested(least, Duration::from_millis(920)), "they queue");
+        control.count(0.0, 150_000.0);
+        assert!(control.is_congested(least, least), "too many are lost");
+        (0..100).for_each(|_| control.count(100_000.0, 5_000.0));
+        assert!(!control.is_congested(least, least), "what was long ago weighs little");
     }
 }
