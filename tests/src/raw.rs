@@ -21,7 +21,8 @@ use peat_blobcore::model::{
     NodeRecord, NodeRef, Priority, Role, Scope, Sha256Digest, TargetRecord, TargetState, Timestamp,
 };
 use peat_blobcore::network::wire::{
-    ALPN, BlockFrame, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_FRAME_BYTES, Message, WireError, read_frame, write_frame,
+    ALPN, BlockFrame, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_FRAME_BYTES, Message, Request, WireError, read_frame,
+    write_frame,
 };
 use peat_blobcore::replica::{Accepted, Clocks, Limits, Replica, Session, Side, Signer};
 use sha2::Digest as _;
@@ -423,7 +424,7 @@ impl Joined {
     /// How the connection ended.
     pub async fn request(&self, blob: BlobHash, end: u64) -> Result<(SendStream, RecvStream), WireError> {
         let (mut send, recv) = soon("a stream or an end", self.connection.open_bi()).await?;
-        let request = BlockRequest { blob, start: 0, end, block: GROUP_BYTES };
+        let request = Request::Blocks(BlockRequest { blob, start: 0, end, block: GROUP_BYTES });
         write_frame(&mut send, &request.encode()).await?;
         Ok((send, recv))
     }

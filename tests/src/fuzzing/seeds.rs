@@ -10,7 +10,7 @@ use peat_blobcore::model::{
     NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
 use peat_blobcore::network::wire::{
-    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message,
+    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request,
 };
 use peat_blobcore::replica::{Clocks, Session, Side};
 
@@ -226,10 +226,10 @@ fn wires() -> Vec<Vec<u8>> {
     .into();
     let blob = BlobHash::from_bytes([1; 32]);
     for (start, end, block) in [(0, 0, GROUP_BYTES), (GROUP_BYTES, 100_000, 2 * GROUP_BYTES), (0, u64::MAX, MAX_BLOCK_BYTES)] {
-        seeds.push(frames(&[BlockRequest { blob, start, end, block }.encode()]));
+        seeds.push(frames(&[Request::Blocks(BlockRequest { blob, start, end, block }).encode()]));
     }
     let available = Available { runs: vec![(0, 8), (70_000, 1), (u64::MAX, u64::MAX)] };
-    seeds.push(frames(&[AvailabilityRequest { blob }.encode(), available.encode()]));
+    seeds.push(frames(&[Request::Availability(AvailabilityRequest { blob }).encode(), available.encode()]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

@@ -40,10 +40,7 @@ pub fn wire(bytes: &[u8]) {
 
 fn request(frame: &[u8]) {
     let Ok(decoded) = Request::decode(frame) else { return };
-    let encoded = match decoded {
-        Request::Blocks(request) => request.encode(),
-        Request::Availability(request) => request.encode(),
-    };
+    let encoded = decoded.encode();
     assert!(encoded.len() <= Request::MAX_BYTES);
     assert_eq!(Request::decode(&encoded).expect("what is encoded decodes"), decoded);
     if let Request::Blocks(request) = decoded {

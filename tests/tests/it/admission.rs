@@ -12,7 +12,7 @@ use peat_blobcore::identity::admission::{Initiator, Terms};
 use peat_blobcore::identity::{Formation, FormationKey, Identity, NodeKey};
 use peat_blobcore::model::{BlobHash, Carry, Incarnation, NodeRef, Scope, Timestamp};
 use peat_blobcore::network::CloseCode;
-use peat_blobcore::network::wire::{ALPN, BlockFrame, BlockRequest, Denial, GROUP_BYTES, Message, write_frame};
+use peat_blobcore::network::wire::{ALPN, BlockFrame, BlockRequest, Denial, GROUP_BYTES, Message, Request, write_frame};
 use peat_blobcore::{Node, SendRequest};
 
 /// Within how long a member that is expelled is cut off.
@@ -69,7 +69,7 @@ impl Besieged {
     }
 
     fn request(&self) -> Vec<u8> {
-        BlockRequest { blob: self.blob, start: 0, end: GROUP_BYTES, block: GROUP_BYTES }.encode()
+        Request::Blocks(BlockRequest { blob: self.blob, start: 0, end: GROUP_BYTES, block: GROUP_BYTES }).encode()
     }
 }
 

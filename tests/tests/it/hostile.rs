@@ -10,7 +10,7 @@ use peat_blobcore::document::Kind;
 use peat_blobcore::identity::NodeKey;
 use peat_blobcore::model::{BlobHash, EnvelopeId, NodeRef, Scope, TargetState};
 use peat_blobcore::network::wire::{
-    ALPN, BlockFrame, BlockRequest, MAX_FRAME_BYTES, MAX_WANTED, Message, read_frame, write_frame,
+    ALPN, BlockFrame, BlockRequest, MAX_FRAME_BYTES, MAX_WANTED, Message, Request, read_frame, write_frame,
 };
 use peat_blobcore::{Node, SendRequest, Sent};
 use tokio::sync::mpsc;
@@ -56,8 +56,9 @@ enum Lie {
 async fn lie(connection: Connection, lie: Lie, told: mpsc::UnboundedSender<BlockRequest>) {
     let mut open = Vec::new();
     while let Ok((mut send, mut recv)) = connection.accept_bi().await {
-        let Ok(frame) = read_frame(&mut recv, BlockRequest::MAX_BYTES).await else { continue };
-        let _ = told.send(BlockRequest::decode(&frame).expect("an honest node asks well"));
+        let Ok(frame) = read_frame(&mut recv, Request::MAX_BYTES).await else { continue };
+        let Ok(Request::Blocks(request)) = Request::decode(&frame) else { panic!("an honest node asks well") };
+        let _ = told.send(request);
         let bytes = match lie {
             Lie::WrongBytes => {
                 let _ = BlockFrame::Block(vec![0x55; 128 * 1024 + 7 * 64]).write(&mut send, DEADLINE).await;

@@ -85,49 +85,56 @@ impl Message {
     }
 }
 
-/// The first frame of a stream that a peer opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The first frame of a stream that a peer opens. A node that does not know a kind of request ends the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Request {
     /// It wants bytes.
-    Blocks(BlockRequest),
+    #[n(0)]
+    Blocks(#[n(0)] BlockRequest),
     /// It wants to know what there is, and what comes to be there.
-    Availability(AvailabilityRequest),
+    #[n(1)]
+    Availability(#[n(0)] AvailabilityRequest),
 }
 
 impl Request {
     /// Longest encoded request, in bytes.
-    pub const MAX_BYTES: usize = BlockRequest::MAX_BYTES;
+    pub const MAX_BYTES: usize = 128;
 
-    /// Reads a request from bytes that anyone may have sent.
-    ///
-    /// # Errors
-    /// [`WireError::Malformed`] when it is none, [`WireError::Request`] when it is not aligned to groups.
-    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        // One is a CBOR map, the other an array (RFC 8949, section 3.1).
-        const ARRAY: u8 = 4;
-        match bytes.first().map(|first| first >> 5) {
-            Some(ARRAY) => Ok(Self::Availability(decode_whole(bytes)?)),
-            _ => BlockRequest::decode(bytes).map(Self::Blocks),
-        }
-    }
-}
-
-/// Asks a node that may have parts of a blob which it has, now and from now on. A node that knows no such request ends the
-/// stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
-#[cbor(array)]
-pub struct AvailabilityRequest {
-    /// Which blob.
-    #[n(0)]
-    pub blob: BlobHash,
-}
-
-impl AvailabilityRequest {
     /// The frame's content.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
     }
+
+    /// Reads a request from bytes that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`] when it is none, [`WireError::Request`] when it asks for what nobody may.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let request: Self = decode_whole(bytes)?;
+        match &request {
+            Self::Blocks(blocks) => blocks.check()?,
+            Self::Availability(_) => {}
+        }
+        Ok(request)
+    }
+
+    /// What it is about.
+    #[must_use]
+    pub fn blob(&self) -> BlobHash {
+        match self {
+            Self::Blocks(BlockRequest { blob, .. }) | Self::Availability(AvailabilityRequest { blob }) => *blob,
+        }
+    }
+}
+
+/// Asks a node that may have parts of a blob which it has, now and from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct AvailabilityRequest {
+    /// Which blob.
+    #[n(0)]
+    pub blob: BlobHash,
 }
 
 /// Groups of a blob that have come to be verified at a node since the last frame of the answer.
@@ -180,26 +187,12 @@ pub struct BlockRequest {
 }
 
 impl BlockRequest {
-    /// Longest encoded request, in bytes.
-    pub const MAX_BYTES: usize = 128;
-
-    /// Reads a request from bytes that anyone may have sent.
-    ///
-    /// # Errors
-    /// [`WireError::Malformed`] when it is none, or not aligned to groups.
-    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        let request: Self = decode_whole(bytes)?;
-        let aligned = request.start.is_multiple_of(GROUP_BYTES) && request.block.is_multiple_of(GROUP_BYTES);
-        let block_fits = (GROUP_BYTES..=MAX_BLOCK_BYTES).contains(&request.block);
+    fn check(&self) -> Result<(), WireError> {
+        let aligned = self.start.is_multiple_of(GROUP_BYTES) && self.block.is_multiple_of(GROUP_BYTES);
+        let block_fits = (GROUP_BYTES..=MAX_BLOCK_BYTES).contains(&self.block);
         // Nobody need ask for an empty blob, whose hash says all; who does gets an empty block.
-        let ordered = request.start < request.end || (request.start, request.end) == (0, 0);
-        if aligned && block_fits && ordered { Ok(request) } else { Err(WireError::Request) }
-    }
-
-    /// The frame's content.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        encode(self)
+        let ordered = self.start < self.end || (self.start, self.end) == (0, 0);
+        if aligned && block_fits && ordered { Ok(()) } else { Err(WireError::Request) }
     }
 
     /// The byte ranges of the blocks, in order.
@@ -359,11 +352,11 @@ mod tests {
     fn a_request_is_cut_into_blocks_that_cover_it() {
         let blob = BlobHash::from_bytes([1; 32]);
         let request = BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES };
-        let decoded = BlockRequest::decode(&request.encode()).expect("aligned");
+        let decoded = blocks(request).expect("aligned");
         let blocks: Vec<_> = decoded.blocks().collect();
         assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
         let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
-        assert_eq!(BlockRequest::decode(&empty.encode()).expect("empty").blocks().next(), Some(0..0));
+        assert_eq!(blocks(empty).expect("empty").blocks().next(), Some(0..0));
     }
 
     #[test]
@@ -372,20 +365,29 @@ mod tests {
         for (start, end, block) in
             [(1, 2, GROUP_BYTES), (0, 1, 0), (0, 1, 2 * MAX_BLOCK_BYTES), (GROUP_BYTES, GROUP_BYTES, GROUP_BYTES)]
         {
-            let bytes = BlockRequest { blob, start, end, block }.encode();
-            assert!(BlockRequest::decode(&bytes).is_err(), "{start}..{end} by {block}");
-            assert!(bytes.len() <= BlockRequest::MAX_BYTES);
+            let request = BlockRequest { blob, start, end, block };
+            assert!(blocks(request).is_none(), "{start}..{end} by {block}");
+            assert!(Request::Blocks(request).encode().len() <= Request::MAX_BYTES);
+        }
+    }
+
+    fn blocks(request: BlockRequest) -> Option<BlockRequest> {
+        match Request::decode(&Request::Blocks(request).encode()) {
+            Ok(Request::Blocks(request)) => Some(request),
+            _ => None,
         }
     }
 
     #[test]
     fn what_is_asked_is_told_apart() {
         let blob = BlobHash::from_bytes([1; 32]);
-        let blocks = BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES };
-        let availability = AvailabilityRequest { blob };
-        assert_eq!(Request::decode(&blocks.encode()).expect("blocks"), Request::Blocks(blocks));
-        assert_eq!(Request::decode(&availability.encode()).expect("availability"), Request::Availability(availability));
-        assert!(availability.encode().len() <= Request::MAX_BYTES);
+        let blocks = Request::Blocks(BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES });
+        let availability = Request::Availability(AvailabilityRequest { blob });
+        for request in [blocks, availability] {
+            let bytes = request.encode();
+            assert!(bytes.len() <= Request::MAX_BYTES);
+            assert_eq!(Request::decode(&bytes).expect("a request"), request);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{FetchError, blocking};
 use crate::content::Content;
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{AvailabilityRequest, Available, GROUP_BYTES, WireError, read_frame, write_frame};
+use crate::network::wire::{AvailabilityRequest, Available, GROUP_BYTES, Request, WireError, read_frame, write_frame};
 
 /// How often a node looks for what is new.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -71,7 +71,7 @@ pub(super) async fn ask(source: EndpointId, connection: Connection, blob: BlobHa
     let key = connection.stable_id();
     let told = async {
         let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-        write_frame(&mut send, &AvailabilityRequest { blob }.encode()).await.map_err(FetchError::wire)?;
+        write_frame(&mut send, &Request::Availability(AvailabilityRequest { blob }).encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
         listen(source, key, recv, &tell).await.map_err(FetchError::wire)
     };

@@ -14,7 +14,7 @@ use super::sources::{Asking, Candidate, Sources};
 use super::{FetchError, Traffic, blocking};
 use crate::content::{Assembly, Content, ContentError, Ingested};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, write_frame};
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, Request, write_frame};
 
 /// The first block from a source; from then on the link's rate decides.
 pub(super) const FIRST_BLOCK_BYTES: u64 = 2 * GROUP_BYTES;
@@ -210,7 +210,7 @@ async fn request(
     };
     let receive = async move {
         let (mut send, mut recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-        write_frame(&mut send, &request.encode()).await.map_err(FetchError::wire)?;
+        write_frame(&mut send, &Request::Blocks(request).encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
         for range in request.blocks() {
             match BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)? {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{AvailabilityRequest, BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub(crate) async fn serve(
 ) -> Result<(), WireError> {
     let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
     let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
-    let (Request::Blocks(BlockRequest { blob, .. }) | Request::Availability(AvailabilityRequest { blob })) = request;
+    let blob = request.blob();
     let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await == Some(true);
     match request {
         Request::Availability(_) if is_entitled => {

@@ -9,7 +9,7 @@ use super::sources::{Asking, Sources};
 use crate::clock::SystemClock;
 use crate::content::{Assembly, Content, Options};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{BlockRequest, GROUP_BYTES};
+use crate::network::wire::{BlockRequest, GROUP_BYTES, Request};
 
 fn id(number: u8) -> EndpointId {
     EndpointId::from_bytes([number; 32])
@@ -59,8 +59,8 @@ impl Fetcher {
     fn ask(&mut self) {
         while let Some(asking) = self.sources.next(&self.assembly) {
             let Range { start, end } = asking.taken.range();
-            let request = BlockRequest { blob: self.assembly.hash(), start, end, block: asking.block };
-            assert!(BlockRequest::decode(&request.encode()).is_ok(), "{request:?}");
+            let request = Request::Blocks(BlockRequest { blob: self.assembly.hash(), start, end, block: asking.block });
+            assert!(Request::decode(&request.encode()).is_ok(), "{request:?}");
             self.asked.push(asking);
         }
     }
