@@ -46,7 +46,7 @@ pub use node::{
     Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
 pub use reconcile::ParcelSelection;
-pub use transfer::BlockBytes;
+pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};
 
 /// Every place at which a test can have the process killed, and what is durable there.
 #[cfg(feature = "crash-points")]

@@ -10,7 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ErrorKind;
 use crate::content::{Content, ContentError};
-use crate::model::{BlobHash, DistributionId, EndpointId};
+use crate::model::{BlobHash, DistributionId, EndpointId, Priority};
 use crate::network::{Network, Peer};
 use crate::reconcile::{FetchId, FetchOutcome};
 use crate::transfer::{self, Candidate, FetchError};
@@ -25,6 +25,7 @@ pub(super) struct Order {
     pub(super) size: u64,
     pub(super) source: EndpointId,
     pub(super) distribution: DistributionId,
+    pub(super) priority: Priority,
 }
 
 /// What the driver hears of fetches.
@@ -83,13 +84,13 @@ impl Fetches {
 
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
-        let Order { fetch, blob, size, source, distribution } = order;
+        let Order { fetch, blob, size, distribution, .. } = order;
         let held = Arc::new(AtomicU64::new(0));
         let (candidates, receiver) = watch::channel(Vec::new());
         let task = Task {
             content: self.content.clone(),
             network: Arc::clone(&self.network),
-            order: Order { fetch, blob, size, source, distribution },
+            order,
             patience: self.patience,
             me: self.me,
             held: Arc::clone(&held),
@@ -188,7 +189,7 @@ struct Task {
 
 impl Task {
     async fn run(self) -> FetchOutcome {
-        let Self { order: Order { blob, size, source, distribution, .. }, held, tell, .. } = &self;
+        let Self { order: Order { blob, size, source, distribution, priority, .. }, held, tell, .. } = &self;
         let on_progress = |bytes| held.store(bytes, Ordering::Relaxed);
         let on_dropped = |source: EndpointId, error: &FetchError| {
             let outcome = outcome_of(error);
@@ -210,6 +211,7 @@ impl Task {
                 content: self.content.clone(),
                 blob: *blob,
                 size: *size,
+                priority: *priority,
                 me: self.me,
                 patience: self.patience,
                 traffic: Arc::clone(self.network.traffic()),
@@ -231,6 +233,7 @@ fn outcome_of(error: &FetchError) -> FetchOutcome {
     match error {
         FetchError::Unreachable(_) | FetchError::Stalled => FetchOutcome::Unreachable,
         FetchError::NotAvailable => FetchOutcome::Refused,
+        FetchError::Later => FetchOutcome::Later,
         FetchError::SourceFailed => FetchOutcome::Missing,
         FetchError::Protocol(_) | FetchError::Content(ContentError::Corrupt(_)) => FetchOutcome::Corrupt,
         FetchError::Stopped => FetchOutcome::Cancelled,

@@ -51,6 +51,8 @@ pub(crate) enum Request {
     Redeliver(DistributionId),
     /// The policy is another one now.
     Policy(Box<Policy>),
+    /// Whether only what is critical crosses the link, from now on.
+    Metered(bool),
     /// What was found damaged or gone is to be fetched again.
     Mend,
     /// How a distribution stands.
@@ -256,9 +258,9 @@ impl Driver {
 
     async fn perform(&mut self, action: Action) {
         match action {
-            Action::Fetch { fetch, blob, size, source, distribution, priority: _ } => {
+            Action::Fetch { fetch, blob, size, source, distribution, priority } => {
                 self.begin_progress(&distribution);
-                self.fetches.begin(Order { fetch, blob, size, source, distribution });
+                self.fetches.begin(Order { fetch, blob, size, source, distribution, priority });
                 self.offer_sources(Some(fetch));
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
@@ -399,8 +401,17 @@ impl Driver {
             }
             Request::Redeliver(id) => self.decide(Event::Redeliver(id)).await,
             Request::Policy(policy) => {
-                self.policy = Policy { inbox: self.policy.inbox, ..*policy };
+                self.policy = Policy { inbox: self.policy.inbox, metered: self.policy.metered, ..*policy };
                 self.decide(Event::PolicyChanged).await;
+            }
+            Request::Metered(metered) if metered == self.policy.metered => {}
+            Request::Metered(metered) => {
+                self.policy.metered = metered;
+                self.decide(Event::PolicyChanged).await;
+                if !metered {
+                    // Who was told to ask later does so after the next reconciliation.
+                    self.network.peers().iter().for_each(|peer| _ = peer.queue.message(Message::Again));
+                }
             }
             Request::Mend => self.mend().await,
             Request::Status { id, answer } => {

@@ -1,5 +1,6 @@
 //! What a distribution consists of: the immutable bytes that its id is the hash of.
 
+use std::fmt;
 use std::time::Duration;
 
 use minicbor::Decoder;
@@ -186,6 +187,23 @@ pub enum Priority {
     /// Before everything, also on metered links.
     #[n(5)]
     Critical,
+}
+
+impl Priority {
+    /// All of them, the least urgent first.
+    pub const ALL: [Self; 5] = [Self::Bulk, Self::Low, Self::Routine, Self::Priority, Self::Critical];
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bulk => "bulk",
+            Self::Low => "low",
+            Self::Routine => "routine",
+            Self::Priority => "priority",
+            Self::Critical => "critical",
+        })
+    }
 }
 
 /// Who may hold a distribution for targets that are out of reach.

@@ -30,7 +30,7 @@ use crate::identity::admission::VersionRange;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
-use crate::transfer::{Entitlement, Traffic};
+use crate::transfer::{Entitlement, Limiter, Traffic};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
@@ -51,6 +51,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) replica: Replica,
     pub(crate) content: Content,
     pub(crate) entitlement: Arc<dyn Entitlement>,
+    /// How much of blobs may cross.
+    pub(crate) limiter: Limiter,
     /// Where to listen; empty for every interface and any port.
     pub(crate) listen: Vec<SocketAddr>,
     /// What resolves the names that users give to peers.
@@ -99,7 +101,7 @@ impl Network {
             bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip, &config.relays).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
         let mdns = if config.mdns { Mdns::start(&endpoint).await.inspect_err(|error| tracing::warn!(%error)).ok() } else { None };
-        let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::default()));
+        let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::new(config.limiter)));
         let names = Names::new(config.resolver);
         let (commands, commanded) = mpsc::channel(WAITING_COMMANDS);
         let shared = Shared {
@@ -159,7 +161,7 @@ impl Network {
         self.peers.all()
     }
 
-    /// The count of the bytes of blocks that cross.
+    /// The count of the bytes of blocks that cross, and their limits.
     pub(crate) fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
     }

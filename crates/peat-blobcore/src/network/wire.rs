@@ -225,6 +225,46 @@ pub enum Denial {
     Damaged = 2,
     /// The holder cannot read its store now.
     Failed = 3,
+    /// Its link is metered, and this is not critical: it is to be asked again later. (To nodes that do not know it, failed.)
+    Later = 4,
+}
+
+/// Where frames of blobs go: a stream, or one that is held to a limit.
+pub trait FrameWriter: Send {
+    /// Writes all of it. Gives up when the peer takes nothing for as long as `patience`.
+    ///
+    /// # Errors
+    /// The stream's, or [`WireError::Stalled`].
+    fn write_chunks(
+        &mut self,
+        chunks: &mut [Bytes],
+        patience: Duration,
+    ) -> impl Future<Output = Result<(), WireError>> + Send;
+}
+
+impl FrameWriter for SendStream {
+    async fn write_chunks(&mut self, mut chunks: &mut [Bytes], patience: Duration) -> Result<(), WireError> {
+        while !chunks.is_empty() {
+            timeout(patience, self.write_many_chunks(&mut chunks)).await.map_err(|_| WireError::Stalled)??;
+        }
+        Ok(())
+    }
+}
+
+/// Where frames of blobs come from: a stream, or one that is held to a limit.
+pub trait FrameReader: Send {
+    /// Reads some bytes, one at least. Gives up when nothing comes for as long as `patience`.
+    ///
+    /// # Errors
+    /// The stream's, also when it has ended, or [`WireError::Stalled`].
+    fn read_some(&mut self, bytes: &mut [u8], patience: Duration) -> impl Future<Output = Result<usize, WireError>> + Send;
+}
+
+impl FrameReader for RecvStream {
+    async fn read_some(&mut self, bytes: &mut [u8], patience: Duration) -> Result<usize, WireError> {
+        let read = timeout(patience, self.read(bytes)).await.map_err(|_| WireError::Stalled)?;
+        Ok(read.map_err(ReadExactError::from)?.ok_or(ReadExactError::FinishedEarly(0))?)
+    }
 }
 
 impl BlockFrame {
@@ -233,7 +273,7 @@ impl BlockFrame {
     ///
     /// # Errors
     /// The stream's, or [`WireError::Stalled`].
-    pub async fn write(self, stream: &mut SendStream, patience: Duration) -> Result<(), WireError> {
+    pub async fn write(self, stream: &mut impl FrameWriter, patience: Duration) -> Result<(), WireError> {
         let (tag, payload) = match self {
             Self::Block(bytes) => (0, bytes),
             Self::Denied(denial) => (1, vec![denial as u8]),
@@ -242,11 +282,7 @@ impl BlockFrame {
         let mut head = vec![tag];
         head.extend(length.to_le_bytes());
         // Handed over, not copied.
-        let mut rest = &mut [Bytes::from(head), Bytes::from(payload)][..];
-        while !rest.is_empty() {
-            timeout(patience, stream.write_many_chunks(&mut rest)).await.map_err(|_| WireError::Stalled)??;
-        }
-        Ok(())
+        stream.write_chunks(&mut [Bytes::from(head), Bytes::from(payload)], patience).await
     }
 
     /// Reads one frame. Gives up when nothing comes for as long as `patience`, and when the whole takes a hundred times that:
@@ -255,11 +291,11 @@ impl BlockFrame {
     /// # Errors
     /// The stream's, [`WireError::Stalled`], or [`WireError::TooLong`] and [`WireError::Request`] for what no honest holder
     /// sends.
-    pub async fn read(stream: &mut RecvStream, patience: Duration) -> Result<Self, WireError> {
+    pub async fn read(stream: &mut impl FrameReader, patience: Duration) -> Result<Self, WireError> {
         timeout(patience.saturating_mul(100), Self::read_slowly(stream, patience)).await.map_err(|_| WireError::Stalled)?
     }
 
-    async fn read_slowly(stream: &mut RecvStream, patience: Duration) -> Result<Self, WireError> {
+    async fn read_slowly(stream: &mut impl FrameReader, patience: Duration) -> Result<Self, WireError> {
         let mut head = [0; 5];
         read_all(stream, &mut head, patience).await?;
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
@@ -273,6 +309,7 @@ impl BlockFrame {
             1 => match body(1).await?.first() {
                 Some(1) => Ok(Self::Denied(Denial::NotAvailable)),
                 Some(2) => Ok(Self::Denied(Denial::Damaged)),
+                Some(4) => Ok(Self::Denied(Denial::Later)),
                 _ => Ok(Self::Denied(Denial::Failed)),
             },
             _ => Err(WireError::Request),
@@ -308,10 +345,9 @@ fn body_of(length: usize, limit: usize) -> Result<Vec<u8>, WireError> {
     if length > limit { Err(WireError::TooLong(length)) } else { Ok(vec![0; length]) }
 }
 
-async fn read_all(stream: &mut RecvStream, mut bytes: &mut [u8], patience: Duration) -> Result<(), WireError> {
+async fn read_all(stream: &mut impl FrameReader, mut bytes: &mut [u8], patience: Duration) -> Result<(), WireError> {
     while !bytes.is_empty() {
-        let read = timeout(patience, stream.read(bytes)).await.map_err(|_| WireError::Stalled)?;
-        let read = read.map_err(ReadExactError::from)?.ok_or(ReadExactError::FinishedEarly(0))?;
+        let read = stream.read_some(bytes, patience).await?;
         bytes = &mut bytes[read..];
     }
     Ok(())

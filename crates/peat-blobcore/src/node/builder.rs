@@ -18,11 +18,11 @@ use crate::driver::{Driver, Parts, Progress, SharedNodes};
 use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
-use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
+use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
-use crate::transfer::Entitlement;
+use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
 /// Events that wait for a slow listener before it misses some.
 const WAITING_EVENTS: usize = 1024;
@@ -47,6 +47,7 @@ pub struct NodeBuilder {
     gossip: bool,
     mdns: bool,
     stall: Duration,
+    limits: RateLimits,
     clock: Arc<dyn Clock>,
 }
 
@@ -68,6 +69,7 @@ impl NodeBuilder {
             gossip: true,
             mdns: false,
             stall: Duration::from_secs(30),
+            limits: RateLimits::default(),
             clock: Arc::new(SystemClock),
         }
     }
@@ -155,6 +157,12 @@ impl NodeBuilder {
         self
     }
 
+    /// How much of blobs may cross from the start on: see [`Node::set_limits`].
+    pub fn limits(mut self, limits: RateLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Says that it speaks these versions of the protocol, whatever it speaks: for tests of fleets of which not all nodes are
     /// upgraded yet.
     #[doc(hidden)]
@@ -191,6 +199,7 @@ impl NodeBuilder {
             gossip,
             mdns,
             stall,
+            limits,
             clock,
         } = self;
         let opened_clock = Arc::clone(&clock);
@@ -202,6 +211,12 @@ impl NodeBuilder {
         let (requests, requested) = mpsc::channel(WAITING_REQUESTS);
         let (watchers, _) = broadcast::channel(WAITING_EVENTS);
         let nodes = SharedNodes::default();
+        let limiter = Limiter::new(Arc::clone(&clock), {
+            let nodes = Arc::clone(&nodes);
+            Box::new(move |id| nodes.read().expect("nothing panics while it holds the nodes").get(id).map(|node| node.name.clone()))
+        });
+        let policy = Policy { metered: limits.metered, ..policy };
+        limiter.set(limits);
         let network = Network::start(NetworkConfig {
             identity: Arc::clone(&identity),
             versions,
@@ -209,6 +224,7 @@ impl NodeBuilder {
             replica: replica.clone(),
             content: content.clone(),
             entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
+            limiter,
             listen,
             resolver,
             relays,
@@ -327,14 +343,15 @@ struct Entitled {
 }
 
 impl Entitlement for Entitled {
-    fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool {
+    fn entitles(&self, peer: &EndpointId, blob: &BlobHash) -> Option<Priority> {
         let nodes = self.nodes.read().expect("nothing panics while it holds the nodes");
         let entitles = |distribution: &Distribution| reconcile::is_entitled(&nodes, distribution, peer);
         let pinned = self.content.distributions_of(blob).unwrap_or_else(|error| {
             tracing::error!(%blob, %error, "cannot look up pins");
             Vec::new()
         });
-        pinned.iter().any(|id| self.replica.distribution(id).ok().flatten().is_some_and(|found| entitles(&found)))
+        let found = pinned.iter().filter_map(|id| self.replica.distribution(id).ok().flatten());
+        found.filter(|found| entitles(found)).map(|found| found.manifest.priority).max()
     }
 }
 

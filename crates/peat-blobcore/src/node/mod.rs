@@ -34,7 +34,7 @@ use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, Fil
 use crate::network::Network;
 use crate::reconcile::Policy;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
-use crate::transfer::BlockBytes;
+use crate::transfer::{BlockBytes, Limits, LimitsInForce};
 use data::DataDirectory;
 
 /// A running node. Dropping it without [`Node::shutdown`] loses nothing that was reported as done, but peers only notice
@@ -282,6 +282,29 @@ impl Node {
     /// [`Error::Stopped`].
     pub async fn set_policy(&self, policy: Policy) -> Result<(), Error> {
         self.request(Request::Policy(Box::new(policy))).await
+    }
+
+    /// Lets no more of blobs cross than these limits say, from now on and also of what is under way; documents, receipts and
+    /// hints are never held back. They are not kept on disk: a node that starts anew has those of [`NodeBuilder::limits`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn set_limits(&self, limits: Limits) -> Result<(), Error> {
+        let metered = limits.metered;
+        self.network.traffic().limiter.set(limits);
+        self.request(Request::Metered(metered)).await
+    }
+
+    /// The limits that were set last.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.network.traffic().limiter.limits()
+    }
+
+    /// What of them holds now, by their schedule.
+    #[must_use]
+    pub fn limits_in_force(&self) -> LimitsInForce {
+        self.network.traffic().limiter.in_force()
     }
 
     /// Reads everything in the store and holds it against its hashes. What is damaged is served to nobody, and what is kept for

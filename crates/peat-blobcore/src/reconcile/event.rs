@@ -88,6 +88,8 @@ pub enum FetchOutcome {
     Unreachable,
     /// The source does not let us have it, or not yet: the document may still be on its way there.
     Refused,
+    /// The source lets us have it later: its link is metered, and this is not critical.
+    Later,
     /// The source does not have it.
     Missing,
     /// The source served bytes that do not verify.

@@ -7,7 +7,7 @@ use super::fetch::{Choice, choose};
 use super::memory::{Fetching, Job, Memory, Work};
 use super::targets::is_target;
 use super::{Policy, Refusal, View};
-use crate::model::{DistributionId, EndpointId, NodeRef, Scope, TargetRecord, Timestamp};
+use crate::model::{DistributionId, EndpointId, NodeRef, Priority, Scope, TargetRecord, Timestamp};
 
 /// Why a distribution is, or is not, at a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +52,10 @@ pub enum Reason {
         /// Who is known to have it.
         holders: Vec<EndpointId>,
     },
+    /// The link is metered, and this is not critical.
+    Metered(Priority),
+    /// The links of those who have it are metered, and this is not critical; they are asked again when they say so, or then.
+    HoldersMetered(Timestamp),
     /// Those who are connected failed before and are left alone until then.
     HoldersRest(Timestamp),
     /// Bytes are coming, or wait for what is more urgent.
@@ -104,6 +108,10 @@ impl fmt::Display for Reason {
             Self::NoHolderConnected { holders } => {
                 let names: Vec<_> = holders.iter().take(3).map(EndpointId::short).collect();
                 write!(f, "none of the {} known holders is connected ({})", holders.len(), names.join(", "))
+            }
+            Self::Metered(priority) => write!(f, "waits: the link is metered and its priority is {priority}"),
+            Self::HoldersMetered(until) => {
+                write!(f, "waits: the links of its holders are metered and it is not critical; asked again by {until}")
             }
             Self::HoldersRest(until) => write!(f, "the connected holders failed and are asked again at {until}"),
             Self::Fetching { bytes, of, fetches } => write!(f, "{bytes} of {of} bytes are here, {fetches} fetches are under way"),
@@ -186,6 +194,10 @@ fn here(now: Timestamp, policy: &Policy, view: &dyn View, memory: &Memory, job: 
     if let Some(until) = fetching.no_space {
         return Reason::StoreFull(until);
     }
+    let priority = job.distribution.manifest.priority;
+    if policy.metered && priority < Priority::Critical {
+        return Reason::Metered(priority);
+    }
     let fetches = fetching.missing.len().saturating_sub(fetching.todo.len() + fetching.stuck.len());
     let next = fetching.todo.first().map(|(_, blob)| blob).or(fetching.stuck.first().map(|(.., blob)| blob));
     if fetches == 0
@@ -194,6 +206,9 @@ fn here(now: Timestamp, policy: &Policy, view: &dyn View, memory: &Memory, job: 
         match choose(now, view.me(), memory, &id, blob) {
             Choice::NoneConnected => {
                 return Reason::NoHolderConnected { holders: job.interests.iter().copied().collect() };
+            }
+            Choice::NotBefore(until) if fetching.metered.iter().any(|source| memory.peers.is_up(source)) => {
+                return Reason::HoldersMetered(until);
             }
             Choice::NotBefore(until) => return Reason::HoldersRest(until),
             Choice::From(_) => {}

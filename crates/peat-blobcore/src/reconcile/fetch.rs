@@ -1,5 +1,6 @@
 //! Which blobs to fetch next, and from whom. Never fetches for anything but a job of this node, and never over budget.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ impl Fetching {
             no_space: None,
             full: false,
             refused: Default::default(),
+            metered: BTreeSet::new(),
             delivery: Delivery::default(),
             recorded: None,
             announced: false,
@@ -68,6 +70,12 @@ impl Fetching {
         self.delivery.retry_at = self.delivery.retry_at.map(|at| at.min(latest));
         self.refused.values_mut().for_each(|backoff| backoff.clamp(now, patience.backoff_max));
         self.unstick(Timestamp::from_millis(u64::MAX));
+    }
+
+    /// A source serves, or may serve again.
+    fn accept(&mut self, source: &EndpointId) -> bool {
+        self.metered.remove(source);
+        self.refused.remove(source).is_some()
     }
 
     /// Takes up again what was put off until `now`.
@@ -202,9 +210,7 @@ impl Pass<'_> {
     pub(super) fn fetch_ended(&mut self, id: FetchId, outcome: FetchOutcome) {
         let Some(flight) = self.memory.flights.end(id) else { return };
         if outcome == FetchOutcome::Done {
-            self.with_fetching(flight.distribution, |fetching| {
-                fetching.refused.remove(&flight.source);
-            });
+            self.with_fetching(flight.distribution, |fetching| fetching.accept(&flight.source));
             self.memory.peers.succeeded(flight.source);
             return self.blob_held(flight.blob);
         }
@@ -228,9 +234,15 @@ impl Pass<'_> {
                 avoid.corrupt = true;
             }
             FetchOutcome::NoSpace => self.with_fetching(id, |fetching| fetching.rest(now.plus(patience.retry))),
-            FetchOutcome::Refused | FetchOutcome::Cancelled | FetchOutcome::Failed => self.with_fetching(id, |fetching| {
-                fetching.refused.entry(source).or_default().fail(now, seed, &patience);
-            }),
+            FetchOutcome::Refused | FetchOutcome::Later | FetchOutcome::Cancelled | FetchOutcome::Failed => {
+                self.with_fetching(id, |fetching| {
+                    fetching.refused.entry(source).or_default().fail(now, seed, &patience);
+                    match outcome {
+                        FetchOutcome::Later => _ = fetching.metered.insert(source),
+                        _ => _ = fetching.metered.remove(&source),
+                    }
+                });
+            }
         }
     }
 
@@ -289,7 +301,7 @@ impl Pass<'_> {
     pub(super) fn forgive(&mut self, id: DistributionId, source: &EndpointId) {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
-        fetching.refused.remove(source);
+        fetching.accept(source);
         for (_, _, blob) in &fetching.stuck {
             if self.memory.avoid.get(&(*blob, *source)).is_some_and(|avoid| !avoid.corrupt) {
                 self.memory.avoid.remove(&(*blob, *source));
@@ -298,10 +310,35 @@ impl Pass<'_> {
         fetching.unstick(Timestamp::from_millis(u64::MAX));
     }
 
+    /// A source has all that this node knows, or is not metered any more: what it refused before is asked for again.
+    pub(super) fn ask_again(&mut self, source: &EndpointId) {
+        for id in self.memory.peers.interested_in(source) {
+            let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
+            let Work::Fetching(fetching) = &mut job.work else { continue };
+            if fetching.accept(source) {
+                fetching.unstick(Timestamp::from_millis(u64::MAX));
+                self.memory.ready.insert(job.rank);
+            }
+        }
+    }
+
+    /// On a metered link what is not critical gives way. It goes on where it was when that is over.
+    pub(super) fn heed_meter(&mut self) {
+        while self.policy.metered
+            && let Some(fetch) = self.memory.flights.least_urgent_below(Priority::Critical)
+        {
+            self.put_off(fetch);
+        }
+    }
+
     /// Spends the budget, the most urgent job first.
     pub(super) fn begin_fetches(&mut self) {
         while let Some(rank) = self.memory.ready.first().copied() {
-            let (_, _, id) = rank;
+            let (Reverse(priority), _, id) = rank;
+            if self.policy.metered && priority < Priority::Critical {
+                // It stays where it is, as all that follow, and they are taken up when the policy changes.
+                break;
+            }
             let offer = self.offer(id);
             if offer == Offer::Taken {
                 self.memory.ready.remove(&rank);

@@ -118,6 +118,8 @@ pub(super) struct Fetching {
     pub(super) full: bool,
     /// Sources that did not serve this distribution.
     pub(super) refused: BTreeMap<EndpointId, Backoff>,
+    /// Those of them whose link is metered.
+    pub(super) metered: BTreeSet<EndpointId>,
     pub(super) delivery: Delivery,
     /// This node's record, as it was written last.
     pub(super) recorded: Option<(TargetState, Option<String>)>,
@@ -217,6 +219,11 @@ impl Flights {
 
     pub(super) fn from(&self, source: &EndpointId) -> usize {
         self.by_source.get(source).copied().unwrap_or_default()
+    }
+
+    /// The least urgent fetch, if it is less urgent than that.
+    pub(super) fn least_urgent_below(&self, priority: Priority) -> Option<FetchId> {
+        self.by_urgency.first().filter(|(least, _)| *least < priority).map(|(_, Reverse(fetch))| *fetch)
     }
 
     /// Which less urgent fetches to cancel so that `size` more bytes fit: none when there is room, `None` when it cannot be.

@@ -47,6 +47,7 @@ impl Pass<'_> {
             let Some(id) = self.memory.dirty.pop_first() else { break };
             self.look_at(id);
         }
+        self.heed_meter();
         // Nothing is begun before everything was looked at: something more urgent may be among the rest.
         if self.memory.dirty.is_empty() {
             self.begin_fetches();
@@ -78,7 +79,8 @@ impl Pass<'_> {
                     self.rouse_interested(&peer);
                 }
             }
-            Event::Reconciled(_) => {
+            Event::Reconciled(peer) => {
+                self.ask_again(&peer);
                 if !std::mem::replace(&mut self.memory.reconciled, true) {
                     self.memory.dirty.extend(self.memory.jobs.keys());
                 }

@@ -10,10 +10,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::availability::{self, News};
+use super::limiter::Pace;
+use super::paced::{Incoming, Paid};
 use super::sources::{Asking, Candidate, Sources};
 use super::{FetchError, Traffic, blocking};
 use crate::content::{Assembly, Content, ContentError, Ingested};
-use crate::model::{BlobHash, EndpointId};
+use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, Request, write_frame};
 
 /// The first block from a source; from then on the link's rate decides.
@@ -37,6 +39,8 @@ pub(crate) struct Order {
     pub(crate) content: Content,
     pub(crate) blob: BlobHash,
     pub(crate) size: u64,
+    /// How urgent it is.
+    pub(crate) priority: Priority,
     /// This node.
     pub(crate) me: EndpointId,
     /// A source that sends nothing for so long has stalled.
@@ -96,6 +100,7 @@ impl Swarm {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         self.take_candidates();
         loop {
+            self.hold_to_limits();
             while let Some(asking) = self.sources.next(&self.assembly) {
                 self.ask(asking);
             }
@@ -150,13 +155,20 @@ impl Swarm {
         }
     }
 
+    /// Asks each source for no more at once than its limit lets come in a moment.
+    fn hold_to_limits(&mut self) {
+        let (limiter, priority) = (&self.order.traffic.limiter, self.order.priority);
+        self.sources.hold_to(|source| limiter.down(*source, priority).rate().map(|rate| rate.bytes()));
+    }
+
     fn ask(&mut self, Asking { source, connection, taken, block }: Asking<Connection>) {
         let (assembly, patience, traffic) = (self.assembly.clone(), self.order.patience, Arc::clone(&self.order.traffic));
+        let pace = traffic.limiter.down(source, self.order.priority);
         let aborts = self.aborts.entry(source).or_default();
         aborts.retain(|abort| !abort.is_finished());
         aborts.push(self.requests.spawn(async move {
             let (range, id) = (taken.range(), connection.stable_id());
-            let outcome = request(connection, assembly, range, block, patience, traffic).await;
+            let outcome = request(connection, assembly, range, block, patience, traffic, pace).await;
             drop(taken);
             (source, id, outcome)
         }));
@@ -197,8 +209,10 @@ async fn request(
     block: u64,
     patience: Duration,
     traffic: Arc<Traffic>,
+    pace: Pace,
 ) -> Result<f64, FetchError> {
     let started = Instant::now();
+    let paid = Paid::take(pace, range.end - range.start).await;
     let request = BlockRequest { blob: assembly.hash(), start: range.start, end: range.end, block };
     let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, Vec<u8>)>(2);
     let write = async {
@@ -209,7 +223,8 @@ async fn request(
         Ok(())
     };
     let receive = async move {
-        let (mut send, mut recv) = connection.open_bi().await.map_err(FetchError::connection)?;
+        let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
+        let mut recv = Incoming::new(recv, paid);
         write_frame(&mut send, &Request::Blocks(request).encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
         for range in request.blocks() {
@@ -222,6 +237,7 @@ async fn request(
                     }
                 }
                 BlockFrame::Denied(Denial::NotAvailable) => return Err(FetchError::NotAvailable),
+                BlockFrame::Denied(Denial::Later) => return Err(FetchError::Later),
                 BlockFrame::Denied(Denial::Damaged | Denial::Failed) => return Err(FetchError::SourceFailed),
             }
         }

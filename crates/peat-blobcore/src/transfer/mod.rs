@@ -4,14 +4,20 @@
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
 //! - `serve`: the answers
+//! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
 mod fetch;
+mod limiter;
+mod limits;
+mod paced;
 mod serve;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
 
 pub(crate) use fetch::{Order, fetch};
+pub(crate) use limiter::Limiter;
+pub use limits::{LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};
 pub(crate) use serve::{Entitlement, Turns, serve};
 pub(crate) use sources::Candidate;
 
@@ -29,14 +35,19 @@ pub struct BlockBytes {
     pub served: u64,
 }
 
-/// The running count of them.
-#[derive(Debug, Default)]
+/// The running count of them, and their limits.
+#[derive(Debug)]
 pub(crate) struct Traffic {
     received: AtomicU64,
     served: AtomicU64,
+    pub(crate) limiter: Limiter,
 }
 
 impl Traffic {
+    pub(crate) fn new(limiter: Limiter) -> Self {
+        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), limiter }
+    }
+
     pub(crate) fn bytes(&self) -> BlockBytes {
         BlockBytes { received: self.received.load(Ordering::Relaxed), served: self.served.load(Ordering::Relaxed) }
     }
@@ -62,6 +73,9 @@ pub enum FetchError {
     /// The source does not have it, or not for us.
     #[error("the source does not have it for us")]
     NotAvailable,
+    /// The source's link is metered, and it is not critical.
+    #[error("the source sends it later: its link is metered")]
+    Later,
     /// The source has it and cannot send it.
     #[error("the source cannot read its copy")]
     SourceFailed,

@@ -9,9 +9,10 @@ use iroh::endpoint::{RecvStream, SendStream};
 
 use tokio::sync::Semaphore;
 
+use super::paced::Outgoing;
 use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
-use crate::model::{BlobHash, EndpointId};
+use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
@@ -19,8 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says who may have what.
 pub(crate) trait Entitlement: Send + Sync + 'static {
-    /// Whether this peer is the sender, a target or a permitted carrier of something that consists of this blob.
-    fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool;
+    /// How urgent that is which consists of this blob and has this peer for its sender, target or permitted carrier: of several
+    /// the most urgent. Nothing when the peer may not have the blob.
+    fn entitles(&self, peer: &EndpointId, blob: &BlobHash) -> Option<Priority>;
 }
 
 /// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
@@ -53,52 +55,70 @@ pub(crate) async fn serve(
     let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
     let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
     let blob = request.blob();
-    let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await == Some(true);
+    let Some(priority) = blocking(move || entitlement.entitles(&peer, &blob)).await.flatten() else {
+        return match request {
+            // The stream ends: a stranger does not learn whether anything is here.
+            Request::Availability(_) => Ok(()),
+            Request::Blocks(_) => deny(&mut send, Denial::NotAvailable).await,
+        };
+    };
     match request {
-        Request::Availability(_) if is_entitled => {
+        Request::Availability(_) => {
             let _turn = turns.availability.try_acquire().map_err(|_| WireError::Request)?;
-            availability::tell(content, blob, send).await
+            tokio::select! {
+                told = availability::tell(content, blob, send) => told,
+                // What is here cannot be had now.
+                () = traffic.limiter.refused(priority) => Ok(()),
+            }
         }
-        // The stream ends: a stranger does not learn whether anything is here.
-        Request::Availability(_) => Ok(()),
         Request::Blocks(request) => {
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
-            send_blocks(peer, content, is_entitled, traffic, &mut send, request).await
+            send_blocks(peer, content, priority, traffic, send, request).await
         }
     }
+}
+
+async fn deny(send: &mut SendStream, denial: Denial) -> Result<(), WireError> {
+    BlockFrame::Denied(denial).write(send, PATIENCE).await?;
+    let _ = send.finish();
+    Ok(())
 }
 
 async fn send_blocks(
     peer: EndpointId,
     content: Content,
-    is_entitled: bool,
+    priority: Priority,
     traffic: Arc<Traffic>,
-    send: &mut SendStream,
+    send: SendStream,
     request: BlockRequest,
 ) -> Result<(), WireError> {
     let blob = request.blob;
     let mut blocks = request.blocks();
+    let mut send = Outgoing::new(send, traffic.limiter.up(peer, priority));
+    let block = async |range| match traffic.limiter.refuses(priority) {
+        true => Some(BlockFrame::Denied(Denial::Later)),
+        false => encode(&content, peer, blob, range).await,
+    };
     let mut next = match blocks.next() {
-        Some(range) if is_entitled => encode(&content, peer, blob, range).await,
-        _ => Some(BlockFrame::Denied(Denial::NotAvailable)),
+        Some(range) => block(range).await,
+        None => None,
     };
     while let Some(frame) = next {
         let goes_on = matches!(frame, BlockFrame::Block(_));
         let following = async {
             match blocks.next() {
-                Some(range) if goes_on => encode(&content, peer, blob, range).await,
+                Some(range) if goes_on => block(range).await,
                 _ => None,
             }
         };
         if let BlockFrame::Block(bytes) = &frame {
             traffic.served(bytes.len());
         }
-        let (written, following) = tokio::join!(frame.write(send, PATIENCE), following);
+        let (written, following) = tokio::join!(frame.write(&mut send, PATIENCE), following);
         written?;
         next = following;
     }
-    // Nothing is left to send; that the peer may have closed the stream first is no matter.
-    let _ = send.finish();
+    send.finish();
     Ok(())
 }
 

@@ -67,6 +67,8 @@ struct Source<C> {
     parts: Option<Groups>,
     /// The size of block that suits the link.
     block: u64,
+    /// Bytes to ask it for at once, at most.
+    longest: u64,
     /// How many requests to it are under way.
     requests: usize,
     /// Bytes a second, as the last request has shown.
@@ -110,7 +112,17 @@ impl<C: Clone> Sources<C> {
         let heard = Instant::now();
         self.all.insert(
             id,
-            Source { connection, key, parts, block: FIRST_BLOCK_BYTES, requests: 0, rate: None, gained: None, heard },
+            Source {
+                connection,
+                key,
+                parts,
+                block: FIRST_BLOCK_BYTES,
+                longest: REQUEST_BYTES,
+                requests: 0,
+                rate: None,
+                gained: None,
+                heard,
+            },
         );
         true
     }
@@ -163,6 +175,13 @@ impl<C: Clone> Sources<C> {
         }
     }
 
+    /// So many bytes a second may come from each source, if not as many as do.
+    pub(super) fn hold_to(&mut self, limit: impl Fn(&EndpointId) -> Option<u64>) {
+        for (id, source) in &mut self.all {
+            source.longest = limit(id).map_or(REQUEST_BYTES, |rate| block_for(rate as f64));
+        }
+    }
+
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.all.is_empty()
@@ -184,6 +203,7 @@ impl<C: Clone> Sources<C> {
         let ids: Vec<EndpointId> = order.into_iter().map(|(id, _)| *id).collect();
         for id in ids {
             let source = &self.all[&id];
+            let request = request.min(source.longest);
             let (most, block) = ((source.block * BLOCKS_PER_REQUEST).min(request), source.block.min(request));
             let shared = source.parts.is_none() && self.is_shared();
             if shared && self.exhausted {
