@@ -66,6 +66,8 @@ enum Verb {
     Connect(verbs::peer::Connect),
     /// Ends the connection with a peer and dials it no longer.
     Disconnect(verbs::peer::Disconnect),
+    /// Shows or changes how much may cross, and when.
+    Limits(verbs::limits::Options),
     /// Fetches a file of a distribution, or a blob, out of the node.
     Get(verbs::get::Options),
     /// Says why a distribution is not at a target yet.
@@ -153,6 +155,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Peers => on_runtime(verbs::list::peers(output, address)),
         Verb::Connect(options) => on_runtime(verbs::peer::connect(&options, output, address)),
         Verb::Disconnect(options) => on_runtime(verbs::peer::disconnect(&options, output, address)),
+        Verb::Limits(options) => on_runtime(verbs::limits::run(&options, output, address)),
         Verb::Get(options) => on_runtime(verbs::get::run(&options, output, address)),
         Verb::Why(options) => on_runtime(verbs::status::why(&options, output, address)),
         Verb::Wait(options) => on_runtime(verbs::follow::wait(&options, output, address)),

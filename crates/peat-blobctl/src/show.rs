@@ -86,7 +86,12 @@ pub(crate) fn state(distribution: &Distribution) -> &'static str {
 
 /// The word for a priority.
 pub(crate) fn priority(distribution: &Distribution) -> &'static str {
-    match distribution.priority.as_known() {
+    priority_word(distribution.priority.as_known())
+}
+
+/// The word for a priority that an answer may not know.
+pub(crate) fn priority_word(priority: Option<Priority>) -> &'static str {
+    match priority {
         Some(Priority::PRIORITY_BULK) => "bulk",
         Some(Priority::PRIORITY_LOW) => "low",
         Some(Priority::PRIORITY_ROUTINE | Priority::PRIORITY_UNSPECIFIED) => "routine",

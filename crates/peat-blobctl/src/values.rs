@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use peat_blobapi::blob;
-use peat_blobcore::model;
+use peat_blobcore::{LimitError, Period, Rate, RateChange, model, rate_or_none};
 
 /// Reads `90s`, `15m`, `12h`, `30d`, `2w` or `500ms`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -93,6 +93,52 @@ pub(crate) fn api_priority(priority: model::Priority) -> blob::Priority {
     }
 }
 
+/// A rate, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit(pub(crate) Option<Rate>);
+
+/// Reads `256KiB/s`, `2Mbit/s` or `none`.
+pub(crate) fn limit(text: &str) -> Result<Limit, String> {
+    rate_or_none(text).map(Limit).map_err(instead)
+}
+
+fn instead(error: LimitError) -> String {
+    format!("write {error}")
+}
+
+/// Reads `bulk=100KiB/s` or `bulk=up=100KiB/s`.
+pub(crate) fn limits_of_class(text: &str) -> Result<(Priority, RateChange), String> {
+    let (class, limits) = text.split_once('=').ok_or("write PRIORITY=LIMITS, as in bulk=100KiB/s")?;
+    let class = Priority::from_str(class, true).map_err(|_| "the priorities are bulk, low, routine, priority and critical")?;
+    Ok((class, limits.parse().map_err(instead)?))
+}
+
+/// Reads the same of a node.
+pub(crate) fn limits_of_peer(text: &str) -> Result<(String, RateChange), String> {
+    match text.split_once('=') {
+        Some((peer, limits)) if !peer.is_empty() => Ok((peer.to_owned(), limits.parse().map_err(instead)?)),
+        _ => Err("write NODE=LIMITS, as in vehicle-7=up=100KiB/s".to_owned()),
+    }
+}
+
+/// A time of the week with its limits, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) Option<Period>);
+
+/// Reads `22:00-06:00 unlimited`, or `none`.
+pub(crate) fn period(text: &str) -> Result<Time, String> {
+    if text == "none" { Ok(Time(None)) } else { text.parse().map(|period| Time(Some(period))).map_err(instead) }
+}
+
+/// Reads `on` or `off`.
+pub(crate) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" | "yes" => Ok(true),
+        "off" | "false" | "no" => Ok(false),
+        _ => Err("write on or off".to_owned()),
+    }
+}
+
 /// Who may hold what is sent for targets that are out of reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Carry {
@@ -178,6 +224,21 @@ mod tests {
         assert_eq!(read(&["members"]), Ok(Carry::Members));
         assert_eq!(read(&["bravo", "charlie"]), Ok(Carry::Nodes(vec!["bravo".to_owned(), "charlie".to_owned()])));
         assert!(read(&["bravo", "none"]).unwrap_err().contains("\"none\""));
+    }
+
+    #[test]
+    fn limits_are_rates_of_somebody() {
+        assert_eq!(limit("none"), Ok(Limit(None)));
+        assert_eq!(limit("1KiB/s").map(|limit| limit.0.map(Rate::bytes)), Ok(Some(1024)));
+        assert!(limit("2Mb/s").unwrap_err().contains("write 2MB/s"));
+        let (class, change) = limits_of_class("Bulk=up=1KiB/s down=none").unwrap();
+        assert_eq!((model::Priority::from(class), change.to_string().as_str()), (model::Priority::Bulk, "up=1KiB/s down=none"));
+        assert!(limits_of_class("urgent=1KiB/s").unwrap_err().contains("critical"));
+        assert_eq!(limits_of_peer("bravo=2kB/s").unwrap().0, "bravo");
+        assert!(limits_of_peer("=2kB/s").is_err() && limits_of_peer("bravo").is_err());
+        assert!(period("22:00 unlimited").unwrap_err().contains("22:00-06:00"));
+        assert_eq!(period("none"), Ok(Time(None)));
+        assert!(switch("perhaps").is_err());
     }
 
     #[test]

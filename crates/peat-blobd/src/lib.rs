@@ -132,7 +132,7 @@ impl Running {
         Pulse::new(&self.daemon, &self.addresses)
     }
 
-    /// Puts into force what can be changed while it runs: policy, peers, roots, caps, the token and certificates. The rest of
+    /// Puts into force what can be changed while it runs: policy, limits, peers, roots, caps, the token and certificates. The rest of
     /// `config` is what it was started with. TCP connections that are there stay as they are.
     ///
     /// # Errors
@@ -140,6 +140,7 @@ impl Running {
     pub async fn reload(&self, config: Config) -> Result<(), Error> {
         let (old, tls) = (self.daemon.config(), load_tls(&config)?);
         self.daemon.node.set_policy(config.policy()).await?;
+        self.daemon.node.set_limits(config.limits()).await?;
         self.connect(&config).await;
         for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
             self.daemon.disconnect(peer.id).await;
@@ -220,7 +221,8 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
         .content(config.store())
         .gossip(config.gossip)
         .mdns(config.mdns)
-        .stall(config.stall);
+        .stall(config.stall)
+        .limits(config.limits());
     for relay in &config.relays {
         builder = builder.relay(relay.clone());
     }

@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
+use peat_blobcore::Rate;
+
 use crate::api::Daemon;
 
 /// All figures.
@@ -27,6 +29,15 @@ pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
     text.gauge("clock_plausible", "Whether this node's clock agrees with its peers.", u64::from(stats.clock_plausible));
     text.counter("block_bytes_received_total", "Bytes of blocks that came from peers.", blocks.received);
     text.counter("block_bytes_served_total", "Bytes of blocks that went to peers.", blocks.served);
+    let limits = node.limits_in_force();
+    let rate = |rate: Option<Rate>| rate.map_or(0, Rate::bytes);
+    text.gauge("limit_up_bytes_per_second", "What may go to peers now of blobs; 0 without a limit.", rate(limits.node.up));
+    text.gauge(
+        "limit_down_bytes_per_second",
+        "What may come from peers now of blobs; 0 without a limit.",
+        rate(limits.node.down),
+    );
+    text.gauge("metered", "Whether of blobs only what is critical crosses.", u64::from(limits.metered));
     text.counter("envelopes_accepted_total", "Envelopes that were stored.", stats.accepted);
     text.counter("envelopes_refused_total", "Envelopes that were refused.", stats.refused.values().sum());
     text.counter("envelopes_expired_total", "Envelopes that were dropped after their expiry.", stats.expired);

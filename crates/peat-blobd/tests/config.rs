@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use peat_blobcore::content;
 use peat_blobcore::exchange::Owner;
-use peat_blobcore::model::Priority;
+use peat_blobcore::model::{NodeRef, Priority};
 use peat_blobcore::reconcile::Policy;
 use peat_blobd::config::{Config, ConfigError, Listen, Loaded, LogFormat, SETTINGS, Sources, WITHOUT_EFFECT};
 
@@ -135,7 +135,11 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "accepted-senders" => ID_A,
             "log" => "info,peat_blobcore::network=debug",
             "log-format" => "json",
-            "mdns" => "true",
+            "mdns" | "metered" => "true",
+            "limit-up" | "limit-down" => "2Mbit/s",
+            "limit-class" => "bulk=100KiB/s,low=up=none down=1MiB/s",
+            "limit-peer" => "bravo=up=100KiB/s",
+            "limit-schedule" => "22:00-06:00 unlimited,Mon-Fri 08:00-18:00 up=256KiB/s down=1MiB/s",
             _ => "17",
         };
         // A setting that wants another one gets it.
@@ -177,6 +181,23 @@ fn a_file_has_numbers_booleans_arrays_and_tables() {
     assert_eq!(config.inbox_owner, Owner::Sender);
     assert_eq!(config.outbox["maps"], Path::new("/maps, and more"));
     assert_eq!(config.labels["role"], "edge");
+}
+
+#[test]
+fn a_file_has_limits_as_people_write_them() {
+    let limits = Machine::new()
+        .file(
+            "limit_up = '2Mbit/s'\nlimit_down = 1048576\nmetered = true\n\
+             limit_schedule = ['22:00-06:00 unlimited', 'Mon-Fri 08:00-18:00 up=256KiB/s']\n\
+             [limit_class]\nbulk = 'up=100KiB/s'\n[limit_peer]\nbravo = '50kB/s'\n",
+        )
+        .config()
+        .limits();
+    assert_eq!(limits.node.to_string(), "up=250kB/s down=1MiB/s");
+    assert_eq!(limits.classes[&Priority::Bulk].to_string(), "up=100KiB/s down=none");
+    assert_eq!(limits.peers[&NodeRef::Name("bravo".into())].to_string(), "up=50kB/s down=50kB/s");
+    assert_eq!(limits.schedule.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), "22:00-06:00 unlimited; Mon-Fri 08:00-18:00 up=256KiB/s");
+    assert!(limits.metered);
 }
 
 #[test]
@@ -298,6 +319,18 @@ fn errors_name_the_origin_the_setting_the_value_and_what_is_allowed() {
         ),
         (file("carry = 'maybe'"), "peat-blobd.toml:1: carry cannot be \"maybe\"; give true or false"),
         (file("stall = 0.5"), "peat-blobd.toml:1: stall cannot be a number with a fraction; give one value"),
+        (
+            variable("PEAT_BLOBD_LIMIT_UP", "2Mb/s"),
+            "PEAT_BLOBD_LIMIT_UP: limit_up cannot be \"2Mb/s\"; give 2MB/s if it is bytes, 2Mbit/s if it is bits",
+        ),
+        (file("limit_down = 0"), "peat-blobd.toml:1: limit_down cannot be \"0\"; give `none` for no limit"),
+        (file("[limit_class]\nurgent = '1MiB/s'"), "peat-blobd.toml:1: limit_class cannot be \"urgent=1MiB/s\"; give priority=limits"),
+        (file("[limit_peer]\nbravo = 'left=1MiB/s'"), "peat-blobd.toml:1: limit_peer cannot be \"bravo=left=1MiB/s\"; give up=RATE"),
+        (
+            file("limit_schedule = ['22:00 unlimited']"),
+            "peat-blobd.toml:1: limit_schedule cannot be \"22:00 unlimited\"; give [DAY[-DAY]] HH:MM-HH:MM LIMITS",
+        ),
+        (file("limits_up = '1MiB/s'"), "peat-blobd.toml:1: limits_up is not a setting; did you mean limit_up?"),
         (file("inbox = ['/a']"), "peat-blobd.toml:1: inbox cannot be an array of these; give one value"),
         (file("peers = [1.5]"), "peat-blobd.toml:1: peers cannot be an array of these; give texts"),
         (file("[listen]\na = 'b'"), "peat-blobd.toml:1: listen cannot be a table; give texts"),

@@ -5,6 +5,7 @@ mod corpora;
 mod forgotten;
 mod hostile;
 mod lan;
+mod limits;
 mod naming;
 mod nodes;
 mod parcels;

@@ -213,7 +213,9 @@ impl NodeBuilder {
         let nodes = SharedNodes::default();
         let limiter = Limiter::new(Arc::clone(&clock), {
             let nodes = Arc::clone(&nodes);
-            Box::new(move |id| nodes.read().expect("nothing panics while it holds the nodes").get(id).map(|node| node.name.clone()))
+            Box::new(move |id| {
+                nodes.read().expect("nothing panics while it holds the nodes").get(id).map(|node| node.name.clone())
+            })
         });
         let policy = Policy { metered: limits.metered, ..policy };
         limiter.set(limits);

@@ -203,7 +203,11 @@ impl Bench {
 
     fn perform(&mut self, action: &Action) -> Option<Event> {
         match action.clone() {
-            Action::Fetch { fetch, blob, size, distribution, source, .. } => {
+            Action::Fetch { fetch, blob, size, distribution, source, priority } => {
+                assert!(
+                    !self.policy.metered || priority == Priority::Critical,
+                    "fetches only what is critical on a metered link"
+                );
                 let document = &self.view.documents[&distribution];
                 let mine = is_target(self.view.nodes(), document, &peer(ME));
                 let carried = document.manifest.carry.permits(&peer(ME)) && self.policy.carry_quota_bytes > 0;

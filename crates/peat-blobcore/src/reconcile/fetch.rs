@@ -210,7 +210,7 @@ impl Pass<'_> {
     pub(super) fn fetch_ended(&mut self, id: FetchId, outcome: FetchOutcome) {
         let Some(flight) = self.memory.flights.end(id) else { return };
         if outcome == FetchOutcome::Done {
-            self.with_fetching(flight.distribution, |fetching| fetching.accept(&flight.source));
+            self.with_fetching(flight.distribution, |fetching| _ = fetching.accept(&flight.source));
             self.memory.peers.succeeded(flight.source);
             return self.blob_held(flight.blob);
         }

@@ -26,6 +26,7 @@ enum Op {
     Redeliver(usize),
     Reconciled(u8),
     RoomMade,
+    Metered(bool),
     Loses(usize),
     Waits(u64),
     ClockGoesBack(u64),
@@ -57,6 +58,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(FetchOutcome::Done),
         1 => Just(FetchOutcome::Unreachable),
         1 => Just(FetchOutcome::Refused),
+        1 => Just(FetchOutcome::Later),
         1 => Just(FetchOutcome::Missing),
         1 => Just(FetchOutcome::Corrupt),
         1 => Just(FetchOutcome::NoSpace),
@@ -86,6 +88,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Redeliver),
         1 => (2_u8..7).prop_map(Op::Reconciled),
         1 => Just(Op::RoomMade),
+        1 => any::<bool>().prop_map(Op::Metered),
         1 => any::<usize>().prop_map(Op::Loses),
         4 => (1_u64..400_000).prop_map(Op::Waits),
         1 => (1_u64..900_000).prop_map(Op::ClockGoesBack),
@@ -155,6 +158,18 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
             let kept = |id: &DistributionId| bench.view.documents.get(id).is_some_and(|document| consists_of(document, &blob));
             let concerned: Vec<_> = bench.view.pins.keys().copied().filter(kept).collect();
             concerned.into_iter().map(|id| give(bench, Event::Lost(id))).last()
+        }
+        Op::Metered(metered) => {
+            bench.policy.metered = metered;
+            let event = give(bench, Event::PolicyChanged);
+            let critical = |blob: &BlobHash| {
+                let documents = bench.view.documents.values();
+                documents
+                    .into_iter()
+                    .any(|document| document.manifest.priority == Priority::Critical && consists_of(document, blob))
+            };
+            assert!(!metered || bench.running.iter().all(|running| critical(&running.blob)), "what is not critical gives way");
+            Some(event)
         }
         Op::RoomMade => Some(give(bench, Event::RoomMade)),
         Op::Waits(millis) => {
@@ -243,7 +258,7 @@ proptest! {
     fn with_one_holder_in_reach_a_target_is_done_in_as_many_steps_as_there_are_files(
         sketch in sketch(),
         failures in proptest::collection::vec(prop_oneof![
-            Just(FetchOutcome::Unreachable), Just(FetchOutcome::Refused), Just(FetchOutcome::Missing),
+            Just(FetchOutcome::Unreachable), Just(FetchOutcome::Refused), Just(FetchOutcome::Missing), Just(FetchOutcome::Later),
             Just(FetchOutcome::Corrupt), Just(FetchOutcome::NoSpace), Just(FetchOutcome::Failed),
         ], 0..8),
     ) {

@@ -572,3 +572,41 @@ fn a_parcel_holds_what_its_selection_says_and_no_blob_that_this_node_may_not_han
     bench.now = bench.now.plus(Duration::from_secs(400 * 24 * 3600));
     assert_eq!(pack(&bench, &ParcelSelection::Everything), [Document; 3], "what has expired is delivered to nobody");
 }
+
+#[test]
+fn on_a_metered_link_what_is_not_critical_gives_way_and_goes_on_when_that_is_over() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let routine = bench.add(&Sketch { blobs: vec![(1, 10)], ..Sketch::default() });
+    assert_eq!(bench.running.len(), 1);
+    bench.policy.metered = true;
+    bench.settle(Event::PolicyChanged);
+    assert!(bench.running.is_empty());
+    let critical = bench.add(&Sketch { blobs: vec![(2, 10)], priority: Priority::Critical, ..Sketch::default() });
+    assert_eq!(bench.running.iter().map(|running| running.distribution).collect::<Vec<_>>(), [critical]);
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &routine, &peer(ME));
+    assert_eq!(why.to_string(), "waits: the link is metered and its priority is routine");
+    deliver_all(&mut bench, critical);
+    assert!(bench.running.is_empty());
+    bench.policy.metered = false;
+    bench.settle(Event::PolicyChanged);
+    deliver_all(&mut bench, routine);
+    assert_eq!(bench.view.documents[&routine].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
+fn a_source_whose_link_is_metered_is_asked_again_once_it_has_reconciled() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let id = bench.add(&Sketch::default());
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Later);
+    assert!(bench.running.is_empty());
+    let why = explain(bench.now, &bench.policy, &bench.view, &bench.memory, &id, &peer(ME));
+    assert!(matches!(why, Reason::HoldersMetered(_)), "{why}");
+    bench.settle(Event::Reconciled(peer(2)));
+    assert_eq!(bench.running.len(), 1);
+    bench.fetch_ended(bench.running[0], FetchOutcome::Later);
+    bench.wait(Duration::from_secs(10));
+    assert_eq!(bench.running.len(), 1, "it is asked again after a while, too");
+}

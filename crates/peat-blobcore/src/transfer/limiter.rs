@@ -309,7 +309,10 @@ mod tests {
     }
 
     fn limits(text: &str) -> Limits {
-        Limits { node: text.parse::<super::super::limits::RateChange>().expect("a rate").applied_to(Default::default()), ..Limits::default() }
+        Limits {
+            node: text.parse::<super::super::limits::RateChange>().expect("a rate").applied_to(Default::default()),
+            ..Limits::default()
+        }
     }
 
     fn peer(number: u8) -> EndpointId {

@@ -13,6 +13,7 @@ mod formation;
 pub(crate) mod get;
 pub(crate) mod identity;
 pub(crate) mod keygen;
+pub(crate) mod limits;
 pub(crate) mod list;
 pub(crate) mod node;
 mod nodes;

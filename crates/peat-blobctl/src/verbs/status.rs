@@ -5,6 +5,7 @@ use indicatif::HumanBytes;
 use peat_blobapi::blob::{GetNodeRequest, GetNodeResponse};
 use serde_json::{Value, json};
 
+use super::limits;
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
@@ -84,6 +85,7 @@ fn node_json(node: &GetNodeResponse) -> Value {
         "inbox": node.inbox,
         "bytes_received": node.bytes_received,
         "bytes_served": node.bytes_served,
+        "limits": limits::json(&node.limits),
         "warnings": node.warnings,
     })
 }
@@ -111,6 +113,7 @@ fn node_text(node: &GetNodeResponse) -> String {
         ("distributions", node.distributions.to_string()),
         ("store", store),
         ("inbox", show::printable(inbox)),
+        ("limits", limits::in_force(&node.limits)),
         ("blocks", format!("{} received, {} served", HumanBytes(node.bytes_received), HumanBytes(node.bytes_served))),
     ])
 }

@@ -193,6 +193,44 @@ fn what_has_no_target_is_a_timeout_and_what_is_cancelled_has_failed() {
 }
 
 #[test]
+fn limits_are_shown_and_changed_while_the_daemon_runs() {
+    let work = tempfile::tempdir().unwrap();
+    formation(work.path(), &["alpha"]);
+    let daemons = Daemons::start_with(work.path(), &["alpha"], |_, mut config| {
+        config.limit_up = Some("2Mbit/s".parse().unwrap());
+        config
+    });
+    let alpha = |arguments: &[&str]| daemons.at("alpha", arguments);
+    let limits = alpha(&["limits", "--output", "json"]).ok().json();
+    assert_eq!((limits["up"].as_u64(), limits["down"].as_u64(), limits["metered"].as_bool()), (Some(250_000), None, Some(false)));
+    let set = ["limits", "set", "--down", "1MiB/s", "--class", "bulk=up=100KiB/s", "--peer", "bravo=50kB/s", "--metered", "on"];
+    let changed = alpha(&set).ok();
+    assert!(changed.out.contains("250kB/s") && changed.out.contains("100KiB/s"), "{}", changed.out);
+    assert!(changed.err.contains("no node \"bravo\" is known yet"), "{}", changed.err);
+    let limits = alpha(&["limits", "--output", "json"]).ok().json();
+    assert_eq!((limits["up"].as_u64(), limits["down"].as_u64()), (Some(250_000), Some(1 << 20)));
+    assert_eq!(limits["classes"], serde_json::json!([{ "priority": "bulk", "up": 102_400, "down": null }]));
+    assert_eq!(limits["peers"], serde_json::json!([{ "peer": "bravo", "up": 50_000, "down": 50_000 }]));
+    assert_eq!(limits["in_force"]["down"], 1 << 20);
+    let status = alpha(&["status", "--output", "json"]).ok().json();
+    assert_eq!((&status["limits"], status["limits"]["metered"].as_bool()), (&limits, Some(true)));
+    assert!(status["warnings"].to_string().contains("the link is metered"), "{status}");
+    let always = ["limits", "set", "--schedule", "00:00-24:00 unlimited", "--class", "bulk=none", "--peer", "bravo=none"];
+    let limits = alpha(&[&always[..], &["--output", "json"]].concat()).ok().json();
+    assert_eq!(limits["in_force"]["period"], "00:00-24:00 unlimited");
+    assert_eq!((&limits["in_force"]["up"], &limits["up"]), (&serde_json::Value::Null, &serde_json::json!(250_000)));
+    assert_eq!((&limits["classes"], &limits["peers"]), (&serde_json::json!([]), &serde_json::json!([])));
+    let limits = alpha(&["limits", "set", "--reset", "--output", "json"]).ok().json();
+    assert_eq!((&limits["up"], &limits["schedule"]), (&serde_json::Value::Null, &serde_json::json!([])));
+    for (wrong, hint) in [("2Mb/s", "write 2MB/s"), ("0", "`none` for no limit"), ("fast", "256KiB/s")] {
+        let run = alpha(&["limits", "set", "--up", wrong]);
+        assert_eq!(run.code, Some(2));
+        assert!(run.err.contains(hint), "{}", run.err);
+    }
+    assert_eq!(alpha(&["limits", "set"]).code, Some(2));
+}
+
+#[test]
 fn the_daemons_refusals_come_with_their_kind_and_what_to_do() {
     let work = tempfile::tempdir().unwrap();
     let daemons = two(work.path());

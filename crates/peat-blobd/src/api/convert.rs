@@ -36,16 +36,18 @@ pub(crate) fn scope(scope: Option<&blob::Scope>) -> Result<Scope, ConnectError> 
 fn scope_message(scope: &Scope) -> blob::Scope {
     let scope = match scope {
         Scope::All => blob::scope::All::default().into(),
-        Scope::Nodes(nodes) => {
-            let name = |node: &NodeRef| match node {
-                NodeRef::Id(id) => id.to_string(),
-                NodeRef::Name(name) => name.clone(),
-            };
-            blob::scope::Nodes { nodes: nodes.iter().map(name).collect(), ..Default::default() }.into()
-        }
+        Scope::Nodes(nodes) => blob::scope::Nodes { nodes: nodes.iter().map(node_name).collect(), ..Default::default() }.into(),
         Scope::Labels(selector) => oneof::scope::Scope::Labels(selector.to_string()),
     };
     blob::Scope { scope: Some(scope), ..Default::default() }
+}
+
+/// A node as a user names it.
+pub(crate) fn node_name(node: &NodeRef) -> String {
+    match node {
+        NodeRef::Id(id) => id.to_string(),
+        NodeRef::Name(name) => name.clone(),
+    }
 }
 
 fn carry(carry: Option<&blob::Carry>) -> Result<Carry, ConnectError> {
@@ -139,7 +141,7 @@ pub(crate) fn distribution(
     }
 }
 
-const fn priority_message(priority: Priority) -> blob::Priority {
+pub(crate) const fn priority_message(priority: Priority) -> blob::Priority {
     match priority {
         Priority::Bulk => blob::Priority::PRIORITY_BULK,
         Priority::Low => blob::Priority::PRIORITY_LOW,

@@ -5,6 +5,7 @@ mod bundles;
 mod convert;
 pub(crate) mod errors;
 mod health;
+mod limits;
 mod native;
 mod parcels;
 mod reflection;
@@ -34,6 +35,8 @@ pub(crate) struct Daemon {
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
+    /// Held by who changes limits: they are read, and set as they are to be.
+    changing_limits: tokio::sync::Mutex<()>,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -52,7 +55,15 @@ impl Daemon {
     pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
         let tls = RwLock::default();
-        Self { node, config: RwLock::new(config), tls, named: RwLock::new(named), bundles: Bundles::default(), stopping }
+        Self {
+            node,
+            config: RwLock::new(config),
+            tls,
+            named: RwLock::new(named),
+            bundles: Bundles::default(),
+            changing_limits: tokio::sync::Mutex::default(),
+            stopping,
+        }
     }
 
     /// What the daemon is told to do now.

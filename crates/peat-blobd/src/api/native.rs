@@ -10,7 +10,7 @@ use peat_blobcore::model::{BlobHash, DistributionId, EndpointId};
 use peat_blobcore::{DistributionStatus, NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
-use super::{Daemon, convert, parcels, streams, upload};
+use super::{Daemon, convert, limits, parcels, streams, upload};
 use crate::silence;
 
 /// Files that one answer lists.
@@ -74,6 +74,9 @@ impl BlobService for Native {
         if node.content().room().map_err(failed)? == 0 {
             warnings.push("the store's file system has no room: nothing is taken in until there is some".to_owned());
         }
+        if node.limits().metered {
+            warnings.push("the link is metered: of blobs only what is critical is fetched and served".to_owned());
+        }
         if stats.held > 0 {
             warnings.push(format!("{} envelopes from the future are held back: check the clocks", stats.held));
         }
@@ -99,6 +102,7 @@ impl BlobService for Native {
             bytes_served: blocks.served,
             warnings,
             authority: node.identity().formation().authority().map(|id| id.to_string()).unwrap_or_default(),
+            limits: limits::show(node).into(),
             ..Default::default()
         })
     }
@@ -344,6 +348,27 @@ impl BlobService for Native {
         let id = convert::endpoint_id("endpoint_id", request.endpoint_id)?;
         self.0.node.retire(id, request.reason, None).await.map_err(failed)?;
         Response::ok(blob::RetireNodeResponse::default())
+    }
+
+    async fn get_limits(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, blob::GetLimitsRequest>,
+    ) -> ServiceResult<blob::LimitsResponse> {
+        Response::ok(limits::show(&self.0.node))
+    }
+
+    async fn set_limits(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::SetLimitsRequest>,
+    ) -> ServiceResult<blob::LimitsResponse> {
+        let request = request.to_owned_message();
+        // One change after the other, so that none is lost.
+        let _turn = self.0.changing_limits.lock().await;
+        let wanted = limits::change(self.0.node.limits(), &request)?;
+        self.0.node.set_limits(wanted).await.map_err(failed)?;
+        Response::ok(limits::show(&self.0.node))
     }
 
     async fn export_parcel(

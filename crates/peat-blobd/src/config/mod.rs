@@ -20,12 +20,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peat_blobcore::content;
 use peat_blobcore::exchange::{InboxPolicy, Owner};
 use peat_blobcore::identity::{Formation, FormationKey};
-use peat_blobcore::model::{EndpointId, Labels, Priority};
+use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
 use peat_blobcore::network::Relay;
 use peat_blobcore::reconcile::Policy;
+use peat_blobcore::{Limits, Period, Rate, Rates, content};
 
 pub use command::command;
 pub use error::ConfigError;
@@ -97,6 +97,18 @@ pub struct Config {
     pub store_quota: Option<u64>,
     /// Bytes of the store's file system that are left to others.
     pub store_reserve: u64,
+    /// How much of blobs may go to others.
+    pub limit_up: Option<Rate>,
+    /// How much of blobs may come from others.
+    pub limit_down: Option<Rate>,
+    /// Limits of priorities.
+    pub limit_class: BTreeMap<Priority, Rates>,
+    /// Limits of peers.
+    pub limit_peer: BTreeMap<NodeRef, Rates>,
+    /// Times at which other limits hold.
+    pub limit_schedule: Vec<Period>,
+    /// Whether of blobs only what is critical crosses.
+    pub metered: bool,
     /// What is logged: a level, and levels by module.
     pub log: String,
     /// How it is logged.
@@ -140,6 +152,12 @@ impl Config {
             carry_quota: policy.carry_quota_bytes,
             store_quota: store.quota,
             store_reserve: store.reserve,
+            limit_up: None,
+            limit_down: None,
+            limit_class: BTreeMap::new(),
+            limit_peer: BTreeMap::new(),
+            limit_schedule: Vec::new(),
+            metered: false,
             log: "info".to_owned(),
             log_format: LogFormat::Text,
         }
@@ -160,6 +178,18 @@ impl Config {
             carry_quota_bytes: if self.carry { self.carry_quota } else { 0 },
             inbox: self.inbox.is_some(),
             ..Policy::default()
+        }
+    }
+
+    /// How much may cross.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            node: Rates { up: self.limit_up, down: self.limit_down },
+            classes: self.limit_class.clone(),
+            peers: self.limit_peer.clone(),
+            schedule: self.limit_schedule.clone(),
+            metered: self.metered,
         }
     }
 

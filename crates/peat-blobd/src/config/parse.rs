@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use peat_blobcore::exchange::Owner;
 use peat_blobcore::identity::FormationKey;
-use peat_blobcore::model::{EndpointId, Labels, Priority};
+use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
+use peat_blobcore::{LimitError, Limits, Period, Rate, RateChange, Rates, rate_or_none};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::values::{LogFormat, StaticPeer, Token, ValueError};
@@ -101,6 +102,43 @@ pub(super) fn priority(text: &str) -> Parsed<Priority> {
         "critical" => Ok(Priority::Critical),
         _ => allowed("bulk, low, routine, priority or critical"),
     }
+}
+
+pub(super) fn rate(text: &str) -> Parsed<Option<Rate>> {
+    rate_or_none(text).map_err(limit)
+}
+
+pub(super) fn limits_of_classes(items: &[String]) -> Parsed<BTreeMap<Priority, Rates>> {
+    let what =
+        "priority=limits pairs such as bulk=100KiB/s, the priority one of bulk, low, routine, priority and critical, each once";
+    named_limits(items, what, |name| priority(name).or_else(|_| allowed(what)))
+}
+
+pub(super) fn limits_of_peers(items: &[String]) -> Parsed<BTreeMap<NodeRef, Rates>> {
+    let what = "node=limits pairs such as vehicle-7=up=100KiB/s, each node once and 1024 of them at most";
+    named_limits(items, what, |name| Ok(NodeRef::from(name)))
+}
+
+fn named_limits<K: Ord>(items: &[String], what: &str, key: impl Fn(&str) -> Parsed<K>) -> Parsed<BTreeMap<K, Rates>> {
+    let mut limits = BTreeMap::new();
+    for (name, rates) in pairs(items, what)? {
+        let rates: RateChange = rates.parse().map_err(limit)?;
+        if limits.insert(key(&name)?, rates.applied_to(Rates::default())).is_some() {
+            return allowed(what);
+        }
+    }
+    if limits.len() > Limits::MAX_ENTRIES { allowed(what) } else { Ok(limits) }
+}
+
+pub(super) fn schedule(items: &[String]) -> Parsed<Vec<Period>> {
+    if items.len() > Limits::MAX_ENTRIES {
+        return allowed("1024 times at most");
+    }
+    items.iter().map(|item| item.parse().map_err(limit)).collect()
+}
+
+fn limit(error: LimitError) -> ValueError {
+    ValueError(error.to_string())
 }
 
 /// A word alone is a level. (The filter would take it for a module, and a mistyped level for no output at all.)

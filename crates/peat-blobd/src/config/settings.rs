@@ -319,6 +319,46 @@ pub static SETTINGS: &[Setting] = &[
     .default("none"),
     setting("store-reserve", "BYTES", "What is left to others of the store's file system.", one!(store_reserve, parse::bytes))
         .default("64MiB"),
+    setting(
+        "limit-up",
+        "RATE",
+        "How much of blobs may go to others: 256KiB/s, 2MB/s or 2Mbit/s. Documents are never held back.",
+        one!(limit_up, parse::rate),
+    )
+    .default("none")
+    .reloaded(),
+    setting("limit-down", "RATE", "How much of blobs may come from others.", one!(limit_down, parse::rate))
+        .default("none")
+        .reloaded(),
+    setting(
+        "limit-class",
+        "PRIORITY=LIMITS,…",
+        "Limits of what has a priority: up=RATE, down=RATE, both with a space between, or a RATE for each of the two. In the file a table.",
+        many!(limit_class, parse::limits_of_classes),
+    )
+    .reloaded(),
+    setting(
+        "limit-peer",
+        "NODE=LIMITS,…",
+        "Limits of what crosses with a peer, by its endpoint id or its name. In the file a table.",
+        many!(limit_peer, parse::limits_of_peers),
+    )
+    .reloaded(),
+    setting(
+        "limit-schedule",
+        "TIME LIMITS,…",
+        "Times of the week, in UTC, at which others than `limit_up` and `limit_down` hold: 22:00-06:00 unlimited, Mon-Fri 08:00-18:00 up=256KiB/s.",
+        many!(limit_schedule, parse::schedule),
+    )
+    .reloaded(),
+    setting(
+        "metered",
+        "BOOL",
+        "The link costs by the byte: of blobs only what is critical is fetched and served.",
+        switch!(metered),
+    )
+    .default("false")
+    .reloaded(),
     setting("log", "LEVEL[,MODULE=LEVEL…]", "What is logged, to stderr.", one!(log, parse::log)).default("info").reloaded(),
     setting("log-format", "text|json", "How a line of the log looks.", one!(log_format, parse::log_format)).default("text"),
 ];

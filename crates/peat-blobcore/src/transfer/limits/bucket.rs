@@ -22,7 +22,7 @@ pub(super) struct Bucket {
 }
 
 /// Bytes that go at once under a limit when much waits.
-pub(super) fn slice(rate: Rate) -> u64 {
+pub(in crate::transfer) fn slice(rate: Rate) -> u64 {
     (rate.bytes() / SLICES_A_SECOND).clamp(PACKET_BYTES, MAX_SLICE).min(burst(rate))
 }
 

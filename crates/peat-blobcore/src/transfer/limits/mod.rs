@@ -129,7 +129,10 @@ mod tests {
             node: rate("up=1MiB/s down=2MiB/s"),
             classes: BTreeMap::from([(Priority::Bulk, rate("100KiB/s"))]),
             peers: BTreeMap::from([(NodeRef::Name("bravo".into()), rate("down=50KiB/s"))]),
-            schedule: vec!["22:00-06:00 unlimited".parse().expect("a period"), "08:00-18:00 up=64KiB/s".parse().expect("a period")],
+            schedule: vec![
+                "22:00-06:00 unlimited".parse().expect("a period"),
+                "08:00-18:00 up=64KiB/s".parse().expect("a period"),
+            ],
             metered: true,
         };
         let at = |hour: u64| limits.in_force(Timestamp::from_millis(hour * 3_600_000));

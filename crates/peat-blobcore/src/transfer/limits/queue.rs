@@ -4,9 +4,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::Caps;
 use super::bucket::{Bucket, slice};
 use super::rate::Rate;
-use super::Caps;
 use crate::model::{EndpointId, Priority};
 
 /// Lines that are kept though nobody is in them, so that who leaves and comes back gets no more than its share.
@@ -75,7 +75,8 @@ impl Queue {
         };
         self.node = changed(self.node, caps.node);
         let classes = caps.classes.iter();
-        self.classes = classes.filter_map(|(class, rate)| Some((*class, changed(self.classes.get(class).copied(), Some(*rate))?))).collect();
+        self.classes =
+            classes.filter_map(|(class, rate)| Some((*class, changed(self.classes.get(class).copied(), Some(*rate))?))).collect();
         let known = self.lines.iter().map(|(flow, line)| (flow.peer, line.name.clone()));
         let known: BTreeMap<_, _> = known.chain(self.peers.iter().map(|(id, (name, _))| (*id, name.clone()))).collect();
         let peers = known.into_iter().filter_map(|(id, name)| {
@@ -122,7 +123,7 @@ impl Queue {
         let mut looked = Looked::default();
         loop {
             // The first in virtual time of those who may go; of the others, when the first of them may.
-            let (mut best, mut next) = (None, None);
+            let (mut best, mut next) = (None::<(u64, Flow, u64)>, None::<u64>);
             for (flow, line) in &self.lines {
                 let Some(first) = line.waiting.front() else { continue };
                 let left = first.bytes - first.granted;
@@ -130,7 +131,7 @@ impl Queue {
                 let bytes = rate.map_or(left, |rate| slice(rate).min(left));
                 let ready = self.buckets_of(flow).map(|bucket| bucket.ready_at(bytes)).max().unwrap_or(0);
                 if ready > now {
-                    next = Some(next.map_or(ready, |other: u64| other.min(ready)));
+                    next = Some(next.map_or(ready, |other| other.min(ready)));
                     continue;
                 }
                 let start = line.finish.max(self.virtual_time);

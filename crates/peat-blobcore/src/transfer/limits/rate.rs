@@ -92,8 +92,9 @@ impl FromStr for Rate {
         let bytes = u64::try_from(millionths * factor / divisor / 1_000_000).map_err(|_| what())?;
         match bytes {
             0 => Err(LimitError::new("`none` for no limit; so that only what is critical crosses, turn `metered` on")),
-            _ => Self::from_bytes(bytes)
-                .ok_or_else(|| LimitError::new("a rate from 1KiB/s to 1024GiB/s, or `none` for no limit")),
+            _ => {
+                Self::from_bytes(bytes).ok_or_else(|| LimitError::new("a rate from 1KiB/s to 1024GiB/s, or `none` for no limit"))
+            }
         }
     }
 }
@@ -175,7 +176,11 @@ impl FromStr for RateChange {
             let side = match word.split_once('=') {
                 Some(("up", rate)) => (&mut change.up, rate),
                 Some(("down", rate)) => (&mut change.down, rate),
-                Some(_) => return Err(LimitError::new("up=RATE, down=RATE, or both with a space between, as in up=256KiB/s down=1MiB/s")),
+                Some(_) => {
+                    return Err(LimitError::new(
+                        "up=RATE, down=RATE, or both with a space between, as in up=256KiB/s down=1MiB/s",
+                    ));
+                }
                 None => {
                     let both = Some(rate_or_none(text)?);
                     return Ok(Self { up: both, down: both });

@@ -64,8 +64,7 @@ impl Period {
 }
 
 /// The first of these periods that holds at a time, and when to look again at the latest.
-#[must_use]
-pub fn in_force(schedule: &[Period], now: Timestamp) -> (Option<Period>, Option<Timestamp>) {
+pub(super) fn in_force(schedule: &[Period], now: Timestamp) -> (Option<Period>, Option<Timestamp>) {
     let (minutes, within) = (now.as_millis() / 60_000, now.as_millis() % 60_000);
     // The epoch was a Thursday.
     let minute = (minutes + 3 * DAY_MINUTES) % WEEK_MINUTES;
@@ -138,7 +137,8 @@ fn days(text: &str) -> Result<(u8, u8), LimitError> {
 /// Minutes of `HH:MM`, up to 24:00.
 fn time(text: &str) -> Option<u16> {
     let (hours, minutes) = text.split_once(':')?;
-    let two = |text: &str| (text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse::<u16>().ok())?;
+    let two =
+        |text: &str| (text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse::<u16>().ok())?;
     let (hours, minutes) = (two(hours)?, two(minutes)?);
     (minutes < 60 && hours * 60 + minutes <= 1440).then_some(hours * 60 + minutes)
 }
@@ -179,7 +179,10 @@ mod tests {
             assert_eq!((period.as_deref(), next.as_str()), (expected, until), "day {day} {time}");
         }
         assert_eq!(found(&[], at(0, "00:00")), (None, String::new()));
-        assert_eq!(found(&["Sun-Mon 23:00-01:00 1MiB/s"], at(7, "00:30")).0.as_deref(), Some("Sun-Mon 23:00-01:00 up=1MiB/s down=1MiB/s"));
+        assert_eq!(
+            found(&["Sun-Mon 23:00-01:00 1MiB/s"], at(7, "00:30")).0.as_deref(),
+            Some("Sun-Mon 23:00-01:00 up=1MiB/s down=1MiB/s")
+        );
         assert_eq!(found(&["Sun 23:00-01:00 unlimited"], at(6, "00:30")).0, None, "that is Saturday's night");
     }
 
