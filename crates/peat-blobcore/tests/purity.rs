@@ -56,7 +56,8 @@ fn rust_files(directory: &Path) -> Vec<PathBuf> {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         // Whole files of tests are named so.
-        let is_test = path.file_stem().is_some_and(|name| ["tests", "laws", "bench", "queue_tests"].iter().any(|test| name == *test));
+        let is_test =
+            path.file_stem().is_some_and(|name| ["tests", "laws", "bench", "queue_tests"].iter().any(|test| name == *test));
         if path.is_dir() {
             found.extend(rust_files(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") && !is_test {

@@ -196,7 +196,10 @@ fn a_file_has_limits_as_people_write_them() {
     assert_eq!(limits.node.to_string(), "up=250kB/s down=1MiB/s");
     assert_eq!(limits.classes[&Priority::Bulk].to_string(), "up=100KiB/s down=none");
     assert_eq!(limits.peers[&NodeRef::Name("bravo".into())].to_string(), "up=50kB/s down=50kB/s");
-    assert_eq!(limits.schedule.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "), "22:00-06:00 unlimited; Mon-Fri 08:00-18:00 up=256KiB/s");
+    assert_eq!(
+        limits.schedule.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        "22:00-06:00 unlimited; Mon-Fri 08:00-18:00 up=256KiB/s"
+    );
     assert!(limits.metered);
 }
 
@@ -324,8 +327,14 @@ fn errors_name_the_origin_the_setting_the_value_and_what_is_allowed() {
             "PEAT_BLOBD_LIMIT_UP: limit_up cannot be \"2Mb/s\"; give 2MB/s if it is bytes, 2Mbit/s if it is bits",
         ),
         (file("limit_down = 0"), "peat-blobd.toml:1: limit_down cannot be \"0\"; give `none` for no limit"),
-        (file("[limit_class]\nurgent = '1MiB/s'"), "peat-blobd.toml:1: limit_class cannot be \"urgent=1MiB/s\"; give priority=limits"),
-        (file("[limit_peer]\nbravo = 'left=1MiB/s'"), "peat-blobd.toml:1: limit_peer cannot be \"bravo=left=1MiB/s\"; give up=RATE"),
+        (
+            file("[limit_class]\nurgent = '1MiB/s'"),
+            "peat-blobd.toml:1: limit_class cannot be \"urgent=1MiB/s\"; give priority=limits",
+        ),
+        (
+            file("[limit_peer]\nbravo = 'left=1MiB/s'"),
+            "peat-blobd.toml:1: limit_peer cannot be \"bravo=left=1MiB/s\"; give up=RATE",
+        ),
         (
             file("limit_schedule = ['22:00 unlimited']"),
             "peat-blobd.toml:1: limit_schedule cannot be \"22:00 unlimited\"; give [DAY[-DAY]] HH:MM-HH:MM LIMITS",

@@ -251,7 +251,7 @@ impl Lane {
         }
         let time = self.clock.now();
         let limits = state.limits.in_force(time);
-        state.queue.set(now, Caps::of(&limits, self.direction));
+        state.queue.set(Caps::of(&limits, self.direction));
         let wait = limits.until.map(|until| until.since(time).min(LOOK_INTERVAL));
         state.look_at = wait.map(|wait| now.saturating_add(nanos(wait)));
     }

@@ -22,7 +22,6 @@ pub(crate) struct Options {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Changes them, until they are changed again or the daemon reads its configuration again. What is not named stays.
-    #[command(arg_required_else_help = true)]
     Set(Set),
 }
 
@@ -68,6 +67,10 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
 }
 
 fn request(set: &Set) -> Result<SetLimitsRequest, Failure> {
+    let rates = set.up.is_some() || set.down.is_some() || !set.class.is_empty() || !set.peer.is_empty();
+    if !rates && set.schedule.is_empty() && set.metered.is_none() && !set.reset {
+        return Err(Failure::usage("nothing is to be changed").hint("name what, as in `peat-blobctl limits set --up 256KiB/s`"));
+    }
     let nothing = set.schedule.iter().filter(|time| time.0.is_none()).count();
     if nothing > 0 && set.schedule.len() > 1 {
         return Err(Failure::usage("--schedule none cannot be combined with times"));

@@ -14,14 +14,14 @@ const MAX_IDLE_LINES: usize = 512;
 
 /// Bytes of one priority with one peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::transfer) struct Flow {
-    pub(in crate::transfer) peer: EndpointId,
-    pub(in crate::transfer) priority: Priority,
+pub(crate) struct Flow {
+    pub(crate) peer: EndpointId,
+    pub(crate) priority: Priority,
 }
 
 /// What somebody waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::transfer) struct Ticket(u64);
+pub(crate) struct Ticket(u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
@@ -42,7 +42,7 @@ struct Line {
 
 /// The limits of one direction, and who waits.
 #[derive(Debug, Default)]
-pub(in crate::transfer) struct Queue {
+pub(crate) struct Queue {
     caps: Caps,
     node: Option<Bucket>,
     classes: BTreeMap<Priority, Bucket>,
@@ -55,21 +55,21 @@ pub(in crate::transfer) struct Queue {
 
 /// What has come of a look at the queue.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::transfer) struct Looked {
+pub(crate) struct Looked {
     /// Who may go.
-    pub(in crate::transfer) done: Vec<Ticket>,
+    pub(crate) done: Vec<Ticket>,
     /// When to look again, if somebody waits.
-    pub(in crate::transfer) next: Option<u64>,
+    pub(crate) next: Option<u64>,
 }
 
 impl Queue {
     /// These limits hold from now on.
-    pub(in crate::transfer) fn set(&mut self, now: u64, caps: Caps) {
+    pub(crate) fn set(&mut self, caps: Caps) {
         let changed = |bucket: Option<Bucket>, rate: Option<Rate>| {
             let rate = rate?;
             let mut bucket = bucket.unwrap_or_else(|| Bucket::new(rate));
             if bucket.rate() != rate {
-                bucket.change(now, rate);
+                bucket.change(rate);
             }
             Some(bucket)
         };
@@ -89,7 +89,7 @@ impl Queue {
     }
 
     /// Waits for so many bytes of a flow to be let through.
-    pub(in crate::transfer) fn ask(&mut self, flow: Flow, name: Option<&str>, bytes: u64) -> Ticket {
+    pub(crate) fn ask(&mut self, flow: Flow, name: Option<&str>, bytes: u64) -> Ticket {
         if let Some(rate) = self.caps.of_peer(&flow.peer, name) {
             self.peers.entry(flow.peer).or_insert_with(|| (name.map(str::to_owned), Bucket::new(rate)));
         }
@@ -106,7 +106,7 @@ impl Queue {
     }
 
     /// Nobody waits for this any more. What had been let through of it goes to others.
-    pub(in crate::transfer) fn cancel(&mut self, flow: Flow, ticket: Ticket) {
+    pub(crate) fn cancel(&mut self, flow: Flow, ticket: Ticket) {
         let Some(line) = self.lines.get_mut(&flow) else { return };
         let Some(at) = line.waiting.iter().position(|waiting| waiting.ticket == ticket) else { return };
         let granted = line.waiting.remove(at).map_or(0, |waiting| waiting.granted);
@@ -114,12 +114,12 @@ impl Queue {
     }
 
     /// So many bytes were let through and have not crossed.
-    pub(in crate::transfer) fn give_back(&mut self, flow: Flow, bytes: u64) {
+    pub(crate) fn give_back(&mut self, flow: Flow, bytes: u64) {
         self.buckets(flow).for_each(|bucket| bucket.give_back(bytes));
     }
 
     /// Lets through what may go now.
-    pub(in crate::transfer) fn look(&mut self, now: u64) -> Looked {
+    pub(crate) fn look(&mut self, now: u64) -> Looked {
         let mut looked = Looked::default();
         loop {
             // The first in virtual time of those who may go; of the others, when the first of them may.
@@ -129,7 +129,7 @@ impl Queue {
                 let left = first.bytes - first.granted;
                 let rate = self.rate(flow);
                 let bytes = rate.map_or(left, |rate| slice(rate).min(left));
-                let ready = self.buckets_of(flow).map(|bucket| bucket.ready_at(bytes)).max().unwrap_or(0);
+                let ready = self.buckets_of(flow).map(|bucket| bucket.ready_at()).max().unwrap_or(0);
                 if ready > now {
                     next = Some(next.map_or(ready, |other| other.min(ready)));
                     continue;
@@ -158,7 +158,7 @@ impl Queue {
     }
 
     /// The least of the limits that concern a flow.
-    pub(in crate::transfer) fn rate_for(&self, flow: &Flow, name: Option<&str>) -> Option<Rate> {
+    pub(crate) fn rate_for(&self, flow: &Flow, name: Option<&str>) -> Option<Rate> {
         let peer = self.caps.of_peer(&flow.peer, name);
         [self.caps.node, self.caps.classes.get(&flow.priority).copied(), peer].into_iter().flatten().min()
     }

@@ -25,10 +25,6 @@ impl Rate {
     pub const fn bytes(self) -> u64 {
         self.0.get()
     }
-
-    pub(super) const fn non_zero(self) -> NonZeroU64 {
-        self.0
-    }
 }
 
 /// Why a text is no limit: what to write instead.

@@ -129,7 +129,11 @@ fn days(text: &str) -> Result<(u8, u8), LimitError> {
         None => Ok((day(text)?, 0)),
         Some((first, last)) => {
             let (first, last) = (day(first)?, day(last)?);
-            Ok((first, (last + 7 - first) % 7))
+            // A whole week begins where it is shown to.
+            Ok(match (last + 7 - first) % 7 {
+                6 => (0, 6),
+                more => (first, more),
+            })
         }
     }
 }
@@ -206,7 +210,8 @@ mod tests {
 
     fn period() -> impl Strategy<Value = Period> {
         (0_u8..7, 0_u8..7, 0_u16..1440, 0_u16..=1440).prop_filter_map("empty", |(first, more, start, end)| {
-            (start != end).then_some(Period { days: (first, more), start, end, then: Then::Unlimited })
+            let days = if more == 6 { (0, 6) } else { (first, more) };
+            (start != end).then_some(Period { days, start, end, then: Then::Unlimited })
         })
     }
 
@@ -226,7 +231,7 @@ mod tests {
             let (period, until) = in_force(&schedule, now);
             let until = until.expect("there is a schedule");
             prop_assert!(until > now);
-            let between = now.plus(until.since(now).mul_f64(share) - Duration::ZERO);
+            let between = now.plus(until.since(now).mul_f64(share));
             if between < until {
                 prop_assert_eq!(in_force(&schedule, between), (period, Some(until)));
             }
