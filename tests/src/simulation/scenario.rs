@@ -257,6 +257,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         quota_bytes: None,
         carry_quota_bytes: if rng.chance(15) { 0 } else { 1_000_000_000 },
         inbox: !rng.chance(5),
+        metered: false,
         budget: Budget { fetches: 1 + rng.index(8), bytes: 3_000_000, dials: 1 + rng.index(3) },
         patience,
     };
