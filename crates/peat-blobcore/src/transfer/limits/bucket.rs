@@ -9,8 +9,9 @@ const BURST_NANOS: u64 = 100_000_000;
 const MIN_BURST: u64 = 512;
 /// What goes at once when much waits, as a part of a second...
 const SLICES_A_SECOND: u64 = 50;
-/// ...but a packet's worth at least, and in bytes at most. Half of the burst is left for timers that fire late.
-const PACKET_BYTES: u64 = 1200;
+/// ...but what fits into the smallest packet of QUIC at least, and in bytes at most. Half of the burst is left for timers that
+/// fire late.
+const PACKET_BYTES: u64 = 1100;
 const MAX_SLICE: u64 = 64 * 1024;
 
 /// A limit and what has gone under it.
