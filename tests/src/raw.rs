@@ -424,7 +424,7 @@ impl Joined {
     /// How the connection ended.
     pub async fn request(&self, blob: BlobHash, end: u64) -> Result<(SendStream, RecvStream), WireError> {
         let (mut send, recv) = soon("a stream or an end", self.connection.open_bi()).await?;
-        let request = Request::Blocks(BlockRequest { blob, start: 0, end, block: GROUP_BYTES });
+        let request = Request::Blocks(BlockRequest { blob, start: 0, end, block: GROUP_BYTES, compression: None, pairs: 0 });
         write_frame(&mut send, &request.encode()).await?;
         Ok((send, recv))
     }

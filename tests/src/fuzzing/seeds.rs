@@ -9,6 +9,7 @@ use peat_blobcore::model::{
     BlobHash, Carry, Credential, CredentialHash, DistributionId, EnvelopeId, FileList, Files, Incarnation, Labels, Manifest,
     NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
+use peat_blobcore::network::compression::compress;
 use peat_blobcore::network::wire::{
     AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request,
 };
@@ -226,10 +227,15 @@ fn wires() -> Vec<Vec<u8>> {
     .into();
     let blob = BlobHash::from_bytes([1; 32]);
     for (start, end, block) in [(0, 0, GROUP_BYTES), (GROUP_BYTES, 100_000, 2 * GROUP_BYTES), (0, u64::MAX, MAX_BLOCK_BYTES)] {
-        seeds.push(frames(&[Request::Blocks(BlockRequest { blob, start, end, block }).encode()]));
+        let request = BlockRequest { blob, start, end, block, compression: (start > 0).then_some(3), pairs: 3 };
+        seeds.push(frames(&[Request::Blocks(request).encode()]));
     }
     let available = Available { runs: vec![(0, 8), (70_000, 1), (u64::MAX, u64::MAX)] };
     seeds.push(frames(&[Request::Availability(AvailabilityRequest { blob }).encode(), available.encode()]));
+    // One that is as long as it may be, one that is longer, and one of which a part is missing.
+    let compressed = |length| compress(&vec![7; length], 3).expect("all bytes are the same");
+    seeds.extend([1 << 16, (1 << 16) + 1].map(|length| frames(&[compressed(length)])));
+    seeds.push(frames(&[compressed(100_000)[..20].to_vec()]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use peat_blobcore::clock::Clock;
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
+use peat_blobcore::network::compression::expand;
 use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
@@ -12,6 +13,8 @@ use super::fixture::{Author, Input, NOW, a_manifest};
 
 /// Most frames of one input.
 const MAX_FRAMES: usize = 64;
+/// What a compressed block may come to here.
+const MAX_EXPANDED_BYTES: usize = 64 * 1024;
 /// Distributions in the replica: enough for ranges, which negentropy makes beyond 32 items.
 const DISTRIBUTIONS: usize = 80;
 
@@ -26,6 +29,8 @@ pub fn wire(bytes: &[u8]) {
         let Some(frame) = input.bytes() else { break };
         request(frame);
         available(frame);
+        // What is compressed says itself how long it is.
+        assert!(expand(frame, MAX_EXPANDED_BYTES).is_none_or(|plain| plain.len() <= MAX_EXPANDED_BYTES));
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);

@@ -69,7 +69,15 @@ impl Besieged {
     }
 
     fn request(&self) -> Vec<u8> {
-        Request::Blocks(BlockRequest { blob: self.blob, start: 0, end: GROUP_BYTES, block: GROUP_BYTES }).encode()
+        Request::Blocks(BlockRequest {
+            blob: self.blob,
+            start: 0,
+            end: GROUP_BYTES,
+            block: GROUP_BYTES,
+            compression: None,
+            pairs: 0,
+        })
+        .encode()
     }
 }
 

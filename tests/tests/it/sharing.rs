@@ -107,7 +107,7 @@ impl Link {
         for range in request.blocks() {
             let groups = u32::try_from((range.end - range.start).div_ceil(GROUP_BYTES)).expect("a block");
             self.groups.acquire_many(groups).await.expect("open").forget();
-            let block = self.content.encode_block(&request.blob, range.clone()).expect("it has it");
+            let block = self.content.encode_block_below(&request.blob, range.clone(), request.known()).expect("it has it");
             self.sent.fetch_add(range.end - range.start, Ordering::SeqCst);
             if BlockFrame::Block(block).write(&mut send, DEADLINE).await.is_err() {
                 return;

@@ -18,6 +18,7 @@ use super::commit::{Staged, StagedBytes};
 use super::groups::Groups;
 use super::layout::{BITMAP, DATA, OUTBOARD, StagedPath};
 use super::registry::Slot;
+use super::tree::Known;
 use super::{Content, ContentError, GROUP_BYTES, Ingested, MAX_BLOCK_BYTES, ingest, lock, tree};
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
@@ -198,6 +199,14 @@ impl Assembly {
         Some(Taken { assembly: self.clone(), groups })
     }
 
+    /// How many pairs of hashes from the root on, on the way to the group at this offset, are here: what [`Known::pairs`] may say
+    /// of a block that is asked for now.
+    #[must_use]
+    pub fn known_pairs(&self, start: u64) -> u8 {
+        let progress = lock(&self.0.progress);
+        tree::pairs_above(start / GROUP_BYTES, self.0.size, |groups| progress.held.contains_any(groups))
+    }
+
     /// Verifies a range of the blob as [`Content::encode_block`] encodes it, and writes it. The range need not be taken, and
     /// one that is held already is fine.
     ///
@@ -205,6 +214,15 @@ impl Assembly {
     /// `Corrupt` when a byte is wrong, missing or left over (nothing is written then), `BadRange`, `NoSpace`, `Abandoned`, or
     /// what the files failed with.
     pub fn write_block(&self, range: Range<u64>, encoded: &[u8]) -> Result<(), ContentError> {
+        self.write_block_below(range, Known::NOTHING, encoded)
+    }
+
+    /// The same as [`Content::encode_block_below`] encodes it. Blocks of one answer are written in their order.
+    ///
+    /// # Errors
+    /// Those of [`Assembly::write_block`], and `Damaged` when a pair that is said to be known is not right here: what is below it
+    /// is not held any more then.
+    pub fn write_block_below(&self, range: Range<u64>, known: Known, encoded: &[u8]) -> Result<(), ContentError> {
         let shared = &*self.0;
         let groups = check_range(&range, shared.size)?;
         match lock(&shared.progress).end {
@@ -212,8 +230,15 @@ impl Assembly {
             Some(End::Whole(_)) => return Ok(()),
             None => {}
         }
-        let decoded = tree::decode(shared.hash.as_bytes(), shared.size, &groups, encoded)
-            .map_err(|tree::Mismatch| ContentError::Corrupt(shared.hash))?;
+        let outboard = match &shared.storage {
+            Storage::Memory(_) => None,
+            Storage::Files { outboard, .. } => Some(outboard),
+        };
+        let decoded = tree::decode(shared.hash.as_bytes(), shared.size, &groups, known, outboard, encoded);
+        let decoded = decoded.map_err(|refused| match refused {
+            tree::Refused::Encoded => ContentError::Corrupt(shared.hash),
+            tree::Refused::Known(below) => shared.lose(&below),
+        })?;
         shared.write(range.start, &decoded)?;
         fault::point("content.assembly.written");
         shared.hold(&groups)?;
@@ -326,13 +351,7 @@ impl Assembly {
             }
             Storage::Files { data, outboard, .. } => shared.stored(data, outboard).walk(visitor),
         };
-        read.map_err(|tree::Mismatch| {
-            let progress = &mut *lock(&shared.progress);
-            progress.held.remove(&groups);
-            progress.prefix = progress.prefix.min(groups.start);
-            shared.update(progress);
-            ContentError::Damaged(shared.hash)
-        })
+        read.map_err(|tree::Mismatch| shared.lose(&groups))
     }
 }
 
@@ -376,6 +395,15 @@ impl Shared {
             at += written as u64;
         }
         decoded.pairs.iter().try_for_each(|(at, pairs)| inner.write_at(outboard, &self.path(OUTBOARD), pairs, *at))
+    }
+
+    /// Counts groups that are not what they were as missing.
+    fn lose(&self, groups: &Range<u64>) -> ContentError {
+        let progress = &mut *lock(&self.progress);
+        progress.held.remove(groups);
+        progress.prefix = progress.prefix.min(groups.start);
+        self.update(progress);
+        ContentError::Damaged(self.hash)
     }
 
     /// Counts written groups as held, here and in the bitmap.

@@ -65,11 +65,11 @@ impl Groups {
     }
 
     pub(super) fn contains_any(&self, groups: &Range<u64>) -> bool {
-        self.first(groups.start, true).is_some_and(|first| first < groups.end)
+        self.first_before(groups.end, groups.start, true).is_some()
     }
 
     pub(super) fn contains_all(&self, groups: &Range<u64>) -> bool {
-        self.first(groups.start, false).is_none_or(|first| first >= groups.end)
+        self.first_before(groups.end, groups.start, false).is_none()
     }
 
     pub(crate) fn insert(&mut self, groups: &Range<u64>) {
@@ -88,9 +88,14 @@ impl Groups {
 
     /// The first group from `start` on that is (or is not) in the set.
     pub(crate) fn first(&self, start: u64, contained: bool) -> Option<u64> {
+        self.first_before(self.count, start, contained)
+    }
+
+    fn first_before(&self, end: u64, start: u64, contained: bool) -> Option<u64> {
+        let end = end.min(self.count);
         let skip = if contained { 0 } else { u8::MAX };
         let mut group = start;
-        while group < self.count {
+        while group < end {
             if group.is_multiple_of(8) && self.bits[at(group)] == skip {
                 group += 8;
             } else if self.contains(group) == contained {

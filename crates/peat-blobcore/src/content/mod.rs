@@ -43,6 +43,7 @@ pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
 pub use spool::{Spool, Spooled};
+pub use tree::Known;
 
 use crate::clock::Clock;
 use crate::fault;

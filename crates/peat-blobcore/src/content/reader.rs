@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::assembly::check_range;
 use super::index::Row;
-use super::tree::{self, GroupRange, Mismatch, Pair, Visitor};
+use super::tree::{self, GroupRange, Known, Mismatch, Pair, Subtree, Visitor};
 use super::{Content, ContentError, GROUP_BYTES, Inner, MAX_BLOCK_BYTES, lock};
 use crate::fault;
 use crate::model::BlobHash;
@@ -63,15 +63,24 @@ impl Content {
     }
 
     /// Encodes a range of a blob, of at most [`MAX_BLOCK_BYTES`] at group boundaries (or the blob's end), for
-    /// [`Assembly::write_block`](super::Assembly::write_block) on another node: the hashes from the root on and the bytes, in
-    /// pre-order, as the `bao-tree` crate has it. Serves what an open assembly has verified, too.
+    /// [`Assembly::write_block`](super::Assembly::write_block) on another node, so that it can be verified by itself. Serves
+    /// what an open assembly has verified, too.
     ///
     /// # Errors
     /// `Absent` or `Damaged` when not all of the range is held, `BadRange`, or what the store's files failed with.
     pub fn encode_block(&self, hash: &BlobHash, range: Range<u64>) -> Result<Vec<u8>, ContentError> {
+        self.encode_block_below(hash, range, Known::NOTHING)
+    }
+
+    /// The same for [`Assembly::write_block_below`](super::Assembly::write_block_below): in pre-order from the root on, the pairs
+    /// of hashes that are above a part of the range and not known, and the bytes. What is below follows from the bytes.
+    ///
+    /// # Errors
+    /// Those of [`Content::encode_block`].
+    pub fn encode_block_below(&self, hash: &BlobHash, range: Range<u64>, known: Known) -> Result<Vec<u8>, ContentError> {
         let groups = tree::covering(&range);
         let length = usize::try_from(range.end.saturating_sub(range.start).min(MAX_BLOCK_BYTES)).expect("a block fits");
-        let mut encoder = Encoder { range: groups, encoded: Vec::with_capacity(length + length / 128) };
+        let mut encoder = Encoder { range: groups, known, encoded: Vec::with_capacity(length + length / 128) };
         match self.open_blob(hash) {
             Ok(reader) => reader.encode(&range, &mut encoder)?,
             Err(ContentError::Absent(_) | ContentError::Damaged(_)) => match self.0.assemblies.open(hash) {
@@ -216,6 +225,7 @@ impl Drop for OpenMark {
 
 struct Encoder {
     range: GroupRange,
+    known: Known,
     encoded: Vec<u8>,
 }
 
@@ -224,8 +234,10 @@ impl Visitor for Encoder {
         overlap(&self.range, groups)
     }
 
-    fn pair(&mut self, pair: &Pair) {
-        self.encoded.extend_from_slice(pair);
+    fn pair(&mut self, tree: Subtree, pair: &Pair) {
+        if tree.is_carried(&self.range, self.known) {
+            self.encoded.extend_from_slice(pair);
+        }
     }
 
     fn group(&mut self, _group: u64, bytes: &[u8]) {

@@ -30,6 +30,21 @@ pub(super) type GroupRange = Range<u64>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mismatch;
 
+/// Which of the pairs above a block its receiver has, so that they are left out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// The offset at which the answer begins that the block is part of, a multiple of [`super::GROUP_BYTES`]: what is above
+    /// both the block and the bytes from there to it came with those. At the block's own start, or after it, nothing did.
+    pub since: u64,
+    /// Pairs from the root on, on the way to the group at [`Known::since`], that the receiver had before the answer.
+    pub pairs: u8,
+}
+
+impl Known {
+    /// None: the block stands by itself.
+    pub const NOTHING: Self = Self { since: u64::MAX, pairs: 0 };
+}
+
 /// How many groups a blob of this size has; an empty one has none.
 pub(super) const fn groups(size: u64) -> u64 {
     size.div_ceil(GROUP_BYTES)
@@ -50,32 +65,56 @@ pub(super) const fn outboard_bytes(size: u64) -> u64 {
     groups(size).saturating_sub(1) * PAIR_BYTES as u64
 }
 
-/// Some subtree: which groups it covers, and the place of its pair in the outboard.
+/// Some subtree: which groups it covers, the place of its pair in the outboard, and how many pairs are above it.
 #[derive(Debug, Clone, Copy)]
-struct Subtree {
+pub(super) struct Subtree {
     first: u64,
     count: u64,
     pair: u64,
+    depth: u8,
 }
 
 impl Subtree {
     const fn root(size: u64) -> Self {
-        Self { first: 0, count: groups(size), pair: 0 }
+        Self { first: 0, count: groups(size), pair: 0, depth: 0 }
     }
 
     /// The children: the left one has the greatest power of two of groups that leaves some for the right one (BLAKE3
     /// paper, section 2.1).
     const fn split(self) -> (Self, Self) {
-        let left = self.count.next_power_of_two() / 2;
+        let (left, depth) = (self.count.next_power_of_two() / 2, self.depth + 1);
         (
-            Self { first: self.first, count: left, pair: self.pair + 1 },
-            Self { first: self.first + left, count: self.count - left, pair: self.pair + left },
+            Self { first: self.first, count: left, pair: self.pair + 1, depth },
+            Self { first: self.first + left, count: self.count - left, pair: self.pair + left, depth },
         )
     }
 
     const fn groups(self) -> Range<u64> {
         self.first..self.first + self.count
     }
+
+    /// Whether a block of this range brings all of it, so that its pairs follow from the bytes.
+    const fn is_within(self, range: &GroupRange) -> bool {
+        range.start <= self.first && self.first + self.count <= range.end
+    }
+
+    /// Whether the pair of this subtree, which a block of this range touches, is in the block.
+    pub(super) const fn is_carried(self, range: &GroupRange, known: Known) -> bool {
+        let (since, end) = (known.since / GROUP_BYTES, self.first + self.count);
+        let came_before = self.first < range.start && since < range.start && since < end;
+        let was_there = self.depth < known.pairs && self.first <= since && since < end;
+        !(self.is_within(range) || came_before || was_there)
+    }
+}
+
+/// How many pairs from the root on, on the way to a group, are above a group that `is_held` finds among those it is asked of.
+pub(super) fn pairs_above(group: u64, size: u64, is_held: impl Fn(&GroupRange) -> bool) -> u8 {
+    let mut tree = Subtree::root(size);
+    while tree.count > 1 && is_held(&tree.groups()) {
+        let (left, right) = tree.split();
+        tree = if group < right.first { left } else { right };
+    }
+    tree.depth
 }
 
 fn group_hash(group: u64, bytes: &[u8], root: bool) -> Node {
@@ -164,8 +203,8 @@ fn hash_run(tree: Subtree, root: bool, data: &[u8], pairs: &mut Vec<u8>) -> Node
 pub(super) trait Visitor {
     /// Whether any of these groups is of interest.
     fn wants(&self, groups: &Range<u64>) -> bool;
-    /// A pair on the way to something wanted.
-    fn pair(&mut self, _pair: &Pair) {}
+    /// The pair of a subtree with something wanted.
+    fn pair(&mut self, _tree: Subtree, _pair: &Pair) {}
     /// A wanted group.
     fn group(&mut self, _group: u64, _bytes: &[u8]) {}
     /// These groups cannot be verified: their bytes, or the hashes above them, are wrong or unreadable.
@@ -226,7 +265,7 @@ impl Walk<'_> {
             Some(pair) if pair_hash(&pair, root) == *expected => pair,
             _ => return self.visitor.bad(&groups),
         };
-        self.visitor.pair(&pair);
+        self.visitor.pair(tree, &pair);
         let (left, right) = tree.split();
         let (left_hash, right_hash) = halves(&pair);
         self.subtree(left, false, &left_hash)?;
@@ -265,49 +304,97 @@ pub(super) struct Decoded<'a> {
     pub(super) data: Vec<&'a [u8]>,
 }
 
-/// Verifies an encoded range of groups against the blob's hash.
-///
-/// # Errors
-/// [`Mismatch`] when a byte is wrong, missing or left over.
-pub(super) fn decode<'a>(hash: &Node, size: u64, range: &Range<u64>, mut encoded: &'a [u8]) -> Result<Decoded<'a>, Mismatch> {
-    let mut decoded = Decoded::default();
-    decode_subtree(Subtree::root(size), true, hash, size, range, &mut encoded, &mut decoded)?;
-    if encoded.is_empty() { Ok(decoded) } else { Err(Mismatch) }
+/// Why an encoded range is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A byte is wrong, missing or left over.
+    Encoded,
+    /// The pair above these groups, which the receiver is to have, is not there.
+    Known(GroupRange),
 }
 
-fn decode_subtree<'a>(
-    tree: Subtree,
-    root: bool,
-    expected: &Node,
+/// Verifies an encoded range of groups against the blob's hash. `outboard` gives what the receiver has written of the pairs that
+/// were left out; like everything else it is held against the hashes above it.
+///
+/// # Errors
+/// [`Refused`].
+pub(super) fn decode<'a>(
+    hash: &Node,
     size: u64,
-    range: &Range<u64>,
-    encoded: &mut &'a [u8],
-    decoded: &mut Decoded<'a>,
-) -> Result<(), Mismatch> {
-    let groups = tree.groups();
-    if groups.end <= range.start || range.end <= groups.start {
-        return Ok(());
-    }
-    if tree.count == 1 {
-        let bytes = bytes_of(&groups, size);
-        let group = encoded.split_off(..(bytes.end - bytes.start) as usize).ok_or(Mismatch)?;
-        if group_hash(tree.first, group, root) != *expected {
-            return Err(Mismatch);
+    range: &GroupRange,
+    known: Known,
+    outboard: Option<&File>,
+    encoded: &'a [u8],
+) -> Result<Decoded<'a>, Refused> {
+    let mut decoding = Decoding { size, range, known, outboard, encoded, decoded: Decoded::default() };
+    decoding.subtree(Subtree::root(size), true, hash)?;
+    if decoding.encoded.is_empty() { Ok(decoding.decoded) } else { Err(Refused::Encoded) }
+}
+
+struct Decoding<'a, 'b> {
+    size: u64,
+    range: &'b GroupRange,
+    known: Known,
+    outboard: Option<&'b File>,
+    encoded: &'a [u8],
+    decoded: Decoded<'a>,
+}
+
+impl<'a> Decoding<'a, '_> {
+    fn subtree(&mut self, tree: Subtree, root: bool, expected: &Node) -> Result<(), Refused> {
+        let groups = tree.groups();
+        if groups.end <= self.range.start || self.range.end <= groups.start {
+            return Ok(());
         }
-        decoded.data.push(group);
-        return Ok(());
+        if tree.is_within(self.range) {
+            return self.bytes(tree, root, expected);
+        }
+        let pair = if tree.is_carried(self.range, self.known) {
+            let pair = *self.take(PAIR_BYTES as u64)?.first_chunk().ok_or(Refused::Encoded)?;
+            if pair_hash(&pair, root) != *expected {
+                return Err(Refused::Encoded);
+            }
+            self.keep(tree.pair, &pair);
+            pair
+        } else {
+            let mut pair = [0; PAIR_BYTES];
+            let read = self.outboard.is_some_and(|file| file.read_exact_at(&mut pair, tree.pair * PAIR_BYTES as u64).is_ok());
+            if !read || pair_hash(&pair, root) != *expected {
+                return Err(Refused::Known(groups));
+            }
+            pair
+        };
+        let (left, right) = tree.split();
+        let (left_hash, right_hash) = halves(&pair);
+        self.subtree(left, false, &left_hash)?;
+        self.subtree(right, false, &right_hash)
     }
-    let pair: &Pair = encoded.split_off(..PAIR_BYTES).and_then(|pair| pair.try_into().ok()).ok_or(Mismatch)?;
-    if pair_hash(pair, root) != *expected {
-        return Err(Mismatch);
+
+    /// A subtree of which all bytes are here: its pairs follow from them.
+    fn bytes(&mut self, tree: Subtree, root: bool, expected: &Node) -> Result<(), Refused> {
+        let bytes = bytes_of(&tree.groups(), self.size);
+        let data = self.take(bytes.end - bytes.start)?;
+        let mut pairs = Vec::with_capacity((tree.count as usize - 1) * PAIR_BYTES);
+        if hash_run(tree, root, data, &mut pairs) != *expected {
+            return Err(Refused::Encoded);
+        }
+        self.decoded.data.push(data);
+        self.keep(tree.pair, &pairs);
+        Ok(())
     }
-    let offset = tree.pair * PAIR_BYTES as u64;
-    match decoded.pairs.last_mut() {
-        Some((start, run)) if *start + run.len() as u64 == offset => run.extend_from_slice(pair),
-        _ => decoded.pairs.push((offset, pair.to_vec())),
+
+    fn take(&mut self, bytes: u64) -> Result<&'a [u8], Refused> {
+        let bytes = usize::try_from(bytes).map_err(|_| Refused::Encoded)?;
+        self.encoded.split_off(..bytes).ok_or(Refused::Encoded)
     }
-    let (left, right) = tree.split();
-    let (left_hash, right_hash) = halves(pair);
-    decode_subtree(left, false, &left_hash, size, range, encoded, decoded)?;
-    decode_subtree(right, false, &right_hash, size, range, encoded, decoded)
+
+    /// Notes pairs that follow each other in the outboard.
+    fn keep(&mut self, pair: u64, pairs: &[u8]) {
+        let offset = pair * PAIR_BYTES as u64;
+        match self.decoded.pairs.last_mut() {
+            Some((start, run)) if *start + run.len() as u64 == offset => run.extend_from_slice(pairs),
+            _ if pairs.is_empty() => {}
+            _ => self.decoded.pairs.push((offset, pairs.to_vec())),
+        }
+    }
 }

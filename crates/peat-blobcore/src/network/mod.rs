@@ -9,8 +9,10 @@
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
 //! - `gossip`: signed hints beyond direct neighbours.
+//! - `wire`: what is said; `compression`: in fewer bytes.
 
 mod addresses;
+pub mod compression;
 mod congestion;
 mod dialing;
 mod endpoint;

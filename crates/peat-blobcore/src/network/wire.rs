@@ -10,6 +10,7 @@ use bytes::Bytes;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
 
+use crate::content::Known;
 use crate::model::{BlobHash, DistributionId, EnvelopeId, decode_whole, encode};
 
 /// The ALPN of our protocol. Versions are agreed on during admission.
@@ -24,8 +25,10 @@ pub const MAX_WANTED: usize = 4096;
 pub const MAX_BLOCK_BYTES: u64 = 1024 * 1024;
 /// Bytes of a verified group: the unit of requests (BLAKE3 chunk groups of 16 chunks).
 pub const GROUP_BYTES: u64 = 16 * 1024;
-/// Longest encoded block: its bytes and, for each group and each ancestor, one pair of hashes.
-pub(crate) const MAX_ENCODED_BLOCK_BYTES: usize = MAX_BLOCK_BYTES as usize + 64 * (64 + 64) + 64;
+/// Longest encoded block: its bytes and a pair of hashes for each node above its first and its last group.
+pub(crate) const MAX_ENCODED_BLOCK_BYTES: usize = MAX_BLOCK_BYTES as usize + MAX_PAIRS_BYTES;
+/// No tree that 64 bits can number the bytes of is deeper than 64.
+pub(crate) const MAX_PAIRS_BYTES: usize = 64 * (64 + 64);
 
 /// What admitted nodes tell each other.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -184,6 +187,13 @@ pub struct BlockRequest {
     /// The size of the blocks to send them in: a multiple of [`GROUP_BYTES`], at most [`MAX_BLOCK_BYTES`].
     #[n(3)]
     pub block: u64,
+    /// How much work compression is worth to the asker, as a level of zstd; without it, it takes plain blocks only.
+    #[n(4)]
+    pub compression: Option<u8>,
+    /// How many pairs of hashes from the root on, on the way to the first group, it has.
+    #[n(5)]
+    #[cbor(default)]
+    pub pairs: u8,
 }
 
 impl BlockRequest {
@@ -193,6 +203,12 @@ impl BlockRequest {
         // Nobody need ask for an empty blob, whose hash says all; who does gets an empty block.
         let ordered = self.start < self.end || (self.start, self.end) == (0, 0);
         if aligned && block_fits && ordered { Ok(()) } else { Err(WireError::Request) }
+    }
+
+    /// Which pairs of hashes are left out of the blocks.
+    #[must_use]
+    pub const fn known(&self) -> Known {
+        Known { since: self.start, pairs: self.pairs }
     }
 
     /// The byte ranges of the blocks, in order.
@@ -210,8 +226,10 @@ impl BlockRequest {
 /// Part of the answer to a [`BlockRequest`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BlockFrame {
-    /// The next block, encoded as bao with 16 KiB groups: from the root down, pairs of hashes before the bytes below them.
+    /// The next block: from the root down the pairs of hashes that the asker lacks, and the bytes below them.
     Block(Vec<u8>),
+    /// The same, compressed ([`super::compression`]): only for who said that it takes that.
+    Compressed(Vec<u8>),
     /// The answer ends here.
     Denied(Denial),
 }
@@ -272,6 +290,7 @@ impl BlockFrame {
     pub async fn write(self, stream: &mut impl FrameWriter, patience: Duration) -> Result<(), WireError> {
         let (tag, payload) = match self {
             Self::Block(bytes) => (0, bytes),
+            Self::Compressed(bytes) => (2, bytes),
             Self::Denied(denial) => (1, vec![denial as u8]),
         };
         let length = u32::try_from(payload.len()).expect("a block is at most about 1 MiB");
@@ -308,6 +327,7 @@ impl BlockFrame {
                 Some(4) => Ok(Self::Denied(Denial::Later)),
                 _ => Ok(Self::Denied(Denial::Failed)),
             },
+            2 => Ok(Self::Compressed(body(MAX_ENCODED_BLOCK_BYTES).await?)),
             _ => Err(WireError::Request),
         }
     }
@@ -383,11 +403,12 @@ mod tests {
     #[test]
     fn a_request_is_cut_into_blocks_that_cover_it() {
         let blob = BlobHash::from_bytes([1; 32]);
-        let request = BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES };
+        let request =
+            BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES, compression: None, pairs: 0 };
         let decoded = blocks(request).expect("aligned");
-        let cut: Vec<_> = decoded.blocks().collect();
-        assert_eq!(cut, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
-        let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
+        let ranges: Vec<_> = decoded.blocks().collect();
+        assert_eq!(ranges, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
+        let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES, compression: None, pairs: 0 };
         assert_eq!(blocks(empty).expect("empty").blocks().next(), Some(0..0));
     }
 
@@ -397,7 +418,7 @@ mod tests {
         for (start, end, block) in
             [(1, 2, GROUP_BYTES), (0, 1, 0), (0, 1, 2 * MAX_BLOCK_BYTES), (GROUP_BYTES, GROUP_BYTES, GROUP_BYTES)]
         {
-            let request = BlockRequest { blob, start, end, block };
+            let request = BlockRequest { blob, start, end, block, compression: Some(u8::MAX), pairs: u8::MAX };
             assert!(blocks(request).is_none(), "{start}..{end} by {block}");
             assert!(Request::Blocks(request).encode().len() <= Request::MAX_BYTES);
         }
@@ -413,7 +434,7 @@ mod tests {
     #[test]
     fn what_is_asked_is_told_apart() {
         let blob = BlobHash::from_bytes([1; 32]);
-        let blocks = Request::Blocks(BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES });
+        let blocks = Request::Blocks(BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES, compression: Some(3), pairs: 7 });
         let availability = Request::Availability(AvailabilityRequest { blob });
         for request in [blocks, availability] {
             let bytes = request.encode();

@@ -12,11 +12,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::availability::{self, News};
 use super::limiter::Pace;
 use super::paced::{Incoming, Paid};
-use super::sources::{Asking, Candidate, Sources};
+use super::sources::{Asking, Candidate, Rates, Sources, compression_for};
 use super::{FetchError, Traffic, blocking};
 use crate::content::{Assembly, Content, ContentError, Ingested};
 use crate::model::{BlobHash, EndpointId, Priority};
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, Request, write_frame};
+use crate::network::compression::expand;
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, MAX_PAIRS_BYTES, Request, WireError, write_frame};
 
 /// The first block from a source; from then on the link's rate decides.
 pub(super) const FIRST_BLOCK_BYTES: u64 = 2 * GROUP_BYTES;
@@ -85,7 +86,7 @@ struct Swarm {
     sources: Sources<Connection>,
     /// Connections that are asked no more.
     dropped: BTreeSet<(EndpointId, usize)>,
-    requests: JoinSet<(EndpointId, usize, Result<f64, FetchError>)>,
+    requests: JoinSet<(EndpointId, usize, Result<Rates, FetchError>)>,
     /// Ends the requests to each source.
     aborts: BTreeMap<EndpointId, Vec<AbortHandle>>,
     listeners: JoinSet<()>,
@@ -122,7 +123,7 @@ impl Swarm {
                         Err(_) => return Err(FetchError::Stopped),
                     };
                     match outcome {
-                        Ok(rate) => self.sources.answered(&id, connection, rate),
+                        Ok(rates) => self.sources.answered(&id, connection, rates),
                         Err(error) => self.fail(id, connection, error, on_dropped)?,
                     }
                     on_progress(self.assembly.held());
@@ -161,14 +162,17 @@ impl Swarm {
         self.sources.hold_to(|source| limiter.down(*source, priority).rate().map(|rate| rate.bytes()));
     }
 
-    fn ask(&mut self, Asking { source, connection, taken, block }: Asking<Connection>) {
+    fn ask(&mut self, Asking { source, connection, taken, block, link }: Asking<Connection>) {
         let (assembly, patience, traffic) = (self.assembly.clone(), self.order.patience, Arc::clone(&self.order.traffic));
         let pace = traffic.limiter.down(source, self.order.priority);
         let aborts = self.aborts.entry(source).or_default();
         aborts.retain(|abort| !abort.is_finished());
         aborts.push(self.requests.spawn(async move {
             let (range, id) = (taken.range(), connection.stable_id());
-            let outcome = request(connection, assembly, range, block, patience, traffic, pace).await;
+            let round_trip = connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt());
+            let (blob, compression) = (assembly.hash(), compression_for(link, round_trip));
+            let order = BlockRequest { blob, start: range.start, end: range.end, block, compression, pairs: 0 };
+            let outcome = request(connection, assembly, order, patience, traffic, pace).await;
             drop(taken);
             (source, id, outcome)
         }));
@@ -201,48 +205,74 @@ impl Swarm {
     }
 }
 
-/// Asks for one range and writes what arrives, receiving and writing at the same time. Returns the bytes a second.
-async fn request(
+/// Asks for one range and writes what arrives, receiving and writing at the same time. What the assembly knows of the hashes above
+/// it is seen when there is a stream to ask on.
+pub(super) async fn request(
     connection: Connection,
     assembly: Assembly,
-    range: Range<u64>,
-    block: u64,
+    mut order: BlockRequest,
     patience: Duration,
     traffic: Arc<Traffic>,
     pace: Pace,
-) -> Result<f64, FetchError> {
-    let started = Instant::now();
-    let paid = Paid::take(pace, range.end - range.start).await;
-    let request = BlockRequest { blob: assembly.hash(), start: range.start, end: range.end, block };
-    let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, Vec<u8>)>(2);
+) -> Result<Rates, FetchError> {
+    let (started, mut crossed) = (Instant::now(), 0);
+    let paid = Paid::take(pace, order.end - order.start).await;
+    let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
+    let mut recv = Incoming::new(recv, paid);
+    order.pairs = assembly.known_pairs(order.start);
+    let (blocks, mut arrived) = mpsc::channel(2);
     let write = async {
-        while let Some((range, encoded)) = arrived.recv().await {
-            let assembly = assembly.clone();
-            blocking(move || assembly.write_block(range, &encoded)).await?;
+        while let Some((range, frame)) = arrived.recv().await {
+            let (assembly, traffic) = (assembly.clone(), Arc::clone(&traffic));
+            blocking(move || write(&assembly, &order, range, frame, &traffic)).await?;
         }
         Ok(())
     };
-    let receive = async move {
-        let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-        let mut recv = Incoming::new(recv, paid);
-        write_frame(&mut send, &Request::Blocks(request).encode()).await.map_err(FetchError::wire)?;
+    let receive = async {
+        let blocks = blocks;
+        write_frame(&mut send, &Request::Blocks(order).encode()).await.map_err(FetchError::wire)?;
         let _ = send.finish();
-        for range in request.blocks() {
-            match BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)? {
-                BlockFrame::Block(encoded) => {
-                    traffic.received(encoded.len());
-                    // The writer leaves early only with an error of its own, which then counts.
-                    if blocks.send((range, encoded)).await.is_err() {
-                        break;
-                    }
+        for range in order.blocks() {
+            let frame = BlockFrame::read(&mut recv, patience).await.map_err(FetchError::wire)?;
+            match &frame {
+                BlockFrame::Compressed(_) if order.compression.is_none() => return Err(FetchError::wire(WireError::Request)),
+                BlockFrame::Block(bytes) | BlockFrame::Compressed(bytes) => {
+                    crossed += bytes.len();
+                    traffic.received(bytes.len());
                 }
                 BlockFrame::Denied(Denial::NotAvailable) => return Err(FetchError::NotAvailable),
                 BlockFrame::Denied(Denial::Later) => return Err(FetchError::Later),
                 BlockFrame::Denied(Denial::Damaged | Denial::Failed) => return Err(FetchError::SourceFailed),
             }
+            // The writer leaves early only with an error of its own, which then counts.
+            if blocks.send((range, frame)).await.is_err() {
+                break;
+            }
         }
         Ok(())
     };
     tokio::try_join!(receive, write)?;
-    Ok((range.end - range.start) as f64 / started.elapsed().as_secs_f64().max(1e-6))
+    let seconds = started.elapsed().as_secs_f64().max(1e-6);
+    Ok(Rates { blob: (order.end - order.start) as f64 / seconds, link: crossed as f64 / seconds })
+}
+
+/// Verifies and writes a block as it came.
+fn write(
+    assembly: &Assembly,
+    order: &BlockRequest,
+    range: Range<u64>,
+    frame: BlockFrame,
+    traffic: &Traffic,
+) -> Result<(), ContentError> {
+    let encoded = match frame {
+        BlockFrame::Block(encoded) => encoded,
+        BlockFrame::Compressed(bytes) => {
+            let most = usize::try_from(range.end - range.start).map_or(0, |bytes| bytes + MAX_PAIRS_BYTES);
+            let encoded = expand(&bytes, most).ok_or(ContentError::Corrupt(assembly.hash()))?;
+            traffic.saved(encoded.len(), bytes.len());
+            encoded
+        }
+        BlockFrame::Denied(_) => return Ok(()),
+    };
+    assembly.write_block_below(range, order.known(), &encoded)
 }

@@ -10,6 +10,8 @@ mod fetch;
 mod limiter;
 mod limits;
 mod paced;
+#[cfg(test)]
+mod pair_tests;
 mod serve;
 mod sources;
 #[cfg(test)]
@@ -26,13 +28,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::content::ContentError;
 use crate::network::wire::WireError;
 
-/// Bytes of blocks that have crossed this node's links since it started: data and the hashes that come along.
+/// Bytes of blocks that have crossed this node's links since it started, compressed or not: data and the hashes that come along.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockBytes {
     /// That came from holders, whether they were of use or not.
     pub received: u64,
     /// That were sent to those who asked, whether they arrived or not.
     pub served: u64,
+    /// That did not have to cross, since blocks were compressed, in both directions.
+    pub saved: u64,
 }
 
 /// The running count of them, and their limits.
@@ -40,16 +44,18 @@ pub struct BlockBytes {
 pub(crate) struct Traffic {
     received: AtomicU64,
     served: AtomicU64,
+    saved: AtomicU64,
     pub(crate) limiter: Limiter,
 }
 
 impl Traffic {
     pub(crate) fn new(limiter: Limiter) -> Self {
-        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), limiter }
+        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), saved: AtomicU64::new(0), limiter }
     }
 
     pub(crate) fn bytes(&self) -> BlockBytes {
-        BlockBytes { received: self.received.load(Ordering::Relaxed), served: self.served.load(Ordering::Relaxed) }
+        let [received, served, saved] = [&self.received, &self.served, &self.saved].map(|bytes| bytes.load(Ordering::Relaxed));
+        BlockBytes { received, served, saved }
     }
 
     fn received(&self, bytes: usize) {
@@ -58,6 +64,10 @@ impl Traffic {
 
     fn served(&self, bytes: usize) {
         self.served.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn saved(&self, plain: usize, compressed: usize) {
+        self.saved.fetch_add(plain.saturating_sub(compressed) as u64, Ordering::Relaxed);
     }
 }
 

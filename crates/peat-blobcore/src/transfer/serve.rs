@@ -13,6 +13,7 @@ use super::paced::Outgoing;
 use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId, Priority};
+use crate::network::compression::compress;
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
@@ -31,11 +32,13 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
 pub(crate) struct Turns {
     blocks: Semaphore,
     availability: Semaphore,
+    /// No more than one core is busy compressing for one peer.
+    compressing: Semaphore,
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64) }
+        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64), compressing: Semaphore::new(1) }
     }
 }
 
@@ -73,7 +76,7 @@ pub(crate) async fn serve(
         }
         Request::Blocks(request) => {
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
-            send_blocks(peer, content, priority, traffic, send, request).await
+            send_blocks(peer, content, priority, traffic, &turns, send, request).await
         }
     }
 }
@@ -89,29 +92,29 @@ async fn send_blocks(
     content: Content,
     priority: Priority,
     traffic: Arc<Traffic>,
+    turns: &Turns,
     send: SendStream,
     request: BlockRequest,
 ) -> Result<(), WireError> {
-    let blob = request.blob;
     let mut blocks = request.blocks();
     let mut send = Outgoing::new(send, traffic.limiter.up(peer, priority));
     let block = async |range| match traffic.limiter.refuses(priority) {
         true => Some(BlockFrame::Denied(Denial::Later)),
-        false => encode(&content, peer, blob, range).await,
+        false => encode(&content, peer, request, range, &traffic, turns).await,
     };
     let mut next = match blocks.next() {
         Some(range) => block(range).await,
         None => None,
     };
     while let Some(frame) = next {
-        let goes_on = matches!(frame, BlockFrame::Block(_));
+        let goes_on = !matches!(frame, BlockFrame::Denied(_));
         let following = async {
             match blocks.next() {
                 Some(range) if goes_on => block(range).await,
                 _ => None,
             }
         };
-        if let BlockFrame::Block(bytes) = &frame {
+        if let BlockFrame::Block(bytes) | BlockFrame::Compressed(bytes) = &frame {
             traffic.served(bytes.len());
         }
         let (written, following) = tokio::join!(frame.write(&mut send, PATIENCE), following);
@@ -123,13 +126,33 @@ async fn send_blocks(
 }
 
 /// One block as it goes over the wire; nothing when this node stops.
-async fn encode(content: &Content, peer: EndpointId, blob: BlobHash, range: Range<u64>) -> Option<BlockFrame> {
+async fn encode(
+    content: &Content,
+    peer: EndpointId,
+    request: BlockRequest,
+    range: Range<u64>,
+    traffic: &Traffic,
+    turns: &Turns,
+) -> Option<BlockFrame> {
     let content = content.clone();
-    let encoded = blocking(move || content.encode_block(&blob, range)).await?;
-    Some(match encoded {
-        Ok(bytes) => BlockFrame::Block(bytes),
+    let _turn = match request.compression {
+        Some(_) => turns.compressing.acquire().await.ok(),
+        None => None,
+    };
+    let encoded = blocking(move || {
+        let plain = content.encode_block_below(&request.blob, range, request.known())?;
+        let compressed = request.compression.and_then(|level| compress(&plain, level));
+        Ok::<_, ContentError>((plain.len(), compressed.map_or(BlockFrame::Block(plain), BlockFrame::Compressed)))
+    });
+    Some(match encoded.await? {
+        Ok((plain, frame)) => {
+            if let BlockFrame::Compressed(bytes) = &frame {
+                traffic.saved(plain, bytes.len());
+            }
+            frame
+        }
         Err(error) => {
-            tracing::warn!(%blob, peer = %peer.short(), %error, "cannot serve");
+            tracing::warn!(blob = %request.blob, peer = %peer.short(), %error, "cannot serve");
             BlockFrame::Denied(denial(&error))
         }
     })

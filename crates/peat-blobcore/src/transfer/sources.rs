@@ -33,6 +33,23 @@ const HELPED_GROUPS: u64 = 2 * UNIT_GROUPS;
 const SLOW: Duration = Duration::from_secs(2);
 /// Who is so much slower than the fastest is not waited for either.
 const MUCH_SLOWER: f64 = 8.0;
+/// How much work compressing is worth, as a level of zstd, on a link of at most so many bytes a second: one core does it ten
+/// times as fast as the link carries them, or faster. Above the last it would be the bottleneck of slower machines.
+const LEVELS: [(f64, u8); 2] = [(1e6, 9), (16e6, 3)];
+/// The level as long as nothing is known of the link but that it is longer than this.
+const FIRST_LEVEL: u8 = 3;
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
+/// What is left with each request of the rate that an earlier one has shown: a single slow answer says little.
+const REMEMBERED: f64 = 0.8;
+
+/// How fast a request was answered, in bytes a second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    /// Of the blob.
+    pub(super) blob: f64,
+    /// Over the link: fewer, if they were compressed.
+    pub(super) link: f64,
+}
 
 /// Who may have a blob.
 #[derive(Debug, Clone)]
@@ -73,6 +90,8 @@ struct Source<C> {
     requests: usize,
     /// Bytes a second, as the last request has shown.
     rate: Option<f64>,
+    /// Bytes a second that its link has carried of late.
+    link: Option<f64>,
     /// When it said that it had come to have more.
     gained: Option<Instant>,
     /// When it was asked first of what is under way, or last answered.
@@ -93,6 +112,8 @@ pub(super) struct Asking<C> {
     pub(super) taken: Taken,
     /// The size of its blocks in bytes.
     pub(super) block: u64,
+    /// Bytes a second that its link has carried of late.
+    pub(super) link: Option<f64>,
 }
 
 impl<C: Clone> Sources<C> {
@@ -120,6 +141,7 @@ impl<C: Clone> Sources<C> {
                 longest: REQUEST_BYTES,
                 requests: 0,
                 rate: None,
+                link: None,
                 gained: None,
                 heard,
             },
@@ -166,10 +188,11 @@ impl<C: Clone> Sources<C> {
     }
 
     /// A request has been answered in full.
-    pub(super) fn answered(&mut self, id: &EndpointId, key: usize, rate: f64) {
+    pub(super) fn answered(&mut self, id: &EndpointId, key: usize, rates: Rates) {
         if let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) {
             // They share the link.
-            let rate = rate * source.requests.max(1) as f64;
+            let (rate, link) = (rates.blob * source.requests.max(1) as f64, rates.link * source.requests.max(1) as f64);
+            source.link = Some(source.link.map_or(link, |before| link.max(before * REMEMBERED)));
             source.requests = source.requests.saturating_sub(1);
             (source.block, source.rate, source.heard) = (block_for(rate), Some(rate), Instant::now());
         }
@@ -218,7 +241,7 @@ impl<C: Clone> Sources<C> {
                 source.heard = Instant::now();
             }
             source.requests += 1;
-            return Some(Asking { source: id, connection: source.connection.clone(), taken, block });
+            return Some(Asking { source: id, connection: source.connection.clone(), taken, block, link: source.link });
         }
         None
     }
@@ -305,6 +328,15 @@ impl<C> Fellows<'_, C> {
     }
 }
 
+/// How much work compressing is worth on a link that has carried `rate` bytes a second, if that is known, and whose round trip
+/// takes so long; nothing where it is not worth any.
+pub(super) fn compression_for(rate: Option<f64>, round_trip: Option<Duration>) -> Option<u8> {
+    match rate {
+        Some(rate) => LEVELS.iter().find(|(most, _)| rate <= *most).map(|(_, level)| *level),
+        None => round_trip.filter(|round_trip| *round_trip > LONG_ROUND_TRIP).map(|_| FIRST_LEVEL),
+    }
+}
+
 /// The block size that takes about [`BLOCK_TIME`] at a rate in bytes a second: a power of two of groups.
 fn block_for(rate: f64) -> u64 {
     let groups = (rate * BLOCK_TIME.as_secs_f64() / GROUP_BYTES as f64).clamp(1.0, (REQUEST_BYTES / GROUP_BYTES) as f64) as u64;
@@ -321,5 +353,13 @@ mod tests {
         assert_eq!(block_for(32_000.0), GROUP_BYTES);
         assert_eq!(block_for(1024.0 * 1024.0), 256 * 1024);
         assert_eq!(block_for(0.0), GROUP_BYTES);
+    }
+
+    #[test]
+    fn the_slower_a_link_the_more_compression_is_worth_and_on_a_fast_one_none() {
+        let levels = [1e9, 20e6, 6e6, 250e3, 0.0].map(|rate| compression_for(Some(rate), None));
+        assert_eq!(levels, [None, None, Some(3), Some(9), Some(9)]);
+        assert_eq!(compression_for(None, Some(Duration::from_millis(600))), Some(FIRST_LEVEL));
+        assert_eq!(compression_for(None, Some(Duration::from_micros(200))), None);
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::fetch::REQUESTS;
-use super::sources::{Asking, Sources};
+use super::sources::{Asking, Rates, Sources};
 use crate::clock::SystemClock;
 use crate::content::{Assembly, Content, Options};
 use crate::model::{BlobHash, EndpointId};
@@ -18,13 +18,13 @@ fn id(number: u8) -> EndpointId {
 /// The one who has it all.
 const SENDER: u8 = 0;
 
-struct Store {
-    content: Content,
+pub(super) struct Store {
+    pub(super) content: Content,
     _directory: tempfile::TempDir,
 }
 
 impl Store {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let options = Options { quota: None, reserve: 0 };
         let content = Content::open(directory.path(), options, Arc::new(SystemClock)).expect("a new store");
@@ -59,7 +59,8 @@ impl Fetcher {
     fn ask(&mut self) {
         while let Some(asking) = self.sources.next(&self.assembly) {
             let Range { start, end } = asking.taken.range();
-            let request = Request::Blocks(BlockRequest { blob: self.assembly.hash(), start, end, block: asking.block });
+            let (blob, block) = (self.assembly.hash(), asking.block);
+            let request = Request::Blocks(BlockRequest { blob, start, end, block, compression: None, pairs: 0 });
             assert!(Request::decode(&request.encode()).is_ok(), "{request:?}");
             self.asked.push(asking);
         }
@@ -72,7 +73,7 @@ impl Fetcher {
         let (range, groups) = (asking.taken.range(), groups(&asking));
         let encoded = from.encode_block(&self.assembly.hash(), range.clone()).expect("it was said to have it");
         self.assembly.write_block(range, &encoded).expect("verified");
-        self.sources.answered(&source, 0, 1e5);
+        self.sources.answered(&source, 0, Rates { blob: 1e5, link: 1e5 });
         Some(groups)
     }
 }

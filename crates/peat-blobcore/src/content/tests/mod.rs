@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod ingest;
 mod keep;
+mod known;
 mod recover;
 mod tree;
 
