@@ -3,8 +3,10 @@
 //!
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
+//! - `delta`: a blob put together from others that are here, and what they lack
 //! - `serve`: the answers
 mod availability;
+mod delta;
 mod fetch;
 mod serve;
 mod sources;
@@ -20,13 +22,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::content::ContentError;
 use crate::network::wire::WireError;
 
-/// Bytes of blocks that have crossed this node's links since it started: data and the hashes that come along.
+/// Bytes of blobs, with the hashes that come along, that have crossed this node's links since it started, or need not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockBytes {
     /// That came from holders, whether they were of use or not.
     pub received: u64,
     /// That were sent to those who asked, whether they arrived or not.
     pub served: u64,
+    /// Of blobs that were asked for, those that did not have to come: they were copied from other blobs here.
+    pub copied: u64,
 }
 
 /// The running count of them.
@@ -34,11 +38,16 @@ pub struct BlockBytes {
 pub(crate) struct Traffic {
     received: AtomicU64,
     served: AtomicU64,
+    copied: AtomicU64,
 }
 
 impl Traffic {
     pub(crate) fn bytes(&self) -> BlockBytes {
-        BlockBytes { received: self.received.load(Ordering::Relaxed), served: self.served.load(Ordering::Relaxed) }
+        BlockBytes {
+            received: self.received.load(Ordering::Relaxed),
+            served: self.served.load(Ordering::Relaxed),
+            copied: self.copied.load(Ordering::Relaxed),
+        }
     }
 
     fn received(&self, bytes: usize) {
@@ -47,6 +56,10 @@ impl Traffic {
 
     fn served(&self, bytes: usize) {
         self.served.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn copied(&self, bytes: u64) {
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -9,10 +9,11 @@ use iroh::endpoint::{RecvStream, SendStream};
 
 use tokio::sync::Semaphore;
 
+use super::delta::{self, Frames};
 use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, Runs, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,11 +30,13 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
 pub(crate) struct Turns {
     blocks: Semaphore,
     availability: Semaphore,
+    /// A recipe may have to be made of the whole blob first.
+    pub(super) recipes: Semaphore,
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64) }
+        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64), recipes: Semaphore::new(2) }
     }
 }
 
@@ -65,7 +68,60 @@ pub(crate) async fn serve(
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             send_blocks(peer, content, is_entitled, traffic, &mut send, request).await
         }
+        Request::Recipe(_) => {
+            let _turn = turns.recipes.acquire().await.map_err(|_| WireError::Stalled)?;
+            let runs = runs(&mut recv).await?;
+            let frames = is_entitled.then(|| move || delta::recipe_frames(&content, &blob, runs));
+            send_frames(peer, blob, frames, traffic, &mut send).await
+        }
+        Request::Ranges(_) => {
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            let runs = runs(&mut recv).await?;
+            let frames = is_entitled.then(|| move || delta::range_frames(&content, &blob, runs));
+            send_frames(peer, blob, frames, traffic, &mut send).await
+        }
     }
+}
+
+/// What a request says in a second frame.
+async fn runs(recv: &mut RecvStream) -> Result<Vec<(u64, u64)>, WireError> {
+    let frame = tokio::time::timeout(PATIENCE, read_frame(recv, Runs::MAX_BYTES)).await.map_err(|_| WireError::Stalled)??;
+    Ok(Runs::decode(&frame)?.runs)
+}
+
+/// Sends what `open` gives, which is nothing to who is not entitled.
+async fn send_frames(
+    peer: EndpointId,
+    blob: BlobHash,
+    open: Option<impl FnOnce() -> Result<Frames, ContentError> + Send + 'static>,
+    traffic: Arc<Traffic>,
+    send: &mut SendStream,
+) -> Result<(), WireError> {
+    let mut frames = match open {
+        Some(open) => blocking(open).await.ok_or(WireError::Stalled)?,
+        None => Err(ContentError::Absent(blob)),
+    };
+    loop {
+        let next = match frames {
+            Ok(mut open) => blocking(move || open.next().map(|next| next.map(|bytes| (bytes, open)))).await.flatten(),
+            Err(error) => Some(Err(error)),
+        };
+        match next {
+            Some(Ok((bytes, open))) => {
+                traffic.served(bytes.len());
+                BlockFrame::Block(bytes).write(send, PATIENCE).await?;
+                frames = Ok(open);
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%blob, peer = %peer.short(), %error, "cannot serve");
+                BlockFrame::Denied(denial(&error)).write(send, PATIENCE).await?;
+                break;
+            }
+            None => break,
+        }
+    }
+    let _ = send.finish();
+    Ok(())
 }
 
 async fn send_blocks(

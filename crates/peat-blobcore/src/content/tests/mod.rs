@@ -5,7 +5,9 @@ mod crash;
 mod damage;
 mod ingest;
 mod keep;
+mod recipe;
 mod recover;
+mod similar;
 mod tree;
 
 use std::fs;
