@@ -27,6 +27,7 @@ pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
     text.gauge("clock_plausible", "Whether this node's clock agrees with its peers.", u64::from(stats.clock_plausible));
     text.counter("block_bytes_received_total", "Bytes of blocks that came from peers.", blocks.received);
     text.counter("block_bytes_served_total", "Bytes of blocks that went to peers.", blocks.served);
+    text.counter("block_bytes_copied_total", "Bytes of blobs that were copied from others here, not fetched.", blocks.copied);
     text.counter("envelopes_accepted_total", "Envelopes that were stored.", stats.accepted);
     text.counter("envelopes_refused_total", "Envelopes that were refused.", stats.refused.values().sum());
     text.counter("envelopes_expired_total", "Envelopes that were dropped after their expiry.", stats.expired);

@@ -37,11 +37,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+pub(crate) use assembly::Draft;
 pub use assembly::{Assembly, Taken};
 pub use check::CheckReport;
 pub use error::ContentError;
 pub use export::Exported;
-pub(crate) use assembly::Draft;
 pub(crate) use groups::Groups;
 pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};

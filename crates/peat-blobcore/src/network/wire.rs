@@ -226,9 +226,7 @@ impl Runs {
     /// [`WireError::Malformed`], or [`WireError::Request`] when it asks for what nobody may.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let decoded: Self = decode_whole(bytes)?;
-        let fits = |(start, length): &(u64, u64)| {
-            (1..=MAX_BLOCK_BYTES).contains(length) && start.checked_add(*length).is_some()
-        };
+        let fits = |(start, length): &(u64, u64)| (1..=MAX_BLOCK_BYTES).contains(length) && start.checked_add(*length).is_some();
         let fit = decoded.runs.len() <= Self::MAX_RUNS && decoded.runs.iter().all(fits);
         if fit { Ok(decoded) } else { Err(WireError::Request) }
     }

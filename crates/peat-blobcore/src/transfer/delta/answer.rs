@@ -61,7 +61,5 @@ pub(in crate::transfer) fn range_frames(
     runs: Vec<(u64, u64)>,
 ) -> Result<Frames, ContentError> {
     let reader = content.open_blob(blob)?;
-    Ok(Box::new(runs.into_iter().map(move |(start, length)| {
-        reader.read_range(start..start.saturating_add(length))
-    })))
+    Ok(Box::new(runs.into_iter().map(move |(start, length)| reader.read_range(start..start.saturating_add(length)))))
 }

@@ -28,7 +28,7 @@ use crate::model::{BlobHash, EndpointId};
 /// Bytes of blobs that nobody has looked at yet which may be looked at for one fetch: as many times its own, or this many.
 const SKETCH_TIMES: u64 = 2;
 const SKETCH_BYTES: u64 = 64 * 1024 * 1024;
-/// If less than this part of a blob is here, it is fetched as others are.
+/// If less than this part of a blob is here, in hundredths, it is fetched as others are.
 const LEAST_PART: u64 = 10;
 
 /// Tries to make an assembly whole with what other blobs here have. When it returns without an error and the assembly is not whole,
@@ -64,8 +64,8 @@ impl Work<'_> {
         };
         let Some((recipe, from)) = learnt else { return Ok(()) };
         let (recipe, assembly, draft) = (Arc::new(recipe), self.assembly.clone(), Arc::clone(&self.draft));
-        let here = Arc::clone(&recipe);
-        let filled = blocking(move || fill(&content, &assembly, &draft, &here, is_new)).await?;
+        let (here, least) = (Arc::clone(&recipe), is_new.then(|| self.least()));
+        let filled = blocking(move || fill(&content, &assembly, &draft, &here, least)).await?;
         let Some(Filled { have, copied }) = filled else { return Ok(()) };
         self.order.traffic.copied(copied);
         if !self.bring(&recipe, &have).await? {
@@ -82,6 +82,14 @@ impl Work<'_> {
     /// Those who have all of the blob.
     fn holders(&self) -> Vec<Candidate> {
         self.order.candidates.borrow().iter().filter(|candidate| candidate.whole).cloned().collect()
+    }
+
+    /// Bytes that must be here. What is fetched by a recipe comes from those who have all, once for each who fetches; who fetches as
+    /// others do shares with them, so that it leaves those little more than once.
+    fn least(&self) -> u64 {
+        let fetching = self.order.candidates.borrow().iter().filter(|candidate| !candidate.whole).count() as u64;
+        let size = self.order.size;
+        (size * LEAST_PART / 100).max(size - size / (fetching + 1))
     }
 
     /// The recipe, and who told it; nothing when nothing similar seems to be here, or nobody tells.
@@ -250,16 +258,17 @@ struct Filled {
     copied: u64,
 }
 
-/// Begins a draft, or looks what an earlier run left of it, and copies what other blobs have. Nothing when they have too little.
+/// Begins a draft, or looks what an earlier run left of it, and copies what other blobs have. Nothing when these have less than `least`,
+/// which only a new one is asked for.
 fn fill(
     content: &Content,
     assembly: &Assembly,
     draft: &Draft,
     recipe: &Recipe,
-    is_new: bool,
+    least: Option<u64>,
 ) -> Result<Option<Filled>, ContentError> {
     let chunks = recipe.chunks();
-    let mut have = if is_new { vec![false; chunks.len()] } else { draft.look(chunks)? };
+    let mut have = if least.is_some() { vec![false; chunks.len()] } else { draft.look(chunks)? };
     let (mut readers, mut finder) = (Vec::new(), Finder::new(chunks, &have));
     for blob in content.similar(&recipe.outline())? {
         // One that was collected or found damaged meanwhile has nothing to give.
@@ -269,8 +278,8 @@ fn fill(
         }
     }
     let copies = finder.copies(chunks, &have);
-    if is_new {
-        if plan::bytes_of(copies.iter().map(|copy| &copy.piece)) < assembly.size() / LEAST_PART {
+    if let Some(least) = least {
+        if plan::bytes_of(copies.iter().map(|copy| &copy.piece)) < least {
             return Ok(None);
         }
         draft.keep_recipe(recipe)?;

@@ -85,9 +85,11 @@ fn twenty_insertions_into_64_mib_cost_little_more_than_what_is_new() {
     new.extend(&old[SIZE / 20 * 20..]);
     let (made, asked, ranges) = put_together(&new, &[&old]);
     assert!(made == new);
-    let (before, after) = (Recipe::of_chunks(cut(&old), SIZE as u64).unwrap(), Recipe::of_chunks(cut(&new), new.len() as u64).unwrap());
+    let (before, after) =
+        (Recipe::of_chunks(cut(&old), SIZE as u64).unwrap(), Recipe::of_chunks(cut(&new), new.len() as u64).unwrap());
     let known: HashSet<u64> = before.outline().iter().map(|segment| segment.hash).collect();
-    let told = after.outline().into_iter().filter(|segment| !known.contains(&segment.hash)).map(|segment| usize::from(segment.chunks));
+    let told =
+        after.outline().into_iter().filter(|segment| !known.contains(&segment.hash)).map(|segment| usize::from(segment.chunks));
     let recipe = after.outline().len() * Segment::BYTES + told.sum::<usize>() * Chunk::BYTES;
     let wire = asked as usize + recipe + ranges * 5;
     println!("new {}, asked for {asked} in {ranges} ranges, recipe {recipe}, chunks {}", 20 * NEW, after.chunks().len());
