@@ -92,7 +92,7 @@ fn twenty_insertions_into_64_mib_cost_little_more_than_what_is_new() {
         after.outline().into_iter().filter(|segment| !known.contains(&segment.hash)).map(|segment| usize::from(segment.chunks));
     let recipe = after.outline().len() * Segment::BYTES + told.sum::<usize>() * Chunk::BYTES;
     let wire = asked as usize + recipe + ranges * 5;
-    println!("new {}, asked for {asked} in {ranges} ranges, recipe {recipe}, chunks {}", 20 * NEW, after.chunks().len());
+
     assert!(wire < 900 * 1024, "{asked} bytes in {ranges} ranges, {recipe} of recipe");
     assert!(recipe < 40 * 1024);
 }
