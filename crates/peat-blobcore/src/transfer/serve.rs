@@ -71,13 +71,13 @@ pub(crate) async fn serve(
         Request::Recipe(_) => {
             let _turn = turns.recipes.acquire().await.map_err(|_| WireError::Stalled)?;
             let runs = runs(&mut recv).await?;
-            let frames = is_entitled.then(|| move || delta::recipe_frames(&content, &blob, runs));
+            let frames = is_entitled.then_some(move || delta::recipe_frames(&content, &blob, runs));
             send_frames(peer, blob, frames, traffic, &mut send).await
         }
         Request::Ranges(_) => {
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             let runs = runs(&mut recv).await?;
-            let frames = is_entitled.then(|| move || delta::range_frames(&content, &blob, runs));
+            let frames = is_entitled.then_some(move || delta::range_frames(&content, &blob, runs));
             send_frames(peer, blob, frames, traffic, &mut send).await
         }
     }

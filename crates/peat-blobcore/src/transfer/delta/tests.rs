@@ -1,10 +1,12 @@
 //! A blob is what is copied and what is asked for, whatever was edited.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
-use super::plan::{Finder, bytes_of, requests};
-use super::*;
-use crate::content::Cutter;
+use super::fill::are;
+use super::plan::{Copy, Finder, bytes_of, requests};
+use crate::content::{Chunk, Cutter, Recipe, Segment};
 use crate::network::wire::{MAX_BLOCK_BYTES, Runs};
 
 fn bytes(seed: u64, size: usize) -> Vec<u8> {
@@ -92,7 +94,6 @@ fn twenty_insertions_into_64_mib_cost_little_more_than_what_is_new() {
         after.outline().into_iter().filter(|segment| !known.contains(&segment.hash)).map(|segment| usize::from(segment.chunks));
     let recipe = after.outline().len() * Segment::BYTES + told.sum::<usize>() * Chunk::BYTES;
     let wire = asked as usize + recipe + ranges * 5;
-
     assert!(wire < 900 * 1024, "{asked} bytes in {ranges} ranges, {recipe} of recipe");
     assert!(recipe < 40 * 1024);
 }
