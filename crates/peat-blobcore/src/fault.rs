@@ -6,7 +6,7 @@
 
 /// Every place, and what has just become durable there, or is about to.
 #[cfg(any(test, feature = "crash-points"))]
-pub(crate) const POINTS: [(&str, &str); 29] = [
+pub(crate) const POINTS: [(&str, &str); 33] = [
     ("content.open.marked", "the index says that the store is in use"),
     ("content.open.recovered", "leftovers are gone, and orphans adopted; the unclean end is still on record"),
     ("content.ingest.copied", "a temp file is whole, and not synced"),
@@ -19,6 +19,10 @@ pub(crate) const POINTS: [(&str, &str); 29] = [
     ("content.assembly.marked", "a block's bits are written"),
     ("content.assembly.synced", "data and hashes are durable; the bitmap is not"),
     ("content.assembly.salvaged", "one of a damaged blob's two files has become an assembly's"),
+    ("content.draft.begun", "the recipe of a draft is durable; nothing of the draft is"),
+    ("content.draft.written", "some of a draft is written, and nothing says which"),
+    ("content.draft.hashed", "a draft is the blob, with its hashes, and durable; the bitmap does not say so"),
+    ("content.recipe.kept", "a blob's recipe has its name, and is not synced"),
     ("content.pin", "pins have been written"),
     ("content.delete.indexed", "the index has forgotten a blob; its files are still there"),
     ("content.delete.half", "a blob's data file is gone; its outboard is still there"),

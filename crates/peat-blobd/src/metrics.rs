@@ -29,6 +29,7 @@ pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
     text.gauge("clock_plausible", "Whether this node's clock agrees with its peers.", u64::from(stats.clock_plausible));
     text.counter("block_bytes_received_total", "Bytes of blocks that came from peers.", blocks.received);
     text.counter("block_bytes_served_total", "Bytes of blocks that went to peers.", blocks.served);
+    text.counter("block_bytes_copied_total", "Bytes of blobs that were copied from others here, not fetched.", blocks.copied);
     text.counter("block_bytes_saved_total", "Bytes of blocks that compression kept off the links.", blocks.saved);
     let limits = node.limits_in_force();
     let rate = |rate: Option<Rate>| rate.map_or(0, Rate::bytes);

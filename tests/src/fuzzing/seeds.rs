@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use peat_blobcore::content::{Chunk, Segment};
 use peat_blobcore::document::{Body, Edit, Envelope, Hint, Kind, News, Section, first_change};
 use peat_blobcore::identity::admission::{Initiator, Responder};
 use peat_blobcore::model::{
@@ -11,7 +12,8 @@ use peat_blobcore::model::{
 };
 use peat_blobcore::network::compression::compress;
 use peat_blobcore::network::wire::{
-    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request,
+    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, RangesRequest,
+    RecipeRequest, Request, Runs,
 };
 use peat_blobcore::replica::{Clocks, Session, Side};
 
@@ -236,6 +238,15 @@ fn wires() -> Vec<Vec<u8>> {
     let compressed = |length| compress(&vec![7; length], 3).expect("all bytes are the same");
     seeds.extend([1 << 16, (1 << 16) + 1].map(|length| frames(&[compressed(length)])));
     seeds.push(frames(&[compressed(100_000)[..20].to_vec()]));
+    let runs = Runs { runs: vec![(0, 1), (70_000, MAX_BLOCK_BYTES), (u64::MAX - 1, 1)] };
+    for request in [Request::Recipe(RecipeRequest { blob }), Request::Ranges(RangesRequest { blob })] {
+        seeds.push(frames(&[request.encode(), runs.encode(), Runs::default().encode()]));
+    }
+    let chunks: Vec<_> = (0..100).map(|at| Chunk { length: 16 * 1024 - at, hash: u64::from(at) << 3 }).collect();
+    let (mut told, mut outline) = (Vec::new(), Vec::new());
+    chunks.iter().for_each(|chunk| chunk.encode(&mut told));
+    chunks.chunks(60).for_each(|chunks| Segment::of(chunks).encode(&mut outline));
+    seeds.push(frames(&[outline, told]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

@@ -3,10 +3,11 @@
 use std::sync::{Arc, LazyLock};
 
 use peat_blobcore::clock::Clock;
+use peat_blobcore::content::{Chunk, Recipe, Segment};
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
 use peat_blobcore::network::compression::expand;
-use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request};
+use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
 use super::fixture::{Author, Input, NOW, a_manifest};
@@ -31,6 +32,8 @@ pub fn wire(bytes: &[u8]) {
         available(frame);
         // What is compressed says itself how long it is.
         assert!(expand(frame, MAX_EXPANDED_BYTES).is_none_or(|plain| plain.len() <= MAX_EXPANDED_BYTES));
+        runs(frame);
+        recipe(frame);
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);
@@ -58,6 +61,30 @@ fn available(frame: &[u8]) {
     let encoded = available.encode();
     assert!(encoded.len() <= Available::MAX_BYTES);
     assert_eq!(Available::decode(&encoded).expect("what is encoded decodes"), available);
+}
+
+fn runs(frame: &[u8]) {
+    let Ok(runs) = Runs::decode(frame) else { return };
+    let encoded = runs.encode();
+    assert!(encoded.len() <= Runs::MAX_BYTES);
+    assert_eq!(Runs::decode(&encoded).expect("what is encoded decodes"), runs);
+}
+
+fn recipe(frame: &[u8]) {
+    if let Some(segments) = Segment::decode_all(frame) {
+        let mut encoded = Vec::new();
+        segments.into_iter().for_each(|segment| segment.encode(&mut encoded));
+        assert_eq!(encoded, frame);
+    }
+    let Some(chunks) = Chunk::decode_all(frame) else { return };
+    let mut encoded = Vec::new();
+    chunks.iter().for_each(|chunk| chunk.encode(&mut encoded));
+    assert_eq!(encoded, frame);
+    let size = chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+    if let Some(recipe) = Recipe::of_chunks(chunks, size) {
+        assert!(recipe.outline().len() as u64 <= Segment::most(size));
+        assert_eq!(recipe.segments().map(<[Chunk]>::len).sum::<usize>(), recipe.chunks().len());
+    }
 }
 
 fn blocks(request: BlockRequest) {

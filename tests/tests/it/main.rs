@@ -2,6 +2,7 @@
 
 mod admission;
 mod corpora;
+mod delta;
 mod forgotten;
 mod hostile;
 mod lan;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use super::assembly::{Assembly, Storage};
 use super::groups::Groups;
 use super::index::Row;
-use super::layout::{self, BITMAP, DATA, OUTBOARD, sync_dir};
+use super::layout::{self, BITMAP, DATA, OUTBOARD, RECIPE, sync_dir};
 use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, lock, tree};
 use crate::fault;
 use crate::model::BlobHash;
@@ -165,7 +165,7 @@ impl Inner {
     }
 
     fn remove_files(&self, hash: &BlobHash, size: u64) -> Result<(), ContentError> {
-        [DATA, OUTBOARD, BITMAP].iter().try_for_each(|part| layout::remove(&self.layout.assembly(hash, size, part)))
+        [DATA, OUTBOARD, BITMAP, RECIPE].iter().try_for_each(|part| layout::remove(&self.layout.assembly(hash, size, part)))
     }
 
     /// Removes an assembly that nobody uses, or that has ended; done with its slot's lock held.
@@ -188,7 +188,7 @@ impl Inner {
 
     /// Bytes of disk that an assembly takes.
     pub(super) fn assembly_bytes(&self, hash: &BlobHash, size: u64) -> u64 {
-        [DATA, OUTBOARD, BITMAP].iter().map(|part| layout::allocated(&self.layout.assembly(hash, size, part))).sum()
+        [DATA, OUTBOARD, BITMAP, RECIPE].iter().map(|part| layout::allocated(&self.layout.assembly(hash, size, part))).sum()
     }
 }
 

@@ -4,6 +4,8 @@
 //! claim: when an assembly is opened again, every group that it claims is verified first. So a killed process loses nothing
 //! that it wrote, and a power cut at most what came since the last sync. Nothing wrong is ever written.
 
+mod draft;
+
 use std::fs::File;
 use std::io::IoSlice;
 use std::ops::Range;
@@ -20,6 +22,8 @@ use super::layout::{BITMAP, DATA, OUTBOARD, StagedPath};
 use super::registry::Slot;
 use super::tree::Known;
 use super::{Content, ContentError, GROUP_BYTES, Ingested, MAX_BLOCK_BYTES, ingest, lock, tree};
+pub(crate) use draft::Draft;
+
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
 

@@ -127,6 +127,13 @@ impl Inner {
             {
                 let _names = lock(&self.names);
                 for name in layout::names(&dir)? {
+                    if let Some((stem, layout::RECIPE)) = name.split_once('.') {
+                        // It is no more than its blob: it goes without being counted, and is made again when it is needed.
+                        if stem.parse().is_ok_and(|hash| matches!(self.index.row(&hash), Ok(None))) {
+                            layout::remove(&dir.join(&name))?;
+                        }
+                        continue;
+                    }
                     let stem = name.strip_suffix(OUTBOARD).and_then(|stem| stem.strip_suffix('.')).unwrap_or(&name);
                     if let Ok(hash) = stem.parse::<BlobHash>()
                         && self.index.row(&hash)?.is_none_or(|row| row.inline)

@@ -17,7 +17,7 @@ use crate::model::BlobHash;
 /// Up to this many files or directories are synced one by one; more by one sync of the whole file system.
 const SINGLE_SYNCS: usize = 8;
 /// Room that a transaction of the index is given. A full disk in its middle would make redb refuse all later ones.
-const INDEX_ROOM_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const INDEX_ROOM_BYTES: u64 = 8 * 1024 * 1024;
 
 /// A blob whose bytes are complete and verified, and not durable yet.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
 
-use super::{ContentError, Ingested};
+use super::{ContentError, Ingested, RECIPE_SIZES};
 use crate::database::Database;
 use crate::model::{BlobHash, Sha256Digest, Timestamp, decode_whole, encode};
 
@@ -25,6 +25,12 @@ pub(super) const PINS: TableDefinition<'_, (&[u8], Id<'_>), u64> = TableDefiniti
 pub(super) const REASONS: TableDefinition<'_, (Id<'_>, &[u8]), ()> = TableDefinition::new("reasons");
 /// (time, blob hash) of what became whole within the last minute.
 pub(super) const RECENT: TableDefinition<'_, (u64, Id<'_>), ()> = TableDefinition::new("recent");
+/// (time, blob hash) of large blobs that are in no sketch yet, to their size.
+pub(super) const UNSKETCHED: TableDefinition<'_, (u64, Id<'_>), u64> = TableDefinition::new("unsketched");
+/// Blob hash to the hooks of a blob by which similar ones are found, as little-endian numbers.
+pub(super) const SKETCHES: TableDefinition<'_, Id<'_>, &[u8]> = TableDefinition::new("sketches");
+/// (hook, blob hash): the sketches the other way round.
+pub(super) const HOOKS: TableDefinition<'_, (u64, Id<'_>), ()> = TableDefinition::new("hooks");
 /// `format` and `in-use`.
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -72,6 +78,9 @@ impl Index {
             txn.open_table(PINS)?;
             txn.open_table(REASONS)?;
             txn.open_table(RECENT)?;
+            txn.open_table(UNSKETCHED)?;
+            txn.open_table(SKETCHES)?;
+            txn.open_table(HOOKS)?;
             let mut meta = txn.open_table(META)?;
             let format = meta.insert("format", FORMAT)?.map(|value| value.value());
             if let Some(format) = format.filter(|format| *format != FORMAT) {
@@ -179,12 +188,16 @@ pub(super) fn insert<'a>(
 ) -> Result<(), ContentError> {
     let (mut rows, mut inline) = (txn.open_table(BLOBS)?, txn.open_table(INLINE)?);
     let (mut digests, mut recent) = (txn.open_table(DIGESTS)?, txn.open_table(RECENT)?);
+    let (mut unsketched, sketches) = (txn.open_table(UNSKETCHED)?, txn.open_table(SKETCHES)?);
     for (blob, bytes) in blobs {
         let hash = blob.hash.as_bytes();
         let row = Row { size: blob.size, sha256: blob.sha256, added: now, inline: bytes.is_some(), damaged: false };
         rows.insert(hash, encode(&row).as_slice())?;
         digests.insert(blob.sha256.as_bytes(), hash)?;
         recent.insert((now.as_millis(), hash), ())?;
+        if RECIPE_SIZES.contains(&blob.size) && sketches.get(hash)?.is_none() {
+            unsketched.insert((now.as_millis(), hash), blob.size)?;
+        }
         if let Some(bytes) = bytes {
             inline.insert(hash, bytes)?;
         }
@@ -199,5 +212,12 @@ pub(super) fn forget(txn: &redb::WriteTransaction, hash: &BlobHash, row: &Row) -
     txn.open_table(BLOBS)?.remove(hash.as_bytes())?;
     txn.open_table(INLINE)?.remove(hash.as_bytes())?;
     txn.open_table(DIGESTS)?.remove(row.sha256.as_bytes())?;
+    txn.open_table(UNSKETCHED)?.remove((row.added.as_millis(), hash.as_bytes()))?;
+    if let Some(sketch) = txn.open_table(SKETCHES)?.remove(hash.as_bytes())? {
+        let mut hooks = txn.open_table(HOOKS)?;
+        for hook in sketch.value().as_chunks::<8>().0 {
+            hooks.remove((u64::from_le_bytes(*hook), hash.as_bytes()))?;
+        }
+    }
     Ok(())
 }

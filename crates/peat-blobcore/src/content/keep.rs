@@ -236,7 +236,8 @@ impl Inner {
     fn remove_blob(&self, hash: &BlobHash) -> Result<(), ContentError> {
         let data = layout::remove(&self.layout.blob(hash));
         fault::point("content.delete.half");
-        layout::remove(&self.layout.outboard(hash)).and(data)
+        let rest = layout::remove(&self.layout.outboard(hash)).and(layout::remove(&self.layout.recipe(hash)));
+        rest.and(data)
     }
 
     /// Forgets the leases that have ended, and reads what is pinned.

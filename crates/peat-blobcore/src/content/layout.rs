@@ -1,7 +1,8 @@
 //! Where the store's files are, and the few things that are done with whole files and directories.
 //!
 //! `blobs/<first two digits>/<hash>` and `<hash>.outboard` are blobs that the index knows; `assemblies/<hash>-<size>.data`,
-//! `.outboard` and `.bitmap` are blobs that are not whole yet; `tmp/` is emptied at each start. Nothing here decides anything.
+//! `.outboard` and `.bitmap` are blobs that are not whole yet; `tmp/` is emptied at each start. A file `.recipe` beside either is made
+//! again when it is missing. Nothing here decides anything.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,6 +26,8 @@ pub(super) const DATA: &str = "data";
 pub(super) const OUTBOARD: &str = "outboard";
 /// The file of an assembly that says which groups it may hold.
 pub(super) const BITMAP: &str = "bitmap";
+/// The file of a blob, or of an assembly, that holds the blob's recipe.
+pub(super) const RECIPE: &str = "recipe";
 
 impl Layout {
     /// Makes what is missing of the directories, durably.
@@ -77,6 +80,10 @@ impl Layout {
 
     pub(super) fn outboard(&self, hash: &BlobHash) -> PathBuf {
         self.blob(hash).with_extension(OUTBOARD)
+    }
+
+    pub(super) fn recipe(&self, hash: &BlobHash) -> PathBuf {
+        self.blob(hash).with_extension(RECIPE)
     }
 
     pub(super) fn assembly(&self, hash: &BlobHash, size: u64, part: &str) -> PathBuf {

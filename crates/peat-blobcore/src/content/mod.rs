@@ -7,6 +7,7 @@
 //! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
 //! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
+//! - likeness: a `recipe` says of which chunks a blob consists, and `similar` which blobs here have some of them
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
 mod assembly;
@@ -21,8 +22,10 @@ mod ingest;
 mod keep;
 mod layout;
 mod reader;
+mod recipe;
 mod recover;
 mod registry;
+mod similar;
 mod spool;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+pub(crate) use assembly::Draft;
 pub use assembly::{Assembly, Taken};
 pub use check::CheckReport;
 pub use error::ContentError;
@@ -42,6 +46,7 @@ pub(crate) use groups::Groups;
 pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
+pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
 pub use spool::{Spool, Spooled};
 pub use tree::Known;
 

@@ -132,6 +132,20 @@ impl BlobReader {
         Ok(length)
     }
 
+    /// Reads verified bytes, of which there is at most a block.
+    ///
+    /// # Errors
+    /// `BadRange` when it is longer, or beyond the blob; as [`BlobReader::read_at`].
+    pub(crate) fn read_range(&self, range: Range<u64>) -> Result<Vec<u8>, ContentError> {
+        let (Range { start, end }, size) = (range, self.size());
+        if start > end || end > size || end - start > MAX_BLOCK_BYTES {
+            return Err(ContentError::BadRange { start, end, size });
+        }
+        let mut bytes = vec![0; usize::try_from(end - start).expect("at most a block")];
+        self.read_at(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
     pub(super) fn visit(&self, visitor: &mut dyn Visitor) -> Result<(), ContentError> {
         let hash = &self.open.hash;
         self.source.walk(hash, self.size(), visitor).map_err(|Mismatch| self.open.content.0.damaged(hash, &self.row))

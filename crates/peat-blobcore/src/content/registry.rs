@@ -4,7 +4,7 @@
 //! and never stands in the way of the true one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::assembly::{Assembly, Shared};
@@ -22,6 +22,8 @@ pub(super) struct Slot {
     pub(super) open: Mutex<Weak<Shared>>,
     /// Verified bytes; for one that is not open, those that its bitmap claims.
     pub(super) held: AtomicU64,
+    /// Whether what was put together by a recipe was not the blob: there is no second attempt.
+    pub(super) misled: AtomicBool,
 }
 
 impl Registry {

@@ -2,7 +2,8 @@
 //!
 //! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
 //! [`Message`]s both ways; each further one is a [`Request`] and its answer: [`BlockFrame`]s for a [`BlockRequest`], and for
-//! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open.
+//! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open. A [`RecipeRequest`] and a
+//! [`RangesRequest`] are followed by a frame of [`Runs`], and answered in [`BlockFrame`]s.
 
 use std::time::Duration;
 
@@ -97,6 +98,12 @@ pub enum Request {
     /// It wants to know what there is, and what comes to be there.
     #[n(1)]
     Availability(#[n(0)] AvailabilityRequest),
+    /// It wants to know of which chunks a blob consists.
+    #[n(2)]
+    Recipe(#[n(0)] RecipeRequest),
+    /// It wants bytes that its own store lacks of a blob.
+    #[n(3)]
+    Ranges(#[n(0)] RangesRequest),
 }
 
 impl Request {
@@ -117,7 +124,7 @@ impl Request {
         let request: Self = decode_whole(bytes)?;
         match &request {
             Self::Blocks(blocks) => blocks.check()?,
-            Self::Availability(_) => {}
+            Self::Availability(_) | Self::Recipe(_) | Self::Ranges(_) => {}
         }
         Ok(request)
     }
@@ -126,7 +133,10 @@ impl Request {
     #[must_use]
     pub fn blob(&self) -> BlobHash {
         match self {
-            Self::Blocks(BlockRequest { blob, .. }) | Self::Availability(AvailabilityRequest { blob }) => *blob,
+            Self::Blocks(BlockRequest { blob, .. })
+            | Self::Availability(AvailabilityRequest { blob })
+            | Self::Recipe(RecipeRequest { blob })
+            | Self::Ranges(RangesRequest { blob }) => *blob,
         }
     }
 }
@@ -168,6 +178,60 @@ impl Available {
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         let available: Self = decode_whole(bytes)?;
         if available.runs.len() <= Self::MAX_RUNS { Ok(available) } else { Err(WireError::Request) }
+    }
+}
+
+/// Asks who holds all of a blob for its recipe. The [`Runs`] that follow are runs of segments, of which the chunks are wanted: the
+/// answer is one [`BlockFrame`] for each run. Without any the outline is wanted: the answer is frames of whole segments until
+/// these are all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct RecipeRequest {
+    /// Which blob.
+    #[n(0)]
+    pub blob: BlobHash,
+}
+
+/// Asks who holds all of a blob for ranges of its bytes, which are the [`Runs`] that follow: the answer is one [`BlockFrame`] for
+/// each, of the bytes and nothing else. The holder verifies them; the asker cannot before it has the whole blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct RangesRequest {
+    /// Which blob.
+    #[n(0)]
+    pub blob: BlobHash,
+}
+
+/// Which parts of something are asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct Runs {
+    /// Where each begins, and how long it is: at least 1, at most [`MAX_BLOCK_BYTES`].
+    #[n(0)]
+    pub runs: Vec<(u64, u64)>,
+}
+
+impl Runs {
+    /// Most runs of one request.
+    pub const MAX_RUNS: usize = 256;
+    /// Longest frame, in bytes.
+    pub const MAX_BYTES: usize = 8 * 1024;
+
+    /// The frame's content.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a frame that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`], or [`WireError::Request`] when it asks for what nobody may.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        let decoded: Self = decode_whole(bytes)?;
+        let fits = |(start, length): &(u64, u64)| (1..=MAX_BLOCK_BYTES).contains(length) && start.checked_add(*length).is_some();
+        let fit = decoded.runs.len() <= Self::MAX_RUNS && decoded.runs.iter().all(fits);
+        if fit { Ok(decoded) } else { Err(WireError::Request) }
     }
 }
 
@@ -436,7 +500,9 @@ mod tests {
         let blob = BlobHash::from_bytes([1; 32]);
         let blocks = Request::Blocks(BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES, compression: Some(3), pairs: 7 });
         let availability = Request::Availability(AvailabilityRequest { blob });
-        for request in [blocks, availability] {
+        let recipe = Request::Recipe(RecipeRequest { blob });
+        let ranges = Request::Ranges(RangesRequest { blob });
+        for request in [blocks, availability, recipe, ranges] {
             let bytes = request.encode();
             assert!(bytes.len() <= Request::MAX_BYTES);
             assert_eq!(Request::decode(&bytes).expect("a request"), request);
@@ -452,11 +518,25 @@ mod tests {
         assert!(Available::decode(&available(Available::MAX_RUNS + 1).encode()).is_err());
     }
 
+    #[test]
+    fn what_is_asked_for_has_a_most() {
+        let runs = |runs: &[(u64, u64)]| Runs { runs: runs.to_vec() };
+        let longest = runs(&[(u64::MAX - MAX_BLOCK_BYTES, MAX_BLOCK_BYTES); Runs::MAX_RUNS]);
+        assert!(longest.encode().len() <= Runs::MAX_BYTES, "{}", longest.encode().len());
+        for good in [longest, Runs::default(), runs(&[(7, 1), (0, 5)])] {
+            assert_eq!(Runs::decode(&good.encode()).expect("fine"), good);
+        }
+        for bad in [&[(0, 0)][..], &[(0, MAX_BLOCK_BYTES + 1)], &[(u64::MAX, 1)], &[(0, 1); Runs::MAX_RUNS + 1]] {
+            assert!(Runs::decode(&runs(bad).encode()).is_err(), "{bad:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = Message::decode(&bytes);
             let _ = Available::decode(&bytes);
+            let _ = Runs::decode(&bytes);
             if let Ok(Request::Blocks(request)) = Request::decode(&bytes) {
                 prop_assert!(request.blocks().take(10).all(|block| block.start <= block.end));
             }

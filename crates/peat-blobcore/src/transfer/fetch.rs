@@ -62,6 +62,7 @@ pub(crate) async fn fetch(
 ) -> Result<Ingested, FetchError> {
     let (store, blob, size) = (order.content.clone(), order.blob, order.size);
     let assembly = blocking(move || store.assemble(&blob, size)).await?;
+    super::delta::fetch(&order, &assembly, on_progress).await?;
     let sources = Sources::new(size.div_ceil(GROUP_BYTES).max(1), order.me);
     let (tell, news) = mpsc::channel(16);
     let swarm = Swarm {

@@ -3,9 +3,11 @@
 //!
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
+//! - `delta`: a blob put together from others that are here, and what they lack
 //! - `serve`: the answers
 //! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
+mod delta;
 mod fetch;
 mod limiter;
 mod limits;
@@ -28,7 +30,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::content::ContentError;
 use crate::network::wire::WireError;
 
-/// Bytes of blocks that have crossed this node's links since it started, compressed or not: data and the hashes that come along.
+/// Bytes of blobs, compressed or not, with the hashes that come along, that have crossed this node's links since it started, or need
+/// not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockBytes {
     /// That came from holders, whether they were of use or not.
@@ -37,6 +40,8 @@ pub struct BlockBytes {
     pub served: u64,
     /// That did not have to cross, since blocks were compressed, in both directions.
     pub saved: u64,
+    /// Of blobs that were asked for, those that did not have to come: they were copied from other blobs here.
+    pub copied: u64,
 }
 
 /// The running count of them, and their limits.
@@ -45,17 +50,19 @@ pub(crate) struct Traffic {
     received: AtomicU64,
     served: AtomicU64,
     saved: AtomicU64,
+    copied: AtomicU64,
     pub(crate) limiter: Limiter,
 }
 
 impl Traffic {
     pub(crate) fn new(limiter: Limiter) -> Self {
-        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), saved: AtomicU64::new(0), limiter }
+        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), saved: AtomicU64::new(0), copied: AtomicU64::new(0), limiter }
     }
 
     pub(crate) fn bytes(&self) -> BlockBytes {
-        let [received, served, saved] = [&self.received, &self.served, &self.saved].map(|bytes| bytes.load(Ordering::Relaxed));
-        BlockBytes { received, served, saved }
+        let counts = [&self.received, &self.served, &self.saved, &self.copied];
+        let [received, served, saved, copied] = counts.map(|bytes| bytes.load(Ordering::Relaxed));
+        BlockBytes { received, served, saved, copied }
     }
 
     fn received(&self, bytes: usize) {
@@ -68,6 +75,10 @@ impl Traffic {
 
     fn saved(&self, plain: usize, compressed: usize) {
         self.saved.fetch_add(plain.saturating_sub(compressed) as u64, Ordering::Relaxed);
+    }
+
+    fn copied(&self, bytes: u64) {
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 

@@ -9,12 +9,13 @@ use iroh::endpoint::{RecvStream, SendStream};
 
 use tokio::sync::Semaphore;
 
+use super::delta::{self, Frames};
 use super::paced::Outgoing;
 use super::{Traffic, availability};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::compress;
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
+use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, Runs, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,11 +35,14 @@ pub(crate) struct Turns {
     availability: Semaphore,
     /// No more than one core is busy compressing for one peer.
     compressing: Semaphore,
+    /// A recipe may have to be made of the whole blob first.
+    pub(super) recipes: Semaphore,
 }
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64), compressing: Semaphore::new(1) }
+        let recipes = Semaphore::new(2);
+        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64), compressing: Semaphore::new(1), recipes }
     }
 }
 
@@ -62,7 +66,7 @@ pub(crate) async fn serve(
         return match request {
             // The stream ends: a stranger does not learn whether anything is here.
             Request::Availability(_) => Ok(()),
-            Request::Blocks(_) => deny(&mut send, Denial::NotAvailable).await,
+            Request::Blocks(_) | Request::Recipe(_) | Request::Ranges(_) => deny(&mut send, Denial::NotAvailable).await,
         };
     };
     match request {
@@ -78,7 +82,63 @@ pub(crate) async fn serve(
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             send_blocks(peer, content, priority, traffic, &turns, send, request).await
         }
+        Request::Recipe(_) => {
+            let _turn = turns.recipes.acquire().await.map_err(|_| WireError::Stalled)?;
+            let runs = runs(&mut recv).await?;
+            let frames = move || delta::recipe_frames(&content, &blob, runs);
+            send_frames(peer, blob, priority, frames, traffic, send).await
+        }
+        Request::Ranges(_) => {
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            let runs = runs(&mut recv).await?;
+            let frames = move || delta::range_frames(&content, &blob, runs);
+            send_frames(peer, blob, priority, frames, traffic, send).await
+        }
     }
+}
+
+/// What a request says in a second frame.
+async fn runs(recv: &mut RecvStream) -> Result<Vec<(u64, u64)>, WireError> {
+    let frame = tokio::time::timeout(PATIENCE, read_frame(recv, Runs::MAX_BYTES)).await.map_err(|_| WireError::Stalled)??;
+    Ok(Runs::decode(&frame)?.runs)
+}
+
+/// Sends what `open` gives.
+async fn send_frames(
+    peer: EndpointId,
+    blob: BlobHash,
+    priority: Priority,
+    open: impl FnOnce() -> Result<Frames, ContentError> + Send + 'static,
+    traffic: Arc<Traffic>,
+    send: SendStream,
+) -> Result<(), WireError> {
+    let mut send = Outgoing::new(send, traffic.limiter.up(peer, priority));
+    let mut frames = blocking(open).await.ok_or(WireError::Stalled)?;
+    loop {
+        if traffic.limiter.refuses(priority) {
+            BlockFrame::Denied(Denial::Later).write(&mut send, PATIENCE).await?;
+            break;
+        }
+        let next = match frames {
+            Ok(mut open) => blocking(move || open.next().map(|next| next.map(|bytes| (bytes, open)))).await.flatten(),
+            Err(error) => Some(Err(error)),
+        };
+        match next {
+            Some(Ok((bytes, open))) => {
+                traffic.served(bytes.len());
+                BlockFrame::Block(bytes).write(&mut send, PATIENCE).await?;
+                frames = Ok(open);
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%blob, peer = %peer.short(), %error, "cannot serve");
+                BlockFrame::Denied(denial(&error)).write(&mut send, PATIENCE).await?;
+                break;
+            }
+            None => break,
+        }
+    }
+    send.finish();
+    Ok(())
 }
 
 async fn deny(send: &mut SendStream, denial: Denial) -> Result<(), WireError> {

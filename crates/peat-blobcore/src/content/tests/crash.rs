@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::content::Pin;
+use crate::content::{Cutter, Pin, Recipe};
 
 const SIZE: u64 = 1_500_000;
 const BLOCK: u64 = 1 << 18;
@@ -14,17 +14,54 @@ fn source_of(dir: &Path, name: &str) -> Content {
     Content::open(&dir.join(name), Options { quota: None, reserve: 0 }, clock).unwrap()
 }
 
+/// Another version of what is kept.
+fn newer() -> Vec<u8> {
+    [bytes(1, SIZE as usize), bytes(4, 20_000)].concat()
+}
+
+/// Puts the other version together by a recipe, from wherever an earlier run left it.
+fn draft(store: &Content) {
+    let newer = newer();
+    let (hash, size) = (hash_of(&newer), newer.len() as u64);
+    let mut cutter = Cutter::default();
+    cutter.push(&newer);
+    let recipe = Recipe::of_chunks(cutter.finish(), size).unwrap();
+    assert!(store.sketch(u64::MAX).unwrap());
+    let assembly = store.assemble(&hash, size).unwrap();
+    if let Some(draft) = assembly.draft() {
+        if draft.kept_recipe().is_none() {
+            draft.keep_recipe(&recipe).unwrap();
+        }
+        let mut at = 0;
+        for (chunk, have) in recipe.chunks().iter().zip(draft.look(recipe.chunks()).unwrap()) {
+            let end = at + usize::from(chunk.length);
+            if !have {
+                draft.write(at as u64, &newer[at..end]).unwrap();
+            }
+            at = end;
+        }
+        assert!(draft.complete().unwrap());
+    }
+    assembly.finish().unwrap();
+}
+
 /// Everything that the store does, in an order that can begin again after any end. What crosses is noted in `crossed`.
 fn work(dir: &Path) {
     let source = source_of(dir, "source");
     let store = source_of(dir, "store");
     let kept = bytes(1, SIZE as usize);
     fs::write(dir.join("kept"), &kept).unwrap();
-    store.pin(&Pin::User("kept".into()), &[hash_of(&kept), hash_of(b"small"), hash_of(&bytes(2, SIZE as usize))]).unwrap();
+    store
+        .pin(
+            &Pin::User("kept".into()),
+            &[hash_of(&kept), hash_of(&newer()), hash_of(b"small"), hash_of(&bytes(2, SIZE as usize))],
+        )
+        .unwrap();
     store.ingest_path(&dir.join("kept"), &mut go_on).unwrap();
     store.ingest_bytes(b"small").unwrap();
     store.ingest_bytes(&bytes(3, SIZE as usize)).unwrap();
     store.gc_all().unwrap();
+    draft(&store);
 
     let fetched = hash_of(&bytes(2, SIZE as usize));
     let assembly = store.assemble(&fetched, SIZE).unwrap();
@@ -87,7 +124,7 @@ fn assert_all_is_well(dir: &Path, point: &str) {
     let store = source_of(dir, "store");
     let report = store.check(&mut go_on).unwrap();
     assert!(report.is_clean(), "{point}: {report:?}");
-    for data in [bytes(1, SIZE as usize), bytes(2, SIZE as usize), b"small".to_vec()] {
+    for data in [bytes(1, SIZE as usize), newer(), bytes(2, SIZE as usize), b"small".to_vec()] {
         assert_eq!(read_all(&store, &hash_of(&data)).unwrap(), data, "{point}");
     }
     assert_eq!(fs::read_dir(dir.join("store/assemblies")).unwrap().count(), 0, "{point}");

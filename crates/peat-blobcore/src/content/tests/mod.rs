@@ -6,7 +6,9 @@ mod damage;
 mod ingest;
 mod keep;
 mod known;
+mod recipe;
 mod recover;
+mod similar;
 mod tree;
 
 use std::fs;
