@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::assembly::Assembly;
 use super::commit::{Staged, StagedBytes};
+use super::layout::WriteBack;
 use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Progress, tree};
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
@@ -218,12 +219,14 @@ impl Inner {
         if !cloned {
             self.ensure_free(size)?;
         }
+        let mut write_back = WriteBack::default();
         let mut fill = |at: u64, buffer: &mut [u8]| {
             // A clone is hashed itself: nobody can write to it.
             let source = if cloned { &copy } else { file };
             read_source(source, path, buffer, at)?;
             if !cloned {
                 self.write_at(&copy, &data.path, buffer, at)?;
+                write_back.begin(&copy, at + buffer.len() as u64);
             }
             report(progress, at + buffer.len() as u64)
         };
