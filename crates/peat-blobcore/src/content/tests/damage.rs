@@ -35,10 +35,8 @@ fn a_damaged_blob_is_noticed_when_it_is_served_and_never_leaves() {
 
 #[test]
 fn what_is_exported_unverified_shows_the_damage_to_who_reads_it_back() {
-    for damage in [
-        (|path| flip(path, 1_500_000)) as fn(&Path),
-        |path| File::options().write(true).open(path).unwrap().set_len(1_200_000).unwrap(),
-    ] {
+    let cut = |path: &Path| File::options().write(true).open(path).unwrap().set_len(1_200_000).unwrap();
+    for damage in [(|path| flip(path, 1_500_000)) as fn(&Path), cut] {
         let (_, bad, hash, _) = pair(2_000_000);
         damage(&bad.0.layout.blob(&hash));
         let file = tempfile::NamedTempFile::new_in(bad.dir.path()).unwrap();
