@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::layout::WriteBack;
+use super::layout::{WRITE_BYTES, WriteBack};
 use super::tree::{GroupRange, Mismatch, Visitor};
 use super::{Content, ContentError, GROUP_BYTES, MAX_BLOCK_BYTES};
 use crate::model::BlobHash;
@@ -84,13 +84,15 @@ fn copy(from: &File, mut to: &File, size: u64, written: &mut dyn FnMut(u64) -> i
     let (mut at, mut write_back) = (0, WriteBack::default());
     while at < size {
         // The standard library leaves this to the kernel.
-        let copied = io::copy(&mut from.take(MAX_BLOCK_BYTES.min(size - at)), &mut to)?;
+        let copied = io::copy(&mut from.take(WRITE_BYTES.min(size - at)), &mut to)?;
         if copied == 0 {
             break;
         }
         at += copied;
-        written(at)?;
-        write_back.begin(to, at);
+        if at.is_multiple_of(MAX_BLOCK_BYTES) || at == size {
+            written(at)?;
+            write_back.begin(to, at);
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::assembly::Assembly;
 use super::commit::{Staged, StagedBytes};
-use super::layout::WriteBack;
+use super::layout::{WRITE_BYTES, WriteBack};
 use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Progress, tree};
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
@@ -249,7 +249,11 @@ impl Inner {
 
     /// Writes to one of the store's own files.
     pub(super) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], at: u64) -> Result<(), ContentError> {
-        file.write_all_at(bytes, at).map_err(|error| self.layout.write_error("write", path, bytes.len() as u64, error))
+        (at..)
+            .step_by(WRITE_BYTES as usize)
+            .zip(bytes.chunks(WRITE_BYTES as usize))
+            .try_for_each(|(at, piece)| file.write_all_at(piece, at))
+            .map_err(|error| self.layout.write_error("write", path, bytes.len() as u64, error))
     }
 }
 

@@ -121,6 +121,10 @@ impl Layout {
     }
 }
 
+/// Most bytes that are written at a time. For longer writes Linux looks for longer runs of free pages, and where memory is full of
+/// cached files it moves others' pages about to make some: that costs more than all else about a write.
+pub(super) const WRITE_BYTES: u64 = 32 * 1024;
+
 /// Begins to write back what was written to a file from its first byte on, so that the sync in the end has little left to wait for.
 #[derive(Debug, Default)]
 pub(super) struct WriteBack {
