@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::commit::{Staged, StagedBytes};
 use super::groups::Groups;
-use super::layout::{BITMAP, DATA, OUTBOARD, StagedPath};
+use super::layout::{BITMAP, DATA, OUTBOARD, StagedPath, WRITE_BYTES};
 use super::registry::Slot;
 use super::tree::Known;
 use super::{Content, ContentError, GROUP_BYTES, Ingested, MAX_BLOCK_BYTES, ingest, lock, tree};
@@ -390,7 +390,8 @@ impl Shared {
         let mut slices: Vec<IoSlice<'_>> = decoded.data.iter().map(|group| IoSlice::new(group)).collect();
         let (mut rest, mut at) = (&mut slices[..], start);
         while !rest.is_empty() {
-            let written = match rustix::io::pwritev(data, rest, at) {
+            let piece = rest.len().min((WRITE_BYTES / GROUP_BYTES) as usize);
+            let written = match rustix::io::pwritev(data, &rest[..piece], at) {
                 Ok(written) => written,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(inner.layout.write_error("write", &self.path(DATA), MAX_BLOCK_BYTES, error.into())),

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::assembly::Assembly;
 use super::commit::{Staged, StagedBytes};
+use super::layout::{WRITE_BYTES, WriteBack};
 use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Progress, tree};
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
@@ -218,12 +219,14 @@ impl Inner {
         if !cloned {
             self.ensure_free(size)?;
         }
+        let mut write_back = WriteBack::default();
         let mut fill = |at: u64, buffer: &mut [u8]| {
             // A clone is hashed itself: nobody can write to it.
             let source = if cloned { &copy } else { file };
             read_source(source, path, buffer, at)?;
             if !cloned {
                 self.write_at(&copy, &data.path, buffer, at)?;
+                write_back.begin(&copy, at + buffer.len() as u64);
             }
             report(progress, at + buffer.len() as u64)
         };
@@ -246,7 +249,11 @@ impl Inner {
 
     /// Writes to one of the store's own files.
     pub(super) fn write_at(&self, file: &File, path: &Path, bytes: &[u8], at: u64) -> Result<(), ContentError> {
-        file.write_all_at(bytes, at).map_err(|error| self.layout.write_error("write", path, bytes.len() as u64, error))
+        (at..)
+            .step_by(WRITE_BYTES as usize)
+            .zip(bytes.chunks(WRITE_BYTES as usize))
+            .try_for_each(|(at, piece)| file.write_all_at(piece, at))
+            .map_err(|error| self.layout.write_error("write", path, bytes.len() as u64, error))
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -123,6 +124,29 @@ impl Layout {
                 ContentError::NoSpace { dir: self.dir.clone(), wanted, free: self.free().unwrap_or(0), reserve: 0 }
             }
             _ => ContentError::io(action, path)(error),
+        }
+    }
+}
+
+/// Most bytes that are written at a time. For longer writes Linux looks for longer runs of free pages, and where memory is full of
+/// cached files it moves others' pages about to make some: that costs more than all else about a write.
+pub(super) const WRITE_BYTES: u64 = 32 * 1024;
+
+/// Begins to write back what was written to a file from its first byte on, so that the sync in the end has little left to wait for.
+#[derive(Debug, Default)]
+pub(super) struct WriteBack {
+    begun: u64,
+}
+
+impl WriteBack {
+    const STEP_BYTES: u64 = 8 * 1024 * 1024;
+
+    /// Begins with what was written up to `end`, when that is worth the call. It is advice: what fails here shows in the sync.
+    pub(super) fn begin(&mut self, file: &File, end: u64) {
+        if let Some(length) = NonZero::new(end.saturating_sub(self.begun)).filter(|length| length.get() >= Self::STEP_BYTES) {
+            // Linux starts to write dirty pages when it hears this, and drops clean ones only.
+            let _ = rustix::fs::fadvise(file, self.begun, Some(length), rustix::fs::Advice::DontNeed);
+            self.begun = end;
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::content::{Content, ContentError, Exported};
-use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome};
+use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome, Written};
 use crate::model::{BlobHash, DistributionId};
 use crate::reconcile::{FileOutcome, Retry};
 
@@ -93,11 +93,16 @@ impl Blobs for Store {
         self.0.size(blob).map_err(io_error)
     }
 
-    fn export(&self, blob: &BlobHash, dest: &File) -> io::Result<Export> {
-        match self.0.export(blob, dest, Path::new("a temporary file of the inbox")).map_err(io_error)? {
+    fn export(&self, blob: &BlobHash, dest: &File, written: &mut Written<'_>) -> io::Result<Export> {
+        let path = Path::new("a temporary file of the inbox");
+        match self.0.export_unverified(blob, dest, path, written).map_err(io_error)? {
             Exported::Reflinked => Ok(Export::Reflinked),
             Exported::Copied => Ok(Export::Copied),
         }
+    }
+
+    fn verify(&self, blob: &BlobHash) -> io::Result<()> {
+        self.0.verify(blob).map_err(io_error)
     }
 }
 

@@ -17,7 +17,7 @@ use super::blobs::Blobs;
 use super::error::ExchangeError;
 use super::inbox::{Delivery, InboxPolicy, Outcome, Owner};
 use super::ledger::{Ledger, Pending, Record};
-use super::look::{Print, There, hash, look};
+use super::look::{Print, ReadBack, There, look};
 use super::name;
 use crate::fault;
 use crate::model::{FileEntry, RelativePath, Timestamp};
@@ -265,11 +265,14 @@ fn write(
     let fd = fs::openat(&dir.fd, name::temp(number), flags, Mode::from_raw_mode(0o600))
         .map_err(|error| fail("make a temporary file")(error.into()))?;
     let file = File::from(fd);
-    blobs.export(&entry.blob, &file).map_err(|error| match error.kind() {
+    let missing = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => ExchangeError::Missing { path: path.to_owned(), blob: entry.blob },
         _ => fail("write it")(error),
-    })?;
-    if hash(&file, entry.size).map_err(fail("read it back"))? != Some(entry.blob) {
+    };
+    let mut read_back = ReadBack::new(&file, entry.size);
+    blobs.export(&entry.blob, &file, &mut |end| read_back.follow(end)).map_err(missing)?;
+    if read_back.hash().map_err(fail("read it back"))? != Some(entry.blob) {
+        blobs.verify(&entry.blob).map_err(missing)?;
         return Err(ExchangeError::Damaged { path: path.to_owned(), blob: entry.blob, size: entry.size });
     }
     set_metadata(&file, entry).map_err(|error| fail("set its mode and time")(error.into()))?;

@@ -14,6 +14,9 @@ pub enum Export {
     Copied,
 }
 
+/// What is called while a file is filled.
+pub type Written<'a> = dyn FnMut(u64) -> io::Result<()> + 'a;
+
 /// The store as the inbox sees it.
 pub trait Blobs {
     /// The size in bytes of a blob that is whole here; `None` when it is not.
@@ -23,9 +26,16 @@ pub trait Blobs {
     fn size(&self, blob: &BlobHash) -> io::Result<Option<u64>>;
 
     /// Fills `dest`, an empty file open for reading and writing, with the blob. The inbox reads back and hashes what it got,
-    /// so nothing needs to be verified or synced here.
+    /// so nothing needs to be verified or synced here. `written` may be called with the number of bytes that `dest` has so far.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] when the blob is not whole here; anything else as the file systems report it.
-    fn export(&self, blob: &BlobHash, dest: &File) -> io::Result<Export>;
+    /// [`io::ErrorKind::NotFound`] when the blob is not whole here; anything else as the file systems report it, and what
+    /// `written` fails with.
+    fn export(&self, blob: &BlobHash, dest: &File, written: &mut Written<'_>) -> io::Result<Export>;
+
+    /// Asked when what `export` gave was not the blob: the store looks at its own bytes, and marks them if they are wrong.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] when they are.
+    fn verify(&self, blob: &BlobHash) -> io::Result<()>;
 }

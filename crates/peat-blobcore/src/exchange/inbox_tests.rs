@@ -252,6 +252,17 @@ fn a_missing_blob_and_a_damaged_one_fail_their_file_only() {
 }
 
 #[test]
+fn what_the_store_finds_damaged_when_asked_is_missing_from_then_on() {
+    let bench = Bench::new();
+    let delivery = bench.make(1, 10, &[(b"a", "rotten")]);
+    bench.blobs.faults.borrow_mut().insert(delivery.files[0].1.blob, Fault::Rotten);
+    let outcomes = bench.inbox.deliver(std::slice::from_ref(&delivery), &bench.blobs, NOW).expect("the inbox is in order");
+    let Outcome::Failed { error, retry: true } = &outcomes[0][0].1 else { panic!("{outcomes:?}") };
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(bench.names().is_empty());
+}
+
+#[test]
 fn a_full_disk_fails_with_its_kind_and_leaves_nothing() {
     let bench = Bench::new();
     bench.write("a", "mine");

@@ -93,22 +93,45 @@ pub(super) fn look(dir: &Dir, name: &str, last: Option<&Record>, size: u64, blob
 
 /// The hash of a file that has exactly `size` bytes; `None` when it has more or fewer.
 pub(super) fn hash(file: &File, size: u64) -> io::Result<Option<BlobHash>> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX).clamp(1, 256 * 1024)];
-    let mut at = 0;
-    loop {
-        match file.read_at(&mut buffer, at) {
-            Ok(0) => break,
-            Ok(read) => {
-                at += read as u64;
-                if at > size {
-                    return Ok(None);
-                }
-                hasher.update(&buffer[..read]);
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    ReadBack::new(file, size).hash()
+}
+
+/// A file that is read from its first byte on, as far as it was written, and hashed.
+pub(super) struct ReadBack<'a> {
+    file: &'a File,
+    size: u64,
+    at: u64,
+    buffer: Vec<u8>,
+    hasher: blake3::Hasher,
+}
+
+impl<'a> ReadBack<'a> {
+    /// `size` is what the file is to have in the end.
+    pub(super) fn new(file: &'a File, size: u64) -> Self {
+        let buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX).clamp(1, 256 * 1024)];
+        Self { file, size, at: 0, buffer, hasher: blake3::Hasher::new() }
     }
-    Ok((at == size).then(|| BlobHash::from_bytes(*hasher.finalize().as_bytes())))
+
+    /// Reads up to `end`, or to where the file ends.
+    pub(super) fn follow(&mut self, end: u64) -> io::Result<()> {
+        while self.at < end {
+            let most = self.buffer.len().min(usize::try_from(end - self.at).unwrap_or(usize::MAX));
+            match self.file.read_at(&mut self.buffer[..most], self.at) {
+                Ok(0) => break,
+                Ok(read) => {
+                    self.at += read as u64;
+                    self.hasher.update(&self.buffer[..read]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the rest; the hash, or `None` when the file has more or fewer bytes than it should.
+    pub(super) fn hash(mut self) -> io::Result<Option<BlobHash>> {
+        self.follow(self.size.saturating_add(1))?;
+        Ok((self.at == self.size).then(|| BlobHash::from_bytes(*self.hasher.finalize().as_bytes())))
+    }
 }

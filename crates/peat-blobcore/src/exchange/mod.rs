@@ -29,7 +29,7 @@ mod outbox_tests;
 #[cfg(test)]
 mod testing;
 
-pub use blobs::{Blobs, Export};
+pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
 pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
 pub use ledger::Ledger;

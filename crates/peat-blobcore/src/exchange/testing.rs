@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Ledger, Outcome, Owner};
+use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Ledger, Outcome, Owner, Written};
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Sha256Digest, Timestamp};
 
 /// What [`MemoryBlobs::export`] does next instead of its duty.
@@ -14,6 +14,8 @@ use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Sha256Digest
 pub(super) enum Fault {
     Full,
     Damaged,
+    /// The same, and the store notices it when it looks.
+    Rotten,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +38,7 @@ impl Blobs for MemoryBlobs {
         Ok(self.blobs.borrow().get(blob).map(|bytes| bytes.len() as u64))
     }
 
-    fn export(&self, blob: &BlobHash, mut dest: &File) -> io::Result<Export> {
+    fn export(&self, blob: &BlobHash, mut dest: &File, written: &mut Written<'_>) -> io::Result<Export> {
         self.exports.set(self.exports.get() + 1);
         let blobs = self.blobs.borrow();
         let bytes = blobs.get(blob).ok_or(io::ErrorKind::NotFound)?;
@@ -45,10 +47,22 @@ impl Blobs for MemoryBlobs {
                 dest.write_all(&bytes[..bytes.len() / 2])?;
                 return Err(rustix::io::Errno::NOSPC.into());
             }
-            Some(Fault::Damaged) => dest.write_all(&vec![b'#'; bytes.len()])?,
-            None => dest.write_all(bytes)?,
+            Some(Fault::Damaged | Fault::Rotten) => dest.write_all(&vec![b'#'; bytes.len()])?,
+            None => {
+                let (first, rest) = bytes.split_at(bytes.len() / 2);
+                dest.write_all(first)?;
+                written(first.len() as u64)?;
+                dest.write_all(rest)?;
+            }
         }
         Ok(Export::Copied)
+    }
+
+    fn verify(&self, blob: &BlobHash) -> io::Result<()> {
+        match self.faults.borrow().get(blob) {
+            Some(Fault::Rotten) => Err(io::ErrorKind::NotFound.into()),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ fn a_damaged_blob_is_noticed_when_it_is_served_and_never_leaves() {
         ("encode", (|content, hash| content.encode_block(hash, 1 << 20..2_000_000).map(drop)) as fn(&Content, &BlobHash) -> _),
         ("read", |content, hash| read_all(content, hash).map(drop)),
         ("export", |content, hash| content.export(hash, &tempfile::tempfile().unwrap(), Path::new("out")).map(drop)),
+        ("verify", |content, hash| content.verify(hash)),
     ] {
         let (_, bad, hash, _) = pair(2_000_000);
         flip(&bad.0.layout.blob(&hash), 1_500_000);
@@ -29,6 +30,21 @@ fn a_damaged_blob_is_noticed_when_it_is_served_and_never_leaves() {
         assert!(matches!(error, ContentError::Damaged(_)) && error.hint().is_some(), "{what}: {error}");
         assert_eq!(bad.status(&hash).unwrap(), BlobStatus::Damaged, "{what}");
         assert!(matches!(bad.encode_block(&hash, 0..16_384), Err(ContentError::Damaged(_))), "{what}");
+    }
+}
+
+#[test]
+fn what_is_exported_unverified_shows_the_damage_to_who_reads_it_back() {
+    let cut = |path: &Path| File::options().write(true).open(path).unwrap().set_len(1_200_000).unwrap();
+    for damage in [(|path| flip(path, 1_500_000)) as fn(&Path), cut] {
+        let (_, bad, hash, _) = pair(2_000_000);
+        damage(&bad.0.layout.blob(&hash));
+        let file = tempfile::NamedTempFile::new_in(bad.dir.path()).unwrap();
+        bad.export_unverified(&hash, file.as_file(), file.path(), &mut |_| Ok(())).unwrap();
+        assert_ne!(fs::read(file.path()).unwrap(), bytes(10, 2_000_000));
+        assert!(held(&bad, &hash), "nobody has looked yet");
+        assert!(matches!(bad.verify(&hash), Err(ContentError::Damaged(_))));
+        assert_eq!(bad.status(&hash).unwrap(), BlobStatus::Damaged);
     }
 }
 

@@ -212,6 +212,26 @@ fn an_export_is_the_blob_whole() {
     }
 }
 
+#[test]
+fn an_export_without_verification_tells_what_the_file_has_so_far() {
+    let store = Store::new();
+    for size in [0, 5000, 20_500_000] {
+        let data = bytes(9, size);
+        let hash = store.ingest_bytes(&data).unwrap().hash;
+        let path = store.path("exported");
+        let file = File::options().write(true).create(true).truncate(true).open(&path).unwrap();
+        let mut told = Vec::new();
+        let mut written = |end| {
+            assert_eq!(fs::read(&path)?, data[..end as usize]);
+            told.push(end);
+            Ok(())
+        };
+        store.export_unverified(&hash, &file, &path, &mut written).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), data);
+        assert!(told.is_sorted() && (size < 20_000 || told.last() == Some(&(size as u64))), "{told:?}");
+    }
+}
+
 /// Run by the test below in a process of its own.
 #[test]
 #[ignore = "the other half of memory_stays_bounded_while_a_large_file_is_taken_in"]
