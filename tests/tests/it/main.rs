@@ -4,6 +4,7 @@ mod admission;
 mod corpora;
 mod forgotten;
 mod hostile;
+mod idle;
 mod lan;
 mod naming;
 mod nodes;

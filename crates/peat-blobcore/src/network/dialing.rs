@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::idle::IdleLinks;
 use crate::model::{EndpointId, Timestamp};
 
 /// The first pause after a failed dial; it doubles up to [`MAX_PAUSE`].
@@ -24,6 +25,8 @@ struct Peer {
     fixed: bool,
     state: State,
     failures: u32,
+    /// How often its connection was let go since it was last out of reach.
+    looks: u32,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Dialing {
 
     /// Dials this peer no more until a user names it again.
     pub(crate) fn leave(&mut self, peer: EndpointId) {
-        *self.peers.entry(peer).or_default() = Peer { fixed: false, state: State::Left, failures: 0 };
+        *self.peers.entry(peer).or_default() = Peer { state: State::Left, ..Peer::default() };
     }
 
     /// Whether a user wants no connection with it.
@@ -108,10 +111,26 @@ impl Dialing {
         self.pause(peer, now, seed);
     }
 
+    /// The connection was let go for having nothing to carry: look at the peer after a while. `dialled` when this side had made it.
+    pub(crate) fn rests(&mut self, peer: &EndpointId, now: Timestamp, idle: &IdleLinks, dialled: bool) {
+        if let Some(entry) = self.peers.get_mut(peer).filter(|entry| entry.state != State::Left) {
+            entry.state = State::At(now.plus(idle.until_look(entry.looks, dialled)));
+            entry.looks = entry.looks.saturating_add(1);
+            entry.failures = 0;
+        }
+    }
+
+    /// Whether there is somebody wanted that this node has no connection with, but for those that `is_idle` says are in reach.
+    pub(crate) fn lacks_somebody(&self, is_idle: impl Fn(&EndpointId) -> bool) -> bool {
+        let lacks = |(id, peer): (&EndpointId, &Peer)| !matches!(peer.state, State::Connected(_) | State::Left) && !is_idle(id);
+        self.peers.iter().any(lacks)
+    }
+
     /// A dial has failed.
     pub(crate) fn failed(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.failures = entry.failures.saturating_add(1);
+            entry.looks = 0;
         }
         self.pause(peer, now, seed);
     }

@@ -3,12 +3,13 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use iroh::Endpoint;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt, WeakConnectionHandle,
-    presets,
+    AfterHandshakeOutcome, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig, VarInt,
+    WeakConnectionHandle, presets,
 };
 
 use super::congestion::ByRoundTrip;
@@ -32,6 +33,8 @@ pub enum CloseCode {
     Protocol = 3,
     /// This node has as many connections as it keeps.
     Full = 4,
+    /// There is nothing to say over a thin link; either side may dial when there is.
+    Idle = 5,
 }
 
 impl CloseCode {
@@ -47,6 +50,10 @@ const MAX_BLOCK_STREAMS: u32 = 128;
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// The same for everybody else. Admission needs one stream and 10 KiB, gossip little more.
 const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
+/// How often a connection is kept alive as a whole. Each of its paths is already, every five seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// The step in which longer packets are tried, in bytes: two probes, of 1326 and of 1452, rather than four.
+const MTU_STEP_BYTES: u16 = 100;
 /// Connections of other protocols that a peer may have at once: one each way, and what is about to end.
 const MAX_OTHER_CONNECTIONS: usize = 4;
 
@@ -62,11 +69,15 @@ pub(crate) async fn bind(
     gossip: bool,
     relays: &[Relay],
 ) -> Result<Endpoint, NetworkError> {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.minimum_change(MTU_STEP_BYTES);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
         // Nobody reads datagrams, so nobody may fill memory with them.
         .datagram_receive_buffer_size(None)
+        .keep_alive_interval(KEEP_ALIVE)
+        .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
         .build();
     let mut protocols = vec![ALPN.to_vec()];

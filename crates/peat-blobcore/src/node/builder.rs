@@ -19,7 +19,7 @@ use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Timestamp};
-use crate::network::{Network, NetworkConfig, Relay, Resolver, SystemResolver};
+use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::Entitlement;
@@ -46,6 +46,7 @@ pub struct NodeBuilder {
     relays: Vec<Relay>,
     gossip: bool,
     mdns: bool,
+    idle: IdleLinks,
     stall: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -67,6 +68,7 @@ impl NodeBuilder {
             relays: Vec::new(),
             gossip: true,
             mdns: false,
+            idle: IdleLinks::default(),
             stall: Duration::from_secs(30),
             clock: Arc::new(SystemClock),
         }
@@ -148,6 +150,12 @@ impl NodeBuilder {
         self
     }
 
+    /// When connections that have nothing to carry are let go, to be dialled again by whichever side has something to say.
+    pub fn idle_links(mut self, idle: IdleLinks) -> Self {
+        self.idle = idle;
+        self
+    }
+
     /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
     /// that are to be ridden out.
     pub fn stall(mut self, longest: Duration) -> Self {
@@ -190,6 +198,7 @@ impl NodeBuilder {
             relays,
             gossip,
             mdns,
+            idle,
             stall,
             clock,
         } = self;
@@ -214,6 +223,7 @@ impl NodeBuilder {
             relays,
             gossip,
             mdns,
+            idle,
             events: network_events,
             instance: seed,
         })

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
@@ -43,6 +44,8 @@ pub(crate) struct Candidate {
     pub(crate) connection: Connection,
     /// Whether it is said to have all of it; who is fetching it itself is asked what it has.
     pub(crate) whole: bool,
+    /// Keeps the connection from being let go.
+    pub(crate) _in_use: Arc<()>,
 }
 
 /// The sources of a blob.
