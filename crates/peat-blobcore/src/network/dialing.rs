@@ -253,6 +253,31 @@ mod tests {
     }
 
     #[test]
+    fn who_rests_is_looked_at_ever_more_seldom_and_lacks_nobody() {
+        let (idle, mut dialing) = (IdleLinks::default(), Dialing::default());
+        dialing.want(PEER, true);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        for _ in 0..4 {
+            assert_eq!(dialing.due(now, 0), [PEER]);
+            assert!(dialing.lacks_somebody(|_| false), "it is being dialled");
+            dialing.connected(PEER, now);
+            assert!(!dialing.lacks_somebody(|_| false));
+            dialing.rests(&PEER, now, &idle, false);
+            assert!(!dialing.lacks_somebody(|peer| *peer == PEER));
+            let next = dialing.next().expect("a look is planned");
+            waits.push(next.since(now));
+            now = next;
+        }
+        assert_eq!(waits, [idle.look, idle.look * 2, idle.look * 4, idle.look * 4]);
+        dialing.hurry(PEER);
+        assert_eq!(dialing.due(at(0), 0), [PEER], "who has something to say waits for no look");
+        dialing.failed(&PEER, now, 0);
+        dialing.connected(PEER, now);
+        dialing.rests(&PEER, now, &idle, false);
+        assert_eq!(dialing.next().map(|next| next.since(now)), Some(idle.look), "after an outage all begins anew");
+    }
+
+    #[test]
     fn hurry_ends_a_pause_and_a_full_house_dials_only_fixed_peers() {
         let other = EndpointId::from_bytes([2; 32]);
         let mut dialing = Dialing::default();

@@ -158,6 +158,22 @@ mod tests {
         assert_eq!(queue.take(10), Some(Next::Closed));
     }
 
+    #[tokio::test]
+    async fn a_peer_is_told_when_nothing_waits_and_nothing_may_be_on_its_way() {
+        let queue = SendQueue::default();
+        assert!(queue.is_told(Duration::from_secs(60)));
+        for put in [
+            |queue: &SendQueue| queue.envelopes([id(1)]),
+            |queue| queue.reconciled(),
+            |queue| drop(queue.message(Message::Again)),
+        ] {
+            put(&queue);
+            assert!(!queue.is_told(Duration::ZERO));
+            assert_ne!(queue.next(1).await, Next::Closed);
+            assert!(queue.is_told(Duration::ZERO) && !queue.is_told(Duration::from_secs(60)));
+        }
+    }
+
     #[test]
     fn a_peer_too_slow_to_take_its_envelopes_is_reconciled_anew_instead() {
         let queue = SendQueue::default();

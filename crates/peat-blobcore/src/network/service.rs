@@ -35,8 +35,9 @@ use crate::transfer::{Entitlement, Traffic};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
-/// How long a dial may take, over the slowest link that is of use.
-const DIAL_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a dial may take, over the slowest link that is of use. A connection is given up after 15 seconds without a sign of
+/// life; so an outage of half a minute ends within the dial that follows, which asks every second, and not between two dials.
+const DIAL_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the end of the last connections is waited for at shutdown.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
@@ -505,9 +506,8 @@ impl Service {
         }
         let idle = self.shared.idle;
         let is_thin = |peer: &EndpointId| peers.get(peer).is_some_and(|peer| idle.is_thin(peer.round_trip()));
-        let (thin, others) = std::mem::take(&mut self.strangers_to_hints).into_iter().partition(is_thin);
+        let (thin, others): (_, BTreeSet<_>) = std::mem::take(&mut self.strangers_to_hints).into_iter().partition(is_thin);
         self.strangers_to_hints = thin;
-        let others: Vec<_> = others;
         for peer in others {
             self.join(peer).await;
         }

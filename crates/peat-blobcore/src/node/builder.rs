@@ -137,7 +137,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Whether to spread hints beyond direct neighbours; on by default, and better off on thin links.
+    /// Whether to spread hints beyond direct neighbours; on by default. They are never spread over thin links.
     pub fn gossip(mut self, on: bool) -> Self {
         self.gossip = on;
         self

@@ -203,7 +203,7 @@ pub static SETTINGS: &[Setting] = &[
             items.iter().map(|item| parse::from_text(item, "https://host[:port] or http://host[:port] items")).collect::<Parsed<Vec<_>>>()
         }),
     ),
-    setting("gossip", "BOOL", "Spreads hints beyond direct neighbours. Better off on thin links.", switch!(gossip))
+    setting("gossip", "BOOL", "Spreads hints beyond direct neighbours; never over thin links.", switch!(gossip))
         .default("true"),
     setting(
         "mdns",
