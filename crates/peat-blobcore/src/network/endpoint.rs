@@ -50,6 +50,9 @@ const MAX_BLOCK_STREAMS: u32 = 128;
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// The same for everybody else. Admission needs one stream and 10 KiB, gossip little more.
 const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
+/// How long a connection outlives silence. Meanwhile QUIC asks every second whether the other is back, so what was under way goes
+/// on within a second and two round trips of a link's return, and nothing is asked for anew.
+const SILENCE_MILLIS: u32 = 60_000;
 /// How often a connection is kept alive as a whole. Each of its paths is already, every five seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// The step in which longer packets are tried, in bytes: two probes, of 1326 and of 1452, rather than four.
@@ -77,6 +80,7 @@ pub(crate) async fn bind(
         // Nobody reads datagrams, so nobody may fill memory with them.
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(KEEP_ALIVE)
+        .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
         .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
         .build();

@@ -35,13 +35,14 @@ use crate::transfer::{Entitlement, Traffic};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
-/// How long a dial may take, over the slowest link that is of use. A connection is given up after 15 seconds without a sign of
-/// life; so an outage of half a minute ends within the dial that follows, which asks every second, and not between two dials.
-const DIAL_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a dial may take, over the slowest link that is of use.
+const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long the end of the last connections is waited for at shutdown.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// Who is due and finds no room is looked at again after this.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 /// Commands that wait for the loop.
 const WAITING_COMMANDS: usize = 256;
 
@@ -312,7 +313,7 @@ impl Service {
         let mut addresses = self.endpoint.watch_addr();
         loop {
             self.dial_due();
-            let next_dial = self.dialing.next().map(|time| time.since(self.shared.clock.now()));
+            let next_dial = self.dialing.next().map(|time| time.since(self.shared.clock.now()).max(LEAST_WAIT));
             tokio::select! {
                 Some(incoming) = self.endpoint.accept() => self.accept(incoming),
                 Some(command) = commands.recv() => match command {

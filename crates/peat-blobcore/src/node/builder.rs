@@ -69,7 +69,7 @@ impl NodeBuilder {
             gossip: true,
             mdns: false,
             idle: IdleLinks::default(),
-            stall: Duration::from_secs(30),
+            stall: Duration::from_secs(45),
             clock: Arc::new(SystemClock),
         }
     }
@@ -156,7 +156,7 @@ impl NodeBuilder {
         self
     }
 
-    /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
+    /// How long a source may send nothing before another is asked: 45 seconds by default. Longer than the outages of a link
     /// that are to be ridden out.
     pub fn stall(mut self, longest: Duration) -> Self {
         self.stall = longest;

@@ -218,7 +218,7 @@ pub static SETTINGS: &[Setting] = &[
         "How long a source may send nothing before another is asked: longer than the outages that are to be ridden out.",
         one!(stall, parse::duration),
     )
-    .default("30s"),
+    .default("45s"),
     setting(
         "inbox",
         "PATH",
