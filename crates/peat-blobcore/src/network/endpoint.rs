@@ -5,14 +5,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use iroh::Endpoint;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig, VarInt,
-    WeakConnectionHandle, presets,
+    AfterHandshakeOutcome, ConnectOptions, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig,
+    QuicTransportConfigBuilder, VarInt, WeakConnectionHandle, presets,
 };
+use iroh::{Endpoint, EndpointAddr};
 
 use super::congestion::ByRoundTrip;
+use super::session::SessionError;
 use super::wire::ALPN;
 use super::{NetworkError, Relay, relay};
 use crate::clock::Clock;
@@ -55,6 +56,8 @@ const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
 const SILENCE_MILLIS: u32 = 60_000;
 /// How often a connection is kept alive as a whole. Each of its paths is already, every five seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How often who has dialled keeps a path alive: a little sooner than the other would, so that only one of them does.
+const DIALLERS_KEEP_ALIVE: Duration = Duration::from_millis(4500);
 /// The step in which longer packets are tried, in bytes: two probes, of 1326 and of 1452, rather than four.
 const MTU_STEP_BYTES: u16 = 100;
 /// Connections of other protocols that a peer may have at once: one each way, and what is about to end.
@@ -72,18 +75,6 @@ pub(crate) async fn bind(
     gossip: bool,
     relays: &[Relay],
 ) -> Result<Endpoint, NetworkError> {
-    let mut discovery = MtuDiscoveryConfig::default();
-    discovery.minimum_change(MTU_STEP_BYTES);
-    let transport = QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
-        // Nobody reads datagrams, so nobody may fill memory with them.
-        .datagram_receive_buffer_size(None)
-        .keep_alive_interval(KEEP_ALIVE)
-        .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
-        .mtu_discovery_config(Some(discovery))
-        .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
-        .build();
     let mut protocols = vec![ALPN.to_vec()];
     if gossip {
         protocols.push(iroh_gossip::ALPN.to_vec());
@@ -94,7 +85,7 @@ pub(crate) async fn bind(
         .portmapper_config(PortmapperConfig::Disabled)
         .address_lookup(lookup)
         .hooks(gate)
-        .transport_config(transport)
+        .transport_config(transport().build())
         .alpns(protocols);
     if !addresses.is_empty() {
         builder = builder.clear_ip_transports();
@@ -103,6 +94,32 @@ pub(crate) async fn bind(
         builder = builder.bind_addr(*address).map_err(|error| NetworkError::Listen(error.to_string()))?;
     }
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
+}
+
+/// Dials a peer to speak our protocol.
+///
+/// # Errors
+/// [`SessionError::Dial`] when there is no connection.
+pub(crate) async fn dial(endpoint: &Endpoint, address: EndpointAddr) -> Result<Connection, SessionError> {
+    let transport = transport().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).build();
+    let options = ConnectOptions::new().with_transport_config(transport);
+    let failed = |error: &dyn std::fmt::Display| SessionError::Dial(error.to_string());
+    let connecting = endpoint.connect_with_opts(address, ALPN, options).await.map_err(|error| failed(&error))?;
+    connecting.await.map_err(|error| failed(&error))
+}
+
+fn transport() -> QuicTransportConfigBuilder {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.minimum_change(MTU_STEP_BYTES);
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
+        // Nobody reads datagrams, so nobody may fill memory with them.
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(KEEP_ALIVE)
+        .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
+        .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
 }
 
 /// Gives an admitted peer the streams and the memory that blocks need.

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
 use super::dialing::Dialing;
-use super::endpoint::{Gate, bind};
+use super::endpoint::{Gate, bind, dial};
 use super::found::Found;
 use super::gossip::Hints;
 use super::idle::IdleLinks;
@@ -407,14 +407,13 @@ impl Service {
                     let address = address.ok_or(SessionError::NoEndpoint)?;
                     let dial = async {
                         let address = names.extend(peer, address).await;
-                        tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)).await
+                        tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint, address)).await
                     };
                     let connection = tokio::select! {
                         connection = dial => connection,
                         _ = given_up => return Err(SessionError::Moved),
                     };
-                    let connection = connection.map_err(|_| SessionError::Slow)?;
-                    let connection = connection.map_err(|error| SessionError::Dial(error.to_string()))?;
+                    let connection = connection.map_err(|_| SessionError::Slow)??;
                     shared.peers.dialled(&peer, true);
                     session::dialled(shared, connection, stands(commands, peer)).await
                 }
