@@ -41,6 +41,7 @@ pub mod transfer;
 
 pub use error::Error;
 pub use kind::ErrorKind;
+pub use network::IdleLinks;
 pub use node::{
     DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
     Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,

@@ -5,6 +5,7 @@ mod corpora;
 mod delta;
 mod forgotten;
 mod hostile;
+mod idle;
 mod lan;
 mod limits;
 mod naming;

@@ -111,7 +111,11 @@ impl Fetches {
     /// Adds to the sources of a fetch, each with whether it is said to have all of the blob.
     pub(super) fn offer(&self, fetch: FetchId, sources: &BTreeMap<EndpointId, bool>) {
         let Some(running) = self.running.get(&fetch) else { return };
-        let connected = sources.iter().filter_map(|(id, whole)| Some(candidate(&*self.network.peer(id)?, *whole)));
+        let connected = sources.iter().filter_map(|(id, whole)| {
+            // Who has no connection now is offered when it has.
+            self.network.wake(id);
+            Some(candidate(&*self.network.peer(id)?, *whole))
+        });
         let offered: Vec<_> = connected.collect();
         running.candidates.send_if_modified(|known| {
             let mut changed = false;
@@ -171,7 +175,7 @@ impl Fetches {
 }
 
 fn candidate(peer: &Peer, whole: bool) -> Candidate {
-    Candidate { id: peer.id, connection: peer.connection.clone(), whole }
+    Candidate { id: peer.id, connection: peer.connection.clone(), whole, _in_use: Arc::clone(&peer.in_use) }
 }
 
 /// One fetch, as it goes on beside the loop.
@@ -202,7 +206,7 @@ impl Task {
             let _ = tell.send(Dropped { blob: *blob, distribution: *distribution, source, outcome });
         };
         loop {
-            let Some(peer) = self.network.peer(source) else { return FetchOutcome::Unreachable };
+            let Some(peer) = self.network.reach(source).await else { return FetchOutcome::Unreachable };
             self.candidates.send_modify(|known| {
                 known.retain(|other| other.id != *source);
                 known.push(candidate(&peer, true));
@@ -221,7 +225,8 @@ impl Task {
             tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
             let outcome = outcome_of(&error);
             // Another connection has taken the place of the one that ended: nothing has failed but that one.
-            let replaced = self.network.peer(source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
+            let replaced =
+                self.network.peer(source).is_none_or(|now| !Arc::ptr_eq(&now, &peer)) && self.network.is_in_reach(source);
             if outcome != FetchOutcome::Unreachable || !replaced {
                 return outcome;
             }

@@ -449,12 +449,12 @@ impl Driver {
                 self.decide(Event::PeerUp(peer)).await;
             }
             // A newer connection has come since; its own event says so, before this one or after.
-            NetworkEvent::Down(peer) if self.network.peer(&peer).is_some() => {}
+            NetworkEvent::Down(peer) if self.network.is_in_reach(&peer) => {}
             NetworkEvent::Down(peer) => {
                 self.tell(NodeEvent::PeerDown(peer));
                 self.decide(Event::PeerDown(peer)).await;
                 // The next connection may have come up, and been told of, before the end of the last one was.
-                if self.network.peer(&peer).is_some() {
+                if self.network.is_in_reach(&peer) {
                     self.decide(Event::PeerUp(peer)).await;
                 }
             }
@@ -491,7 +491,7 @@ impl Driver {
             // A neighbour will push it; if none does, its author is worth a connection.
             News::New(id) => {
                 let wanted = self.replica.wanted(vec![id]).is_ok_and(|wanted| !wanted.is_empty());
-                if wanted && self.network.peers().is_empty() {
+                if wanted && self.network.peers().is_empty() && self.network.idle().is_empty() {
                     self.network.dial(hint.author).await;
                 }
             }

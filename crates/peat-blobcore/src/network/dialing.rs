@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::idle::IdleLinks;
 use crate::model::{EndpointId, Timestamp};
 
 /// The first pause after a failed dial; it doubles up to [`MAX_PAUSE`].
@@ -24,6 +25,8 @@ struct Peer {
     fixed: bool,
     state: State,
     failures: u32,
+    /// How often its connection was let go since it was last out of reach.
+    looks: u32,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,7 @@ impl Dialing {
 
     /// Dials this peer no more until a user names it again.
     pub(crate) fn leave(&mut self, peer: EndpointId) {
-        *self.peers.entry(peer).or_default() = Peer { fixed: false, state: State::Left, failures: 0 };
+        *self.peers.entry(peer).or_default() = Peer { state: State::Left, ..Peer::default() };
     }
 
     /// Whether a user wants no connection with it.
@@ -108,10 +111,26 @@ impl Dialing {
         self.pause(peer, now, seed);
     }
 
+    /// The connection was let go for having nothing to carry: look at the peer after a while. `dialled` when this side had made it.
+    pub(crate) fn rests(&mut self, peer: &EndpointId, now: Timestamp, idle: &IdleLinks, dialled: bool) {
+        if let Some(entry) = self.peers.get_mut(peer).filter(|entry| entry.state != State::Left) {
+            entry.state = State::At(now.plus(idle.until_look(entry.looks, dialled)));
+            entry.looks = entry.looks.saturating_add(1);
+            entry.failures = 0;
+        }
+    }
+
+    /// Whether there is somebody wanted that this node has no connection with, but for those that `is_idle` says are in reach.
+    pub(crate) fn lacks_somebody(&self, is_idle: impl Fn(&EndpointId) -> bool) -> bool {
+        let lacks = |(id, peer): (&EndpointId, &Peer)| !matches!(peer.state, State::Connected(_) | State::Left) && !is_idle(id);
+        self.peers.iter().any(lacks)
+    }
+
     /// A dial has failed.
     pub(crate) fn failed(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.failures = entry.failures.saturating_add(1);
+            entry.looks = 0;
         }
         self.pause(peer, now, seed);
     }
@@ -231,6 +250,31 @@ mod tests {
         dialing.connected(PEER, at(0));
         assert!(!dialing.moved(PEER));
         assert_eq!(dialing.due(at(0), 0), [], "nor is who is connected");
+    }
+
+    #[test]
+    fn who_rests_is_looked_at_ever_more_seldom_and_lacks_nobody() {
+        let (idle, mut dialing) = (IdleLinks::default(), Dialing::default());
+        dialing.want(PEER, true);
+        let (mut now, mut waits) = (at(0), Vec::new());
+        for _ in 0..4 {
+            assert_eq!(dialing.due(now, 0), [PEER]);
+            assert!(dialing.lacks_somebody(|_| false), "it is being dialled");
+            dialing.connected(PEER, now);
+            assert!(!dialing.lacks_somebody(|_| false));
+            dialing.rests(&PEER, now, &idle, false);
+            assert!(!dialing.lacks_somebody(|peer| *peer == PEER));
+            let next = dialing.next().expect("a look is planned");
+            waits.push(next.since(now));
+            now = next;
+        }
+        assert_eq!(waits, [idle.look, idle.look * 2, idle.look * 4, idle.look * 4]);
+        dialing.hurry(PEER);
+        assert_eq!(dialing.due(at(0), 0), [PEER], "who has something to say waits for no look");
+        dialing.failed(&PEER, now, 0);
+        dialing.connected(PEER, now);
+        dialing.rests(&PEER, now, &idle, false);
+        assert_eq!(dialing.next().map(|next| next.since(now)), Some(idle.look), "after an outage all begins anew");
     }
 
     #[test]

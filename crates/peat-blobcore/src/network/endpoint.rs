@@ -3,15 +3,17 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use iroh::Endpoint;
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, Connection, EndpointHooks, PortmapperConfig, QuicTransportConfig, VarInt, WeakConnectionHandle,
-    presets,
+    AfterHandshakeOutcome, ConnectOptions, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig,
+    QuicTransportConfigBuilder, VarInt, WeakConnectionHandle, presets,
 };
+use iroh::{Endpoint, EndpointAddr};
 
 use super::congestion::ByRoundTrip;
+use super::session::SessionError;
 use super::wire::ALPN;
 use super::{NetworkError, Relay, relay};
 use crate::clock::Clock;
@@ -32,6 +34,8 @@ pub enum CloseCode {
     Protocol = 3,
     /// This node has as many connections as it keeps.
     Full = 4,
+    /// There is nothing to say over a thin link; either side may dial when there is.
+    Idle = 5,
 }
 
 impl CloseCode {
@@ -47,6 +51,15 @@ const MAX_BLOCK_STREAMS: u32 = 128;
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// The same for everybody else. Admission needs one stream and 10 KiB, gossip little more.
 const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
+/// How long a connection outlives silence. Meanwhile QUIC asks every second whether the other is back, so what was under way goes
+/// on within a second and two round trips of a link's return, and nothing is asked for anew.
+const SILENCE_MILLIS: u32 = 60_000;
+/// How often a connection is kept alive as a whole. Each of its paths is already, every five seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How often who has dialled keeps a path alive: a little sooner than the other would, so that only one of them does.
+const DIALLERS_KEEP_ALIVE: Duration = Duration::from_millis(4500);
+/// The step in which longer packets are tried, in bytes: two probes, of 1326 and of 1452, rather than four.
+const MTU_STEP_BYTES: u16 = 100;
 /// Connections of other protocols that a peer may have at once: one each way, and what is about to end.
 const MAX_OTHER_CONNECTIONS: usize = 4;
 
@@ -62,13 +75,6 @@ pub(crate) async fn bind(
     gossip: bool,
     relays: &[Relay],
 ) -> Result<Endpoint, NetworkError> {
-    let transport = QuicTransportConfig::builder()
-        .max_concurrent_bidi_streams(VarInt::from_u32(1))
-        .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
-        // Nobody reads datagrams, so nobody may fill memory with them.
-        .datagram_receive_buffer_size(None)
-        .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
-        .build();
     let mut protocols = vec![ALPN.to_vec()];
     if gossip {
         protocols.push(iroh_gossip::ALPN.to_vec());
@@ -79,7 +85,7 @@ pub(crate) async fn bind(
         .portmapper_config(PortmapperConfig::Disabled)
         .address_lookup(lookup)
         .hooks(gate)
-        .transport_config(transport)
+        .transport_config(transport().build())
         .alpns(protocols);
     if !addresses.is_empty() {
         builder = builder.clear_ip_transports();
@@ -88,6 +94,32 @@ pub(crate) async fn bind(
         builder = builder.bind_addr(*address).map_err(|error| NetworkError::Listen(error.to_string()))?;
     }
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
+}
+
+/// Dials a peer to speak our protocol.
+///
+/// # Errors
+/// [`SessionError::Dial`] when there is no connection.
+pub(crate) async fn dial(endpoint: &Endpoint, address: EndpointAddr) -> Result<Connection, SessionError> {
+    let transport = transport().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).build();
+    let options = ConnectOptions::new().with_transport_config(transport);
+    let failed = |error: &dyn std::fmt::Display| SessionError::Dial(error.to_string());
+    let connecting = endpoint.connect_with_opts(address, ALPN, options).await.map_err(|error| failed(&error))?;
+    connecting.await.map_err(|error| failed(&error))
+}
+
+fn transport() -> QuicTransportConfigBuilder {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.minimum_change(MTU_STEP_BYTES);
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .receive_window(VarInt::from_u32(STRANGERS_WINDOW_BYTES))
+        // Nobody reads datagrams, so nobody may fill memory with them.
+        .datagram_receive_buffer_size(None)
+        .keep_alive_interval(KEEP_ALIVE)
+        .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
+        .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
 }
 
 /// Gives an admitted peer the streams and the memory that blocks need.

@@ -6,6 +6,7 @@
 //! - `service`: accepts, dials, and owns the task of each connection.
 //! - `addresses`, `names`, `dialing`: where a peer may be, and when to dial it.
 //! - `mdns`, `found`: who is on the local network, and which of them to try.
+//! - `idle`: when a connection that has nothing to carry is let go.
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
 //! - `gossip`: signed hints beyond direct neighbours.
@@ -18,6 +19,7 @@ mod dialing;
 mod endpoint;
 mod found;
 mod gossip;
+mod idle;
 mod lobby;
 mod mdns;
 mod names;
@@ -29,6 +31,7 @@ mod session;
 pub mod wire;
 
 pub use endpoint::CloseCode;
+pub use idle::IdleLinks;
 pub use names::{Resolver, SystemResolver};
 pub(crate) use peers::Peer;
 pub use relay::{Relay, RelayError};

@@ -1,9 +1,12 @@
-//! The admitted connections, at most one a pair, and which of two survives when both sides have dialled.
+//! The admitted connections, at most one a pair, and which of two survives when both sides have dialled; and the peers that are
+//! in reach without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use iroh::endpoint::Connection;
+use tokio::sync::Notify;
 
 use super::queue::SendQueue;
 use crate::model::{EndpointId, EnvelopeId};
@@ -19,6 +22,15 @@ pub(crate) struct Peer {
     pub(crate) queue: SendQueue,
     /// Which side dialled, and which run of the peer's program this is with.
     pub(crate) origin: Origin,
+    /// A clone is held by whatever uses the connection for longer than a message: it is not let go meanwhile.
+    pub(crate) in_use: Arc<()>,
+}
+
+impl Peer {
+    /// The round trip time of the path in use, while there is one.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt())
+    }
 }
 
 /// What decides between two connections of one pair; both sides see the same.
@@ -42,6 +54,10 @@ impl Origin {
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
     table: Mutex<Table>,
+    /// An idle peer is wanted.
+    wanted: Notify,
+    /// A peer has come, or is idle no more.
+    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -49,13 +65,30 @@ struct Table {
     connected: BTreeMap<EndpointId, Arc<Peer>>,
     /// A user wants no connection with these.
     left: BTreeSet<EndpointId>,
+    /// In reach, but their connection was let go for having nothing to carry.
+    idle: BTreeMap<EndpointId, Idle>,
+    /// They dial this node, which cannot dial them: so their connections are kept.
+    inward: BTreeSet<EndpointId>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    /// The number of the peer's run that the connection was with.
+    instance: u64,
+    /// Whether there is something to say to it.
+    wanted: bool,
 }
 
 /// What became of a connection that was to be entered.
 #[derive(Debug)]
 pub(crate) enum Entered {
-    /// It is the pair's connection now; the one that it replaced is to be closed.
-    Stays(Option<Arc<Peer>>),
+    /// It is the pair's connection now.
+    Stays {
+        /// The one that it replaced, to be closed.
+        replaced: Option<Arc<Peer>>,
+        /// The run of the peer that it was in reach with until now, with or without a connection.
+        instance: Option<u64>,
+    },
     /// The pair has a better one.
     Loses,
     /// There is no room for another pair's.
@@ -75,7 +108,15 @@ impl Peers {
         match connected.get(&peer.id) {
             Some(old) if !old.origin.yields_to(peer.origin) && old.connection.close_reason().is_none() => Entered::Loses,
             None if connected.len() >= most => Entered::Full,
-            _ => Entered::Stays(connected.insert(peer.id, peer)),
+            _ => {
+                let id = peer.id;
+                let replaced = connected.insert(id, peer);
+                let idle = table.idle.remove(&id);
+                let instance = replaced.as_ref().map(|old| old.origin.instance).or(idle.map(|idle| idle.instance));
+                drop(table);
+                self.settled.notify_waiters();
+                Entered::Stays { replaced, instance }
+            }
         }
     }
 
@@ -101,6 +142,90 @@ impl Peers {
         is_current
     }
 
+    /// Lets a connection go if it is still the pair's: the peer stays in reach. Whether it was. Who is not told everything yet is
+    /// wanted again at once.
+    pub(crate) fn rest(&self, peer: &Arc<Peer>, is_told: bool) -> bool {
+        let mut table = self.lock();
+        if !table.connected.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer)) {
+            return false;
+        }
+        table.connected.remove(&peer.id);
+        table.idle.insert(peer.id, Idle { instance: peer.origin.instance, wanted: !is_told });
+        true
+    }
+
+    /// An idle peer is in reach no more; whether it was.
+    pub(crate) fn lost(&self, id: &EndpointId) -> bool {
+        let was_idle = self.lock().idle.remove(id).is_some();
+        self.settled.notify_waiters();
+        was_idle
+    }
+
+    /// Notes whether this node can dial a peer.
+    pub(crate) fn dialled(&self, id: &EndpointId, ok: bool) {
+        let inward = &mut self.lock().inward;
+        if ok {
+            inward.remove(id)
+        } else {
+            inward.insert(*id)
+        };
+    }
+
+    /// Whether this node has failed to dial a peer, and not got through since.
+    pub(crate) fn is_inward(&self, id: &EndpointId) -> bool {
+        self.lock().inward.contains(id)
+    }
+
+    /// The peers that are in reach without a connection.
+    pub(crate) fn idle(&self) -> Vec<EndpointId> {
+        self.lock().idle.keys().copied().collect()
+    }
+
+    /// Whether a peer is in reach without a connection.
+    pub(crate) fn is_idle(&self, id: &EndpointId) -> bool {
+        self.lock().idle.contains_key(id)
+    }
+
+    /// Wants a connection with a peer if it is idle.
+    pub(crate) fn wake(&self, id: &EndpointId) {
+        self.wake_all(|idle| idle == id);
+    }
+
+    fn wake_all(&self, whom: impl Fn(&EndpointId) -> bool) {
+        let mut table = self.lock();
+        let mut resting = table.idle.iter_mut().filter(|(id, idle)| !idle.wanted && whom(id)).peekable();
+        if resting.peek().is_some() {
+            self.wanted.notify_one();
+        }
+        resting.for_each(|(_, idle)| idle.wanted = true);
+    }
+
+    /// The idle peers that are wanted.
+    pub(crate) fn wanted(&self) -> Vec<EndpointId> {
+        self.lock().idle.iter().filter(|(_, idle)| idle.wanted).map(|(id, _)| *id).collect()
+    }
+
+    /// Waits until somebody wants an idle peer. For one waiter.
+    pub(crate) async fn is_wanted(&self) {
+        self.wanted.notified().await;
+    }
+
+    /// The connection with this peer, made anew if it is idle; none if it is out of reach.
+    pub(crate) async fn reach(&self, id: &EndpointId) -> Option<Arc<Peer>> {
+        loop {
+            let settled = self.settled.notified();
+            let (connected, is_idle) = {
+                let table = self.lock();
+                (table.connected.get(id).cloned(), table.idle.contains_key(id))
+            };
+            if connected.is_some() || !is_idle {
+                return connected;
+            }
+            self.wake(id);
+            settled.await;
+        }
+    }
+
     /// The connection with this peer.
     pub(crate) fn get(&self, id: &EndpointId) -> Option<Arc<Peer>> {
         self.lock().connected.get(id).cloned()
@@ -116,12 +241,15 @@ impl Peers {
         self.lock().connected.len()
     }
 
-    /// Queues envelopes for every peer but the one that they came from.
+    /// Queues envelopes for every peer but the one that they came from. Idle ones get them when they are connected again.
     pub(crate) fn push(&self, ids: &[EnvelopeId], except: Option<&EndpointId>) {
         for peer in self.all() {
             if Some(&peer.id) != except {
                 peer.queue.envelopes(ids.iter().copied());
             }
+        }
+        if !ids.is_empty() {
+            self.wake_all(|id| Some(id) != except);
         }
     }
 

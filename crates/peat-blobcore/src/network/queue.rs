@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -30,6 +31,8 @@ struct Inner {
     reconciled: bool,
     overflowed: bool,
     closed: bool,
+    /// When something was last taken to be written.
+    taken: Option<Instant>,
 }
 
 /// What to write next.
@@ -78,6 +81,13 @@ impl SendQueue {
         self.ready.notify_one();
     }
 
+    /// Whether nothing waits, and nothing was taken within this time: so the peer has everything.
+    pub(crate) fn is_told(&self, within: Duration) -> bool {
+        let inner = self.lock();
+        let waits = !inner.messages.is_empty() || !inner.envelopes.is_empty() || inner.overflowed || inner.reconciled;
+        !waits && inner.taken.is_none_or(|taken| taken.elapsed() >= within)
+    }
+
     /// Ends the queue; what waits is dropped.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -88,6 +98,7 @@ impl SendQueue {
     pub(crate) async fn next(&self, batch: usize) -> Next {
         loop {
             if let Some(next) = self.take(batch) {
+                self.lock().taken = Some(Instant::now());
                 return next;
             }
             self.ready.notified().await;
@@ -145,6 +156,22 @@ mod tests {
         assert_eq!(queue.take(10), None);
         queue.close();
         assert_eq!(queue.take(10), Some(Next::Closed));
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_told_when_nothing_waits_and_nothing_may_be_on_its_way() {
+        let queue = SendQueue::default();
+        assert!(queue.is_told(Duration::from_secs(60)));
+        for kind in 0..3 {
+            match kind {
+                0 => queue.envelopes([id(1)]),
+                1 => queue.reconciled(),
+                _ => assert!(queue.message(Message::Again)),
+            }
+            assert!(!queue.is_told(Duration::ZERO));
+            assert_ne!(queue.next(1).await, Next::Closed);
+            assert!(queue.is_told(Duration::ZERO) && !queue.is_told(Duration::from_secs(60)));
+        }
     }
 
     #[test]

@@ -13,9 +13,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
 use super::dialing::Dialing;
-use super::endpoint::{Gate, bind};
+use super::endpoint::{Gate, bind, dial};
 use super::found::Found;
 use super::gossip::Hints;
+use super::idle::IdleLinks;
 use super::lobby::Lobby;
 use super::mdns::Mdns;
 use super::names::{Names, Resolver};
@@ -40,6 +41,8 @@ const DIAL_DEADLINE: Duration = Duration::from_secs(15);
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often leases are looked at.
 const LEASE_INTERVAL: Duration = Duration::from_secs(2);
+/// Who is due and finds no room is looked at again after this.
+const LEAST_WAIT: Duration = Duration::from_millis(100);
 /// Commands that wait for the loop.
 const WAITING_COMMANDS: usize = 256;
 
@@ -63,6 +66,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) gossip: bool,
     /// Whether to look for peers on the local network, and to be found there.
     pub(crate) mdns: bool,
+    /// When connections that have nothing to carry are let go.
+    pub(crate) idle: IdleLinks,
     pub(crate) events: mpsc::Sender<NetworkEvent>,
     /// A number that no other run of this node has.
     pub(crate) instance: u64,
@@ -70,11 +75,17 @@ pub(crate) struct NetworkConfig {
 
 #[derive(Debug)]
 enum Command {
-    Know { peer: EndpointId, addresses: Vec<SocketAddr>, fixed: bool },
+    Know {
+        peer: EndpointId,
+        addresses: Vec<SocketAddr>,
+        fixed: bool,
+    },
     Forget(EndpointId),
     Leave(EndpointId),
     Dial(EndpointId),
     Stands(EndpointId),
+    /// A peer spreads hints beyond its direct neighbours.
+    Gossips(EndpointId),
     NetworkChanged,
     Spread(Vec<u8>),
     Stop,
@@ -115,6 +126,7 @@ impl Network {
             traffic: Arc::clone(&traffic),
             peers: Arc::clone(&peers),
             events: config.events,
+            idle: config.idle,
             instance: config.instance,
         };
         let service = Service {
@@ -131,6 +143,7 @@ impl Network {
             relays: config.relays,
             found: Found::default(),
             asked: BTreeSet::new(),
+            strangers_to_hints: BTreeSet::new(),
             own: Vec::new(),
             dials: BTreeMap::new(),
             lobby: Lobby::default(),
@@ -159,6 +172,26 @@ impl Network {
     /// All admitted connections.
     pub(crate) fn peers(&self) -> Vec<Arc<Peer>> {
         self.peers.all()
+    }
+
+    /// Whether a peer has a connection, or had one that was let go and is made again when needed.
+    pub(crate) fn is_in_reach(&self, id: &EndpointId) -> bool {
+        self.peers.get(id).is_some() || self.peers.is_idle(id)
+    }
+
+    /// The peers whose connections were let go and are made again when needed.
+    pub(crate) fn idle(&self) -> Vec<EndpointId> {
+        self.peers.idle()
+    }
+
+    /// The admitted connection with this peer, made again if it was let go; none if the peer is out of reach.
+    pub(crate) async fn reach(&self, id: &EndpointId) -> Option<Arc<Peer>> {
+        self.peers.reach(id).await
+    }
+
+    /// Makes a connection that was let go again.
+    pub(crate) fn wake(&self, id: &EndpointId) {
+        self.peers.wake(id);
     }
 
     /// The count of the bytes of blocks that cross, and their limits.
@@ -253,6 +286,8 @@ struct Service {
     found: Found,
     /// Peers whose dial somebody wants to hear the end of.
     asked: BTreeSet<EndpointId>,
+    /// Connected peers that hints go to directly alone, as long as that reaches everybody.
+    strangers_to_hints: BTreeSet<EndpointId>,
     /// Where this node can be dialled, as it heard last.
     own: Vec<SocketAddr>,
     /// Drops of these end dials that have not got through.
@@ -275,11 +310,12 @@ impl Service {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut leases = tokio::time::interval(LEASE_INTERVAL);
         let mut departures = self.shared.admitted.departures();
+        let peers = Arc::clone(&self.shared.peers);
         let events = self.shared.events.clone();
         let mut addresses = self.endpoint.watch_addr();
         loop {
             self.dial_due();
-            let next_dial = self.dialing.next().map(|time| time.since(self.shared.clock.now()));
+            let next_dial = self.dialing.next().map(|time| time.since(self.shared.clock.now()).max(LEAST_WAIT));
             tokio::select! {
                 Some(incoming) = self.endpoint.accept() => self.accept(incoming),
                 Some(command) = commands.recv() => match command {
@@ -291,8 +327,10 @@ impl Service {
                 _ = leases.tick() => {
                     self.end_leases();
                     self.try_found();
+                    self.join_hints().await;
                 }
-                Ok(()) = departures.changed() => self.gate.close_departed(self.shared.clock.now()),
+                () = peers.is_wanted() => peers.wanted().into_iter().for_each(|peer| self.dialing.hurry(peer)),
+                Ok(()) = departures.changed() => self.end_leases(),
                 // The driver outlives the network but for the last moments of a shutdown.
                 Ok(room) = events.reserve(), if !self.untold.is_empty() => room.send(self.untold.pop_front().expect("not empty")),
                 Some(hint) = next_hint(&mut self.hints) => self.hear(&hint),
@@ -347,10 +385,12 @@ impl Service {
                 return Ended { peer: Some(peer), dialled: false, outcome };
             }
             // The gate has let it through, so the peer is admitted.
-            if let Some(gossip) = gossip
-                && let Err(error) = gossip.handle_connection(connection).await
-            {
-                tracing::debug!(%error, "gossip takes no connection");
+            if let Some(gossip) = gossip {
+                // A full queue only delays that its hints are heard.
+                let _ = commands.try_send(Command::Gossips(peer));
+                if let Err(error) = gossip.handle_connection(connection).await {
+                    tracing::debug!(%error, "gossip takes no connection");
+                }
             }
             nobody(Ok(()))
         });
@@ -369,14 +409,14 @@ impl Service {
                     let address = address.ok_or(SessionError::NoEndpoint)?;
                     let dial = async {
                         let address = names.extend(peer, address).await;
-                        tokio::time::timeout(DIAL_DEADLINE, endpoint.connect(address, ALPN)).await
+                        tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint, address)).await
                     };
                     let connection = tokio::select! {
                         connection = dial => connection,
                         _ = given_up => return Err(SessionError::Moved),
                     };
-                    let connection = connection.map_err(|_| SessionError::Slow)?;
-                    let connection = connection.map_err(|error| SessionError::Dial(error.to_string()))?;
+                    let connection = connection.map_err(|_| SessionError::Slow)??;
+                    shared.peers.dialled(&peer, true);
                     session::dialled(shared, connection, stands(commands, peer)).await
                 }
                 .await;
@@ -416,6 +456,7 @@ impl Service {
                 self.found.remove(&peer);
                 self.dialing.leave(peer);
                 self.dials.remove(&peer);
+                self.lost(peer);
             }
             Command::Dial(peer) => {
                 if self.dialing.is_left(&peer) {
@@ -430,18 +471,19 @@ impl Service {
             Command::Stands(peer) => {
                 self.found.remove(&peer);
                 self.dialing.connected(peer, self.shared.clock.now());
-                if self.shared.peers.len() == 1 {
+                if self.shared.peers.len() == 1 && self.shared.peers.idle().is_empty() {
                     // The first after none: the way to the others may be open again too.
                     self.dialing.hurry_all();
                 }
                 if self.asked.remove(&peer) {
                     self.tell(NetworkEvent::DialEnded { peer, ok: true });
                 }
-                if let Some(hints) = &mut self.hints
-                    && let Err(error) = hints.join(peer).await
-                {
-                    tracing::warn!(%error, "hints do not reach beyond direct neighbours");
-                }
+                self.strangers_to_hints.insert(peer);
+                self.join_hints().await;
+            }
+            Command::Gossips(peer) => {
+                self.strangers_to_hints.remove(&peer);
+                self.join(peer).await;
             }
             Command::NetworkChanged => {
                 self.endpoint.network_change().await;
@@ -453,6 +495,38 @@ impl Service {
                 }
             }
             Command::Stop => {}
+        }
+    }
+
+    /// Spreads hints over those that are connected by more than a thin link, once there is somebody who has no connection with this
+    /// node. Everybody else hears what is new from their neighbours, and gossip's connections cost as much as ours when idle.
+    async fn join_hints(&mut self) {
+        let peers = Arc::clone(&self.shared.peers);
+        self.strangers_to_hints.retain(|peer| peers.get(peer).is_some());
+        if self.strangers_to_hints.is_empty() || !self.dialing.lacks_somebody(|peer| peers.is_idle(peer)) {
+            return;
+        }
+        let idle = self.shared.idle;
+        let is_thin = |peer: &EndpointId| peers.get(peer).is_some_and(|peer| idle.is_thin(peer.round_trip()));
+        let (thin, others): (_, BTreeSet<_>) = std::mem::take(&mut self.strangers_to_hints).into_iter().partition(is_thin);
+        self.strangers_to_hints = thin;
+        for peer in others {
+            self.join(peer).await;
+        }
+    }
+
+    async fn join(&mut self, peer: EndpointId) {
+        if let Some(hints) = &mut self.hints
+            && let Err(error) = hints.join(peer).await
+        {
+            tracing::warn!(%error, "hints do not reach beyond direct neighbours");
+        }
+    }
+
+    /// A peer is not in reach, if it was believed to be without a connection.
+    fn lost(&mut self, peer: EndpointId) {
+        if self.shared.peers.lost(&peer) {
+            self.tell(NetworkEvent::Down(peer));
         }
     }
 
@@ -472,6 +546,18 @@ impl Service {
             return;
         }
         let (now, seed) = (self.shared.clock.now(), self.shared.instance);
+        if matches!(ended.outcome, Err(SessionError::Idle)) {
+            self.dialing.rests(&peer, now, &self.shared.idle, ended.dialled);
+            if self.shared.peers.wanted().contains(&peer) {
+                self.dialing.hurry(peer);
+            }
+            return;
+        }
+        if ended.dialled && self.shared.peers.is_idle(&peer) {
+            tracing::info!(peer = %peer.short(), "an idle peer does not answer");
+            self.shared.peers.dialled(&peer, false);
+            self.lost(peer);
+        }
         if ended.dialled && self.found.is_tried(&peer) {
             self.found.failed(&peer, now);
             self.give_up(&peer);
@@ -489,6 +575,7 @@ impl Service {
 
     /// Dials a peer no more, and forgets where it was.
     fn give_up(&mut self, peer: &EndpointId) {
+        self.lost(*peer);
         self.dialing.forget(peer);
         self.dials.remove(peer);
         self.addresses.remove(peer);
@@ -499,7 +586,8 @@ impl Service {
 
     /// Somebody is on the local network. The endpoint itself tries a known peer there with the next dial, which is now.
     fn discovered(&mut self, peer: EndpointId, addresses: Vec<SocketAddr>) {
-        if self.shared.replica.is_revoked(&peer) || self.shared.peers.get(&peer).is_some() {
+        let peers = &self.shared.peers;
+        if self.shared.replica.is_revoked(&peer) || peers.get(&peer).is_some() || peers.is_idle(&peer) {
             return;
         }
         if self.dialing.knows(&peer) {
@@ -518,10 +606,15 @@ impl Service {
         }
     }
 
-    fn end_leases(&self) {
+    fn end_leases(&mut self) {
         let now = self.shared.clock.now();
         self.shared.admitted.expire(now);
         self.gate.close_departed(now);
+        for peer in self.shared.peers.idle() {
+            if !self.shared.admitted.is_admitted(&peer, now) {
+                self.lost(peer);
+            }
+        }
     }
 
     fn hear(&self, bytes: &[u8]) {

@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::endpoint::{CloseCode, widen};
+use super::idle::IdleLinks;
 use super::lobby::Seat;
 use super::peers::{Entered, Origin, Peer, Peers};
 use super::queue::Next;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) events: mpsc::Sender<NetworkEvent>,
+    /// When connections are let go.
+    pub(crate) idle: IdleLinks,
     /// Drawn when the node started.
     pub(crate) instance: u64,
 }
@@ -96,6 +99,8 @@ pub(crate) enum SessionError {
     Left,
     #[error("others wait to be admitted")]
     Crowded,
+    #[error("there is nothing to say over a thin link")]
+    Idle,
     #[error("the peer is not admitted any more")]
     Expelled,
     #[error("the peer breaks the protocol: {0}")]
@@ -116,6 +121,7 @@ impl SessionError {
             Self::Duplicate => CloseCode::Duplicate,
             Self::Full | Self::Crowded | Self::Left => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
+            Self::Idle => CloseCode::Idle,
             Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
         }
     }
@@ -229,6 +235,7 @@ impl Shared {
             connection: connection.clone(),
             queue: SendQueue::default(),
             origin: Origin { smaller_dialled, instance },
+            in_use: Arc::default(),
         });
         Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled })
     }
@@ -236,8 +243,8 @@ impl Shared {
     /// Makes a connection the pair's own, if it is the one to stay.
     async fn enter(&self, session: &Started, most: usize, on_admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
         let entry = &session.peer;
-        let replaced = match self.peers.enter(Arc::clone(entry), most) {
-            Entered::Stays(replaced) => replaced,
+        let (replaced, known) = match self.peers.enter(Arc::clone(entry), most) {
+            Entered::Stays { replaced, instance } => (replaced, instance),
             Entered::Loses => return Err(SessionError::Duplicate),
             Entered::Full => return Err(SessionError::Full),
             Entered::Left => return Err(SessionError::Left),
@@ -250,11 +257,11 @@ impl Shared {
         on_admitted();
         tracing::info!(peer = %entry.id.short(), dialled = session.dialled, version = session.version, "connected");
         // A peer that has restarted was gone, noticed or not, and is back.
-        let restarted = replaced.as_ref().is_some_and(|old| old.origin.instance != entry.origin.instance);
+        let restarted = known.is_some_and(|instance| instance != entry.origin.instance);
         if restarted {
             self.tell(NetworkEvent::Down(entry.id)).await?;
         }
-        if replaced.is_none() || restarted {
+        if known.is_none() || restarted {
             self.tell(NetworkEvent::Up(entry.id)).await?;
         }
         Ok(())
@@ -267,13 +274,36 @@ impl Shared {
             outcome = reader.run(&mut recv) => outcome,
             outcome = self.write(&entry, &mut send) => outcome,
             outcome = self.serve(&entry) => outcome,
+            () = self.has_nothing_to_carry(&entry), if !dialled => Err(SessionError::Idle),
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
+        // Whoever lets it go has waited longer than a message takes: what the other has said since then was not heard.
+        let is_told = entry.queue.is_told(self.idle.after / 2);
         entry.queue.close();
+        let is_idle = matches!(outcome, Err(SessionError::Idle)) || was_let_go(&entry.connection);
+        if is_idle && self.peers.rest(&entry, is_told) {
+            return Err(SessionError::Idle);
+        }
         if self.peers.leave(&entry) {
             self.tell(NetworkEvent::Down(entry.id)).await?;
         }
         outcome
+    }
+
+    /// Ends when nothing has been said or asked for a while over a thin link. The side that was dialled looks: unlike the other it
+    /// may find that it cannot dial, and then keeps the connection.
+    async fn has_nothing_to_carry(&self, peer: &Arc<Peer>) {
+        let (mut frames, mut quiet) = (0, Instant::now());
+        let mut look = tokio::time::interval((self.idle.after / 4).max(Duration::from_millis(1)));
+        while quiet.elapsed() < self.idle.after {
+            look.tick().await;
+            let stats = peer.connection.stats();
+            let carried = stats.frame_tx.stream + stats.frame_rx.stream;
+            let is_used = Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(Duration::ZERO);
+            if carried != frames || is_used || !self.idle.is_thin(peer.round_trip()) || self.peers.is_inward(&peer.id) {
+                (frames, quiet) = (carried, Instant::now());
+            }
+        }
     }
 
     /// Writes what is queued.
@@ -303,13 +333,21 @@ impl Shared {
 
     /// Answers requests, each on a stream of its own.
     async fn serve(&self, peer: &Arc<Peer>) -> Result<(), SessionError> {
-        let (mut streams, turns) = (JoinSet::new(), Arc::new(Turns::new()));
+        let (mut streams, turns, mut priority) = (JoinSet::new(), Arc::new(Turns::new()), 0_i32);
         loop {
             tokio::select! {
                 stream = peer.connection.accept_bi() => {
                     let (send, recv) = stream.map_err(WireError::from)?;
+                    // One answer after the other: were all sent in turns, a cut would leave a part of a block of each, in vain.
+                    let _ = send.set_priority(priority);
+                    priority = priority.saturating_sub(1);
                     let (entitlement, traffic) = (Arc::clone(&self.entitlement), Arc::clone(&self.traffic));
-                    streams.spawn(serve(peer.id, self.content.clone(), entitlement, traffic, Arc::clone(&turns), send, recv));
+                    let (content, turns, in_use) = (self.content.clone(), Arc::clone(&turns), Arc::clone(&peer.in_use));
+                    let served = serve(peer.id, content, entitlement, traffic, turns, send, recv);
+                    streams.spawn(async move {
+                        let _in_use = in_use;
+                        served.await
+                    });
                 }
                 Some(ended) = streams.join_next() => {
                     if let Ok(Err(error)) = ended {
@@ -323,6 +361,12 @@ impl Shared {
     async fn tell(&self, event: NetworkEvent) -> Result<(), SessionError> {
         self.events.send(event).await.map_err(|_| SessionError::Stopped)
     }
+}
+
+/// Whether the peer has closed this connection for having nothing to carry.
+fn was_let_go(connection: &Connection) -> bool {
+    let reason = connection.close_reason();
+    matches!(reason, Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CloseCode::Idle.var_int())
 }
 
 /// Takes as many envelopes as one frame is filled with, and no more of them into memory. Those that are gone are left out.

@@ -19,7 +19,7 @@ use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Priority, Timestamp};
-use crate::network::{Network, NetworkConfig, Relay, Resolver, SystemResolver};
+use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
@@ -46,6 +46,7 @@ pub struct NodeBuilder {
     relays: Vec<Relay>,
     gossip: bool,
     mdns: bool,
+    idle: IdleLinks,
     stall: Duration,
     limits: RateLimits,
     clock: Arc<dyn Clock>,
@@ -68,7 +69,8 @@ impl NodeBuilder {
             relays: Vec::new(),
             gossip: true,
             mdns: false,
-            stall: Duration::from_secs(30),
+            idle: IdleLinks::default(),
+            stall: Duration::from_secs(45),
             limits: RateLimits::default(),
             clock: Arc::new(SystemClock),
         }
@@ -137,7 +139,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Whether to spread hints beyond direct neighbours; on by default, and better off on thin links.
+    /// Whether to spread hints beyond direct neighbours; on by default. They are never spread over thin links.
     pub fn gossip(mut self, on: bool) -> Self {
         self.gossip = on;
         self
@@ -150,7 +152,13 @@ impl NodeBuilder {
         self
     }
 
-    /// How long a source may send nothing before another is asked: 30 seconds by default. Longer than the outages of a link
+    /// When connections that have nothing to carry are let go, to be dialled again by whichever side has something to say.
+    pub fn idle_links(mut self, idle: IdleLinks) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// How long a source may send nothing before another is asked: 45 seconds by default. Longer than the outages of a link
     /// that are to be ridden out.
     pub fn stall(mut self, longest: Duration) -> Self {
         self.stall = longest;
@@ -198,6 +206,7 @@ impl NodeBuilder {
             relays,
             gossip,
             mdns,
+            idle,
             stall,
             limits,
             clock,
@@ -232,6 +241,7 @@ impl NodeBuilder {
             relays,
             gossip,
             mdns,
+            idle,
             events: network_events,
             instance: seed,
         })

@@ -15,6 +15,7 @@ pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,10 +104,18 @@ impl Node {
         self.network.leave(peer).await
     }
 
-    /// The peers with which an admitted connection exists.
+    /// The peers in reach: those with which an admitted connection exists, and those of [`Node::idle_peers`].
     #[must_use]
     pub fn peers(&self) -> Vec<EndpointId> {
-        self.network.peers().iter().map(|peer| peer.id).collect()
+        let connected: BTreeSet<_> = self.network.peers().iter().map(|peer| peer.id).chain(self.idle_peers()).collect();
+        connected.into_iter().collect()
+    }
+
+    /// The peers in reach whose connection was let go, for a thin link and nothing to say: they are dialled when there is
+    /// something to say. See [`NodeBuilder::idle_links`].
+    #[must_use]
+    pub fn idle_peers(&self) -> Vec<EndpointId> {
+        self.network.idle()
     }
 
     /// Figures of the admitted connections.

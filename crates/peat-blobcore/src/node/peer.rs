@@ -33,13 +33,12 @@ pub struct PeerStats {
 impl PeerStats {
     pub(super) fn of(peer: &Peer) -> Self {
         let stats = peer.connection.stats();
-        let round_trip = peer.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt());
         Self {
             id: peer.id,
             sent_bytes: stats.udp_tx.bytes,
             received_bytes: stats.udp_rx.bytes,
             lost_bytes: stats.lost_bytes,
-            round_trip,
+            round_trip: peer.round_trip(),
         }
     }
 }

@@ -149,7 +149,7 @@ impl Swarm {
 
     fn take_candidates(&mut self) {
         let candidates = self.order.candidates.borrow_and_update().clone();
-        for Candidate { id, connection, whole } in candidates {
+        for Candidate { id, connection, whole, .. } in candidates {
             let key = connection.stable_id();
             if !self.dropped.contains(&(id, key)) && self.sources.add(id, key, connection.clone(), whole) && !whole {
                 self.listeners.spawn(availability::ask(id, connection, self.order.blob, self.tell.clone()));

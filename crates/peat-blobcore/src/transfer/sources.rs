@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
@@ -19,6 +20,9 @@ use crate::reconcile::{mix, number};
 
 /// How long a block should take to arrive, so that little is lost when the link is cut and each arrives verified.
 const BLOCK_TIME: Duration = Duration::from_millis(300);
+/// How long a request should take at most when it has the link for itself. They are answered one after the other: each must have
+/// its first block well before its source counts as stalled.
+const REQUEST_TIME: Duration = Duration::from_secs(1);
 /// Longest request, and with it the longest block.
 const REQUEST_BYTES: u64 = WINDOW_BYTES / REQUESTS as u64;
 /// Blocks of one request at most: enough that asking costs no time, few enough that another source can take the rest.
@@ -60,6 +64,8 @@ pub(crate) struct Candidate {
     pub(crate) connection: Connection,
     /// Whether it is said to have all of it; who is fetching it itself is asked what it has.
     pub(crate) whole: bool,
+    /// Keeps the connection from being let go.
+    pub(crate) _in_use: Arc<()>,
 }
 
 /// The sources of a blob.
@@ -99,6 +105,12 @@ struct Source<C> {
 }
 
 impl<C> Source<C> {
+    /// How many blocks to ask it for at once.
+    fn blocks(&self) -> u64 {
+        let bytes = self.rate.unwrap_or_default() * REQUEST_TIME.as_secs_f64();
+        (bytes as u64 / self.block).clamp(1, BLOCKS_PER_REQUEST)
+    }
+
     fn has_all(&self) -> bool {
         self.parts.as_ref().is_none_or(Groups::is_all)
     }
@@ -227,7 +239,7 @@ impl<C: Clone> Sources<C> {
         for id in ids {
             let source = &self.all[&id];
             let request = request.min(source.longest);
-            let (most, block) = ((source.block * BLOCKS_PER_REQUEST).min(request), source.block.min(request));
+            let (most, block) = ((source.block * source.blocks()).min(request), source.block.min(request));
             let shared = source.parts.is_none() && self.is_shared();
             if shared && self.exhausted {
                 continue;

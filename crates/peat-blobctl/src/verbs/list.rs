@@ -90,6 +90,7 @@ fn peer_json(peer: &Peer) -> Value {
         "endpoint_id": peer.endpoint_id,
         "name": peer.name,
         "connected": peer.connected,
+        "idle": peer.idle,
         "addresses": peer.addresses,
         "labels": peer.labels,
         "rtt_micros": peer.rtt_micros,
@@ -104,10 +105,11 @@ fn peer_row(peer: &Peer) -> [String; 7] {
     let state = match (peer.revoked, peer.retired, peer.connected) {
         (true, _, _) => "revoked",
         (_, true, _) => "retired",
+        (_, _, true) if peer.idle => "idle",
         (_, _, true) => "connected",
         _ => "not connected",
     };
-    let rtt = if peer.connected { format!("{:.1} ms", peer.rtt_micros as f64 / 1000.0) } else { String::new() };
+    let rtt = if peer.connected && !peer.idle { format!("{:.1} ms", peer.rtt_micros as f64 / 1000.0) } else { String::new() };
     [
         show::node(&peer.name, &peer.endpoint_id),
         state.to_owned(),

@@ -121,6 +121,7 @@ impl BlobService for Native {
                 peer.name = name;
             }
         }
+        let idle = self.0.node.idle_peers();
         let mut stats: BTreeMap<_, _> = self.0.node.peer_stats().into_iter().map(|stats| (stats.id, stats)).collect();
         let peer = |(id, peer): (EndpointId, super::Peer)| {
             let stats = stats.remove(&id);
@@ -136,6 +137,7 @@ impl BlobService for Native {
                 bytes_sent: stats.as_ref().map_or(0, |stats| stats.sent_bytes),
                 retired: gone.retired.contains(&id),
                 revoked: gone.revoked.contains_key(&id),
+                idle: idle.contains(&id),
                 ..Default::default()
             }
         };

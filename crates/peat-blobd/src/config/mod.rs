@@ -136,7 +136,7 @@ impl Config {
             relays: Vec::new(),
             gossip: true,
             mdns: false,
-            stall: Duration::from_secs(30),
+            stall: Duration::from_secs(45),
             inbox: None,
             inbox_owner: Owner::Shared,
             outbox: BTreeMap::new(),

@@ -203,7 +203,7 @@ pub static SETTINGS: &[Setting] = &[
             items.iter().map(|item| parse::from_text(item, "https://host[:port] or http://host[:port] items")).collect::<Parsed<Vec<_>>>()
         }),
     ),
-    setting("gossip", "BOOL", "Spreads hints beyond direct neighbours. Better off on thin links.", switch!(gossip))
+    setting("gossip", "BOOL", "Spreads hints beyond direct neighbours; never over thin links.", switch!(gossip))
         .default("true"),
     setting(
         "mdns",
@@ -218,7 +218,7 @@ pub static SETTINGS: &[Setting] = &[
         "How long a source may send nothing before another is asked: longer than the outages that are to be ridden out.",
         one!(stall, parse::duration),
     )
-    .default("30s"),
+    .default("45s"),
     setting(
         "inbox",
         "PATH",
