@@ -10,7 +10,8 @@ use peat_blobcore::model::{
     NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
 use peat_blobcore::network::wire::{
-    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request,
+    AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, SmallBlob,
+    SmallBlobs, SmallRequest,
 };
 use peat_blobcore::replica::{Clocks, Session, Side};
 
@@ -230,6 +231,11 @@ fn wires() -> Vec<Vec<u8>> {
     }
     let available = Available { runs: vec![(0, 8), (70_000, 1), (u64::MAX, u64::MAX)] };
     seeds.push(frames(&[Request::Availability(AvailabilityRequest { blob }).encode(), available.encode()]));
+    for blobs in [1, SmallRequest::MAX_BLOBS] {
+        seeds.push(frames(&[Request::Small(SmallRequest { blobs: vec![blob; blobs] }).encode()]));
+    }
+    let blobs = vec![SmallBlob::Whole(Vec::new()), SmallBlob::Denied(1), SmallBlob::Whole(vec![7; 100])];
+    seeds.push(frames(&[SmallBlobs { blobs }.encode()]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use peat_blobcore::clock::Clock;
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
-use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request};
+use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, SmallBlobs};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
 use super::fixture::{Author, Input, NOW, a_manifest};
@@ -26,6 +26,7 @@ pub fn wire(bytes: &[u8]) {
         let Some(frame) = input.bytes() else { break };
         request(frame);
         available(frame);
+        small_blobs(frame);
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);
@@ -53,6 +54,11 @@ fn available(frame: &[u8]) {
     let encoded = available.encode();
     assert!(encoded.len() <= Available::MAX_BYTES);
     assert_eq!(Available::decode(&encoded).expect("what is encoded decodes"), available);
+}
+
+fn small_blobs(frame: &[u8]) {
+    let Ok(blobs) = SmallBlobs::decode(frame) else { return };
+    assert_eq!(SmallBlobs::decode(&blobs.encode()).expect("what is encoded decodes"), blobs);
 }
 
 fn blocks(request: BlockRequest) {

@@ -13,5 +13,6 @@ mod relay;
 mod replication;
 mod sharing;
 mod simulation;
+mod small;
 mod starts;
 mod versions;

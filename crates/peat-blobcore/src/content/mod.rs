@@ -6,7 +6,8 @@
 //!
 //! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
-//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
+//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file; `small` does both for several
+//!   small blobs at once
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
 mod assembly;
@@ -23,6 +24,7 @@ mod layout;
 mod reader;
 mod recover;
 mod registry;
+mod small;
 mod spool;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 //!
 //! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
 //! [`Message`]s both ways; each further one is a [`Request`] and its answer: [`BlockFrame`]s for a [`BlockRequest`], and for
-//! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open.
+//! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open. The frames that answer a
+//! [`SmallRequest`] hold [`SmallBlobs`].
 
 use std::time::Duration;
 
@@ -86,7 +87,7 @@ impl Message {
 }
 
 /// The first frame of a stream that a peer opens. A node that does not know a kind of request ends the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Request {
     /// It wants bytes.
     #[n(0)]
@@ -94,11 +95,14 @@ pub enum Request {
     /// It wants to know what there is, and what comes to be there.
     #[n(1)]
     Availability(#[n(0)] AvailabilityRequest),
+    /// It wants several small blobs.
+    #[n(4)]
+    Small(#[n(0)] SmallRequest),
 }
 
 impl Request {
     /// Longest encoded request, in bytes.
-    pub const MAX_BYTES: usize = 128;
+    pub const MAX_BYTES: usize = 16 + SmallRequest::MAX_BLOBS * 34;
 
     /// The frame's content.
     #[must_use]
@@ -115,16 +119,73 @@ impl Request {
         match &request {
             Self::Blocks(blocks) => blocks.check()?,
             Self::Availability(_) => {}
+            Self::Small(small) => small.check()?,
         }
         Ok(request)
     }
+}
 
-    /// What it is about.
+/// Asks a holder for several blobs, each whole, of at most [`GROUP_BYTES`].
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct SmallRequest {
+    /// Which blobs.
+    #[n(0)]
+    pub blobs: Vec<BlobHash>,
+}
+
+impl SmallRequest {
+    /// Most blobs of one request.
+    pub const MAX_BLOBS: usize = 256;
+
+    fn check(&self) -> Result<(), WireError> {
+        if (1..=Self::MAX_BLOBS).contains(&self.blobs.len()) { Ok(()) } else { Err(WireError::Request) }
+    }
+}
+
+/// What one [`BlockFrame::Block`] of the answer to a [`SmallRequest`] holds: the next of the blobs, in the order in which they
+/// were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct SmallBlobs {
+    /// Each of them, or why it does not come.
+    #[n(0)]
+    pub blobs: Vec<SmallBlob>,
+}
+
+/// What becomes of one blob of a [`SmallRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum SmallBlob {
+    /// All its bytes.
+    #[n(0)]
+    Whole(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// The number of a [`Denial`], which concerns this blob alone.
+    #[n(1)]
+    Denied(#[n(0)] u8),
+}
+
+impl SmallBlobs {
+    /// Bytes of blobs that a frame is filled to: what a cut can cost.
+    pub const FILL_BYTES: usize = 32 * 1024;
+    /// Longest frame, in bytes.
+    pub const MAX_BYTES: usize = Self::FILL_BYTES + GROUP_BYTES as usize + SmallRequest::MAX_BLOBS * 8;
+
+    /// The frame's content.
     #[must_use]
-    pub fn blob(&self) -> BlobHash {
-        match self {
-            Self::Blocks(BlockRequest { blob, .. }) | Self::Availability(AvailabilityRequest { blob }) => *blob,
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a frame that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`], [`WireError::TooLong`], or [`WireError::Request`] when it says nothing.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(WireError::TooLong(bytes.len()));
         }
+        let decoded: Self = decode_whole(bytes)?;
+        if decoded.blobs.is_empty() { Err(WireError::Request) } else { Ok(decoded) }
     }
 }
 
@@ -227,6 +288,18 @@ pub enum Denial {
     Failed = 3,
 }
 
+impl Denial {
+    /// The one of this number. What is not known is a failure.
+    #[must_use]
+    pub fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::NotAvailable,
+            2 => Self::Damaged,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl BlockFrame {
     /// Writes the frame: a tag byte, a `u32` length, the payload. Gives up when the peer takes nothing for as long as
     /// `patience`.
@@ -270,11 +343,7 @@ impl BlockFrame {
         };
         match head[0] {
             0 => Ok(Self::Block(body(MAX_ENCODED_BLOCK_BYTES).await?)),
-            1 => match body(1).await?.first() {
-                Some(1) => Ok(Self::Denied(Denial::NotAvailable)),
-                Some(2) => Ok(Self::Denied(Denial::Damaged)),
-                _ => Ok(Self::Denied(Denial::Failed)),
-            },
+            1 => Ok(Self::Denied(Denial::numbered(body(1).await?.first().copied().unwrap_or_default()))),
             _ => Err(WireError::Request),
         }
     }
@@ -353,8 +422,8 @@ mod tests {
         let blob = BlobHash::from_bytes([1; 32]);
         let request = BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES };
         let decoded = blocks(request).expect("aligned");
-        let blocks: Vec<_> = decoded.blocks().collect();
-        assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
+        let cut: Vec<_> = decoded.blocks().collect();
+        assert_eq!(cut, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
         let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
         assert_eq!(blocks(empty).expect("empty").blocks().next(), Some(0..0));
     }
@@ -383,11 +452,35 @@ mod tests {
         let blob = BlobHash::from_bytes([1; 32]);
         let blocks = Request::Blocks(BlockRequest { blob, start: 0, end: 1, block: GROUP_BYTES });
         let availability = Request::Availability(AvailabilityRequest { blob });
-        for request in [blocks, availability] {
+        let small = Request::Small(SmallRequest { blobs: vec![BlobHash::from_bytes([0xff; 32]); SmallRequest::MAX_BLOBS] });
+        for request in [blocks, availability, small] {
             let bytes = request.encode();
             assert!(bytes.len() <= Request::MAX_BYTES);
             assert_eq!(Request::decode(&bytes).expect("a request"), request);
         }
+    }
+
+    #[test]
+    fn so_many_small_blobs_are_asked_for_at_once_and_no_more() {
+        for count in [0, SmallRequest::MAX_BLOBS + 1] {
+            let request = Request::Small(SmallRequest { blobs: vec![BlobHash::from_bytes([1; 32]); count] });
+            assert!(matches!(Request::decode(&request.encode()), Err(WireError::Request)), "{count}");
+        }
+    }
+
+    #[test]
+    fn small_blobs_fit_a_frame_however_they_fill_it() {
+        let fits = |blobs: Vec<SmallBlob>| {
+            let small = SmallBlobs { blobs };
+            assert_eq!(SmallBlobs::decode(&small.encode()).expect("a frame"), small);
+        };
+        let whole = |bytes: u64| SmallBlob::Whole(vec![0xff; bytes as usize]);
+        fits(vec![whole(GROUP_BYTES), whole(GROUP_BYTES - 1), whole(GROUP_BYTES)]);
+        fits(vec![whole(SmallBlobs::FILL_BYTES as u64 / 256); 256]);
+        fits(vec![SmallBlob::Denied(1); SmallRequest::MAX_BLOBS]);
+        let long = SmallBlobs { blobs: vec![whole(GROUP_BYTES); 5] };
+        assert!(matches!(SmallBlobs::decode(&long.encode()), Err(WireError::TooLong(_))));
+        assert!(matches!(SmallBlobs::decode(&SmallBlobs { blobs: Vec::new() }.encode()), Err(WireError::Request)));
     }
 
     #[test]

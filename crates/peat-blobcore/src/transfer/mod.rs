@@ -3,16 +3,19 @@
 //!
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
+//! - `small`: many small blobs with one request
 //! - `serve`: the answers
 mod availability;
 mod fetch;
 mod serve;
+mod small;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
 
 pub(crate) use fetch::{Order, fetch};
 pub(crate) use serve::{Entitlement, Turns, serve};
+pub(crate) use small::{Landed, SmallOrder, fetch_small};
 pub(crate) use sources::Candidate;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +71,9 @@ pub enum FetchError {
     /// What the source sent breaks the protocol.
     #[error("the source breaks the protocol: {0}")]
     Protocol(WireError),
+    /// The source does not know requests for several blobs.
+    #[error("the source gives blobs one by one only")]
+    OneByOne,
     /// Everything that is missing is on its way already.
     #[error("the rest is on its way from other sources")]
     Busy,

@@ -9,18 +9,18 @@ use iroh::endpoint::{RecvStream, SendStream};
 
 use tokio::sync::Semaphore;
 
-use super::{Traffic, availability};
+use super::{Traffic, availability, small};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId};
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, WireError, read_frame};
+use crate::network::wire::{AvailabilityRequest, BlockFrame, BlockRequest, Denial, Request, SmallRequest, WireError, read_frame};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says who may have what.
 pub(crate) trait Entitlement: Send + Sync + 'static {
-    /// Whether this peer is the sender, a target or a permitted carrier of something that consists of this blob.
-    fn is_entitled(&self, peer: &EndpointId, blob: &BlobHash) -> bool;
+    /// For each of these blobs, whether this peer is the sender, a target or a permitted carrier of something that consists of it.
+    fn are_entitled(&self, peer: &EndpointId, blobs: &[BlobHash]) -> Vec<bool>;
 }
 
 /// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
@@ -52,20 +52,31 @@ pub(crate) async fn serve(
 ) -> Result<(), WireError> {
     let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
     let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
-    let blob = request.blob();
-    let is_entitled = blocking(move || entitlement.is_entitled(&peer, &blob)).await == Some(true);
     match request {
-        Request::Availability(_) if is_entitled => {
-            let _turn = turns.availability.try_acquire().map_err(|_| WireError::Request)?;
-            availability::tell(content, blob, send).await
-        }
-        // The stream ends: a stranger does not learn whether anything is here.
-        Request::Availability(_) => Ok(()),
         Request::Blocks(request) => {
+            let is_entitled = entitled(entitlement, peer, vec![request.blob]).await == [true];
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             send_blocks(peer, content, is_entitled, traffic, &mut send, request).await
         }
+        Request::Availability(AvailabilityRequest { blob }) => {
+            // The stream ends: a stranger does not learn whether anything is here.
+            if entitled(entitlement, peer, vec![blob]).await != [true] {
+                return Ok(());
+            }
+            let _turn = turns.availability.try_acquire().map_err(|_| WireError::Request)?;
+            availability::tell(content, blob, send).await
+        }
+        Request::Small(SmallRequest { blobs }) => {
+            let entitled = entitled(entitlement, peer, blobs.clone()).await;
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            small::give(peer, content, blobs.into_iter().zip(entitled).collect(), traffic, &mut send).await
+        }
     }
+}
+
+/// Which of these blobs the peer is entitled to; nothing when this node stops.
+async fn entitled(entitlement: Arc<dyn Entitlement>, peer: EndpointId, blobs: Vec<BlobHash>) -> Vec<bool> {
+    blocking(move || entitlement.are_entitled(&peer, &blobs)).await.unwrap_or_default()
 }
 
 async fn send_blocks(
@@ -116,11 +127,11 @@ async fn encode(content: &Content, peer: EndpointId, blob: BlobHash, range: Rang
 }
 
 /// Runs what blocks off the async threads. Only a runtime that shuts down cancels it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-fn denial(error: &ContentError) -> Denial {
+pub(super) fn denial(error: &ContentError) -> Denial {
     match error {
         ContentError::Absent(_) | ContentError::BadRange { .. } => Denial::NotAvailable,
         ContentError::Damaged(_) => Denial::Damaged,

@@ -6,6 +6,7 @@ mod damage;
 mod ingest;
 mod keep;
 mod recover;
+mod small;
 mod tree;
 
 use std::fs;
