@@ -13,7 +13,7 @@ use peat_blobcore::model::{
 use peat_blobcore::network::compression::compress;
 use peat_blobcore::network::wire::{
     AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, RangesRequest,
-    RecipeRequest, Request, Runs,
+    RecipeRequest, Request, Runs, SmallBlob, SmallBlobs, SmallRequest,
 };
 use peat_blobcore::replica::{Clocks, Session, Side};
 
@@ -247,6 +247,11 @@ fn wires() -> Vec<Vec<u8>> {
     chunks.iter().for_each(|chunk| chunk.encode(&mut told));
     chunks.chunks(60).for_each(|chunks| Segment::of(chunks).encode(&mut outline));
     seeds.push(frames(&[outline, told]));
+    for blobs in [1, SmallRequest::MAX_BLOBS] {
+        seeds.push(frames(&[Request::Small(SmallRequest { blobs: vec![blob; blobs] }).encode()]));
+    }
+    let blobs = vec![SmallBlob::Whole(Vec::new()), SmallBlob::Denied(1), SmallBlob::Whole(vec![7; 100])];
+    seeds.push(frames(&[SmallBlobs { blobs }.encode()]));
     seeds.extend([0, 3, 40, 300].map(reconciliation));
     seeds
 }

@@ -7,7 +7,9 @@ use peat_blobcore::content::{Chunk, Recipe, Segment};
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
 use peat_blobcore::network::compression::expand;
-use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs};
+use peat_blobcore::network::wire::{
+    Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs, SmallBlobs,
+};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
 use super::fixture::{Author, Input, NOW, a_manifest};
@@ -34,6 +36,7 @@ pub fn wire(bytes: &[u8]) {
         assert!(expand(frame, MAX_EXPANDED_BYTES).is_none_or(|plain| plain.len() <= MAX_EXPANDED_BYTES));
         runs(frame);
         recipe(frame);
+        small_blobs(frame);
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);
@@ -85,6 +88,11 @@ fn recipe(frame: &[u8]) {
         assert!(recipe.outline().len() as u64 <= Segment::most(size));
         assert_eq!(recipe.segments().map(<[Chunk]>::len).sum::<usize>(), recipe.chunks().len());
     }
+}
+
+fn small_blobs(frame: &[u8]) {
+    let Ok(blobs) = SmallBlobs::decode(frame) else { return };
+    assert_eq!(SmallBlobs::decode(&blobs.encode()).expect("what is encoded decodes"), blobs);
 }
 
 fn blocks(request: BlockRequest) {

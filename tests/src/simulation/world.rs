@@ -43,10 +43,9 @@ pub(super) enum Happening {
 }
 
 /// A fetch as the network sees it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Transfer {
-    blob: BlobHash,
-    size: u64,
+    blobs: Vec<(BlobHash, u64)>,
     source: usize,
     epoch: u64,
     distribution: DistributionId,
@@ -372,26 +371,49 @@ impl World {
 
     fn fetched(&mut self, node: usize, fetch: FetchId) {
         let Some(transfer) = self.transfers.remove(&(node, fetch)) else { return };
-        let (source, blob) = (&self.nodes[transfer.source], transfer.blob);
+        let source = &self.nodes[transfer.source];
         let document = source.documents.get(&transfer.distribution);
         let entitled = document.is_some_and(|document| is_entitled(SimView(source).nodes(), document, &self.nodes[node].id));
-        let outcome = if self.epoch(node, transfer.source) != Some(transfer.epoch) {
+        let end = if self.epoch(node, transfer.source) != Some(transfer.epoch) {
             FetchOutcome::Unreachable
+        } else if transfer.blobs.len() > 1 && gives_one_by_one(transfer.source) {
+            FetchOutcome::OneByOne
         } else if !entitled {
             FetchOutcome::Refused
-        } else if !source.blobs.contains(&blob) {
-            FetchOutcome::Missing
-        } else if source.damaged.contains(&blob) {
-            FetchOutcome::Corrupt
-        } else if self.nodes[node].full {
-            FetchOutcome::NoSpace
-        } else if self.faulty && self.rng.chance(5) {
-            FetchOutcome::Failed
         } else {
-            self.nodes[node].blobs.insert(blob);
-            FetchOutcome::Done
+            self.landed(node, fetch, &transfer)
         };
-        self.tell(node, Event::FetchEnded { fetch, outcome });
+        self.tell(node, Event::FetchEnded { fetch, outcome: end });
+    }
+
+    /// Takes in what a source gives, and says how it ends. Of several blobs each ends by itself, until one ends all.
+    fn landed(&mut self, node: usize, fetch: FetchId, transfer: &Transfer) -> FetchOutcome {
+        let several = transfer.blobs.len() > 1;
+        let (mut outcomes, mut end) = (Vec::new(), FetchOutcome::Done);
+        for (blob, _) in &transfer.blobs {
+            let source = &self.nodes[transfer.source];
+            let outcome = if self.nodes[node].full {
+                FetchOutcome::NoSpace
+            } else if !source.blobs.contains(blob) {
+                FetchOutcome::Missing
+            } else if source.damaged.contains(blob) {
+                FetchOutcome::Corrupt
+            } else if self.faulty && self.rng.chance(5) {
+                FetchOutcome::Failed
+            } else {
+                self.nodes[node].blobs.insert(*blob);
+                FetchOutcome::Done
+            };
+            if !several || matches!(outcome, FetchOutcome::NoSpace | FetchOutcome::Failed) {
+                end = outcome;
+                break;
+            }
+            outcomes.push((*blob, outcome));
+        }
+        if several {
+            self.tell(node, Event::SomeFetched { fetch, outcomes });
+        }
+        end
     }
 
     fn written(&mut self, node: usize, id: DistributionId, files: Vec<u32>) {
@@ -429,7 +451,9 @@ impl World {
         let (memory, budget) = (&self.nodes[node].memory, self.nodes[node].policy.budget);
         let (count, bytes) = (memory.fetches_in_flight(), memory.bytes_in_flight());
         let mine = || self.transfers.range((node, FetchId(0))..=(node, FetchId(u64::MAX))).map(|(_, transfer)| transfer);
-        if mine().count() > budget.fetches || (mine().count() > 1 && mine().map(|t| t.size).sum::<u64>() > budget.bytes) {
+        if mine().count() > budget.fetches
+            || (mine().count() > 1 && mine().flat_map(|t| &t.blobs).map(|(_, size)| size).sum::<u64>() > budget.bytes)
+        {
             self.violate(node, format!("is over budget with {count} fetches of {bytes} bytes"));
         }
     }
@@ -444,19 +468,33 @@ impl World {
         actions
     }
 
+    fn begin_fetch(
+        &mut self,
+        node: usize,
+        fetch: FetchId,
+        blobs: Vec<(BlobHash, u64)>,
+        source: EndpointId,
+        distribution: DistributionId,
+    ) {
+        blobs.iter().for_each(|(blob, _)| self.check_fetch(node, blob, &distribution));
+        let source = self.index[&source];
+        let epoch = self.epoch(node, source).unwrap_or_default();
+        let rate = [50, 500, 5_000][(node + source) % 3];
+        // Who has nothing to give says so at once.
+        let given = blobs.iter().filter(|(blob, _)| self.nodes[source].blobs.contains(blob));
+        let after = self.rng.within(10, 200) + given.map(|(_, size)| size / rate).sum::<u64>();
+        self.transfers.insert((node, fetch), Transfer { blobs, source, epoch, distribution });
+        self.plan(node, after, Happening::Fetched(fetch));
+    }
+
     fn perform(&mut self, node: usize, action: Action) {
         let me = self.nodes[node].id;
         match action {
             Action::Fetch { fetch, blob, size, source, distribution, .. } => {
-                self.check_fetch(node, &blob, &distribution);
-                let source = self.index[&source];
-                let epoch = self.epoch(node, source).unwrap_or_default();
-                let rate = [50, 500, 5_000][(node + source) % 3];
-                // Who has nothing to give says so at once.
-                let has_it = self.nodes[source].blobs.contains(&blob);
-                let after = self.rng.within(10, 200) + if has_it { size / rate } else { 0 };
-                self.transfers.insert((node, fetch), Transfer { blob, size, source, epoch, distribution });
-                self.plan(node, after, Happening::Fetched(fetch));
+                self.begin_fetch(node, fetch, vec![(blob, size)], source, distribution);
+            }
+            Action::FetchSmall { fetch, blobs, source, distribution, .. } => {
+                self.begin_fetch(node, fetch, blobs, source, distribution);
             }
             Action::CancelFetch { fetch } => {
                 self.transfers.remove(&(node, fetch));
@@ -587,4 +625,9 @@ impl World {
             self.violate(node, format!("{wrong}: {record:?}"));
         }
     }
+}
+
+/// Some nodes run a version that does not know requests for several blobs.
+fn gives_one_by_one(node: usize) -> bool {
+    node % 4 == 3
 }

@@ -16,5 +16,6 @@ mod relay;
 mod replication;
 mod sharing;
 mod simulation;
+mod small;
 mod starts;
 mod versions;

@@ -91,10 +91,7 @@ impl Inner {
         }
         self.forget_known(&mut wanted)?;
         let inline: u64 = wanted.values().map(|item| if item.is_inline() { item.blob.size } else { 0 }).sum();
-        let (wanted_room, free) = (inline.saturating_mul(2) + INDEX_ROOM_BYTES, self.layout.free()?);
-        if wanted_room > free {
-            return Err(ContentError::NoSpace { dir: self.layout.dir().to_owned(), wanted: wanted_room, free, reserve: 0 });
-        }
+        self.ensure_index_room(inline)?;
         let files: Vec<&Path> = wanted.values().flat_map(|item| item.files()).collect();
         self.sync_files(&files)?;
         fault::point("content.commit.synced");
@@ -106,6 +103,15 @@ impl Inner {
             moves.undo();
         }
         result
+    }
+
+    /// Whether the file system has room for a transaction that puts so many bytes of blobs into the index.
+    pub(super) fn ensure_index_room(&self, inline: u64) -> Result<(), ContentError> {
+        let (wanted, free) = (inline.saturating_mul(2).saturating_add(INDEX_ROOM_BYTES), self.layout.free()?);
+        if wanted <= free {
+            return Ok(());
+        }
+        Err(ContentError::NoSpace { dir: self.layout.dir().to_owned(), wanted, free, reserve: 0 })
     }
 
     /// Leaves out what is held already: its files may have been moved by an earlier commit.

@@ -48,25 +48,28 @@ impl Content {
         self.roles(id)?.into_iter().try_for_each(|role| self.unpin(&Pin::Distribution(*id, role)))
     }
 
-    /// The distributions that a blob is kept for.
+    /// The distributions that each of these blobs is kept for.
     ///
     /// # Errors
     /// When the index cannot be read.
-    pub fn distributions_of(&self, hash: &BlobHash) -> Result<Vec<DistributionId>, ContentError> {
+    pub fn distributions_of(&self, hashes: &[BlobHash]) -> Result<Vec<Vec<DistributionId>>, ContentError> {
         self.0.index.read(|txn| {
             let reasons = txn.open_table(REASONS)?;
-            let mut ids = Vec::new();
-            for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
-                let (key, ()) = entry.map(|(key, value)| (key, value.value()))?;
-                let (kept, reason) = key.value();
-                if kept != hash.as_bytes() {
-                    break;
+            let of = |hash: &BlobHash| {
+                let mut ids = Vec::new();
+                for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
+                    let (key, ()) = entry.map(|(key, value)| (key, value.value()))?;
+                    let (kept, reason) = key.value();
+                    if kept != hash.as_bytes() {
+                        break;
+                    }
+                    if let Ok(Pin::Distribution(id, _)) = decode_whole(reason) {
+                        ids.push(id);
+                    }
                 }
-                if let Ok(Pin::Distribution(id, _)) = decode_whole(reason) {
-                    ids.push(id);
-                }
-            }
-            Ok(ids)
+                Ok(ids)
+            };
+            hashes.iter().map(of).collect()
         })
     }
 }
@@ -90,11 +93,9 @@ mod tests {
         content.pin_distribution(&id, PinRole::Target, &[first, second]).expect("pinned");
         content.pin_distribution(&other, PinRole::Sender, &[second]).expect("pinned");
         assert_eq!(content.pinned_as(&id).expect("read"), Some(PinRole::Target));
-        assert_eq!(content.distributions_of(&first).expect("read"), [id]);
-        assert_eq!(content.distributions_of(&second).expect("read"), [id, other]);
+        assert_eq!(content.distributions_of(&[first, second]).expect("read"), [vec![id], vec![id, other]]);
         content.unpin_distribution(&id).expect("unpinned");
         assert_eq!(content.pinned_as(&id).expect("read"), None);
-        assert_eq!(content.distributions_of(&first).expect("read"), []);
-        assert_eq!(content.distributions_of(&second).expect("read"), [other]);
+        assert_eq!(content.distributions_of(&[first, second]).expect("read"), [vec![], vec![other]]);
     }
 }

@@ -60,6 +60,9 @@ pub(super) struct Row {
     pub(super) damaged: bool,
 }
 
+/// A row, and the bytes if they are there as it says.
+pub(super) type Inline = (Row, Option<Vec<u8>>);
+
 pub(super) fn decode_row(bytes: &[u8]) -> Result<Row, ContentError> {
     decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("row of a blob: {error}")).into())
 }
@@ -138,6 +141,33 @@ impl Index {
 
     pub(super) fn inline(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, ContentError> {
         self.read(|txn| Ok(txn.open_table(INLINE)?.get(hash.as_bytes())?.map(|bytes| bytes.value().to_vec())))
+    }
+
+    /// The rows of these blobs and, of those that are in the index, the bytes: in their order, until `more`, which hears of the
+    /// length of each, says that it is enough. Of one that is not here there is nothing; of one that is a file neither.
+    pub(super) fn inline_of(
+        &self,
+        hashes: &[BlobHash],
+        more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Vec<Option<Inline>>, ContentError> {
+        self.read(|txn| {
+            let (rows, inline) = (txn.open_table(BLOBS)?, txn.open_table(INLINE)?);
+            let mut found = Vec::new();
+            for hash in hashes {
+                let row = rows.get(hash.as_bytes())?.map(|row| decode_row(row.value())).transpose()?;
+                let Some(row) = row.filter(|row| row.inline) else {
+                    found.push(None);
+                    continue;
+                };
+                let bytes = inline.get(hash.as_bytes())?.map(|bytes| bytes.value().to_vec());
+                let length = bytes.as_ref().map_or(0, Vec::len);
+                found.push(Some((row, bytes)));
+                if !more(length) {
+                    break;
+                }
+            }
+            Ok(found)
+        })
     }
 
     pub(super) fn digest(&self, sha256: &Sha256Digest) -> Result<Option<BlobHash>, ContentError> {

@@ -6,7 +6,8 @@
 //!
 //! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
-//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
+//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file; `small` does
+//!   both for several small blobs at once
 //! - likeness: a `recipe` says of which chunks a blob consists, and `similar` which blobs here have some of them
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
@@ -26,6 +27,7 @@ mod recipe;
 mod recover;
 mod registry;
 mod similar;
+mod small;
 mod spool;
 #[cfg(test)]
 mod tests;

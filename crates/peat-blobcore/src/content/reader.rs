@@ -198,7 +198,7 @@ impl Inner {
     }
 
     /// Marks a blob as damaged, and returns the error that says so; one that was collected meanwhile is absent.
-    fn damaged(&self, hash: &BlobHash, row: &Row) -> ContentError {
+    pub(super) fn damaged(&self, hash: &BlobHash, row: &Row) -> ContentError {
         tracing::warn!(blob = %hash, "a blob is damaged on this disk");
         match self.index.mark(hash, row.added, true) {
             Ok(true) => {

@@ -1,11 +1,11 @@
 //! The fetches under way, and how far each distribution has come.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ErrorKind;
@@ -13,10 +13,13 @@ use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, DistributionId, EndpointId, Priority};
 use crate::network::{Network, Peer};
 use crate::reconcile::{FetchId, FetchOutcome};
-use crate::transfer::{self, Candidate, FetchError};
+use crate::transfer::{self, Candidate, FetchError, Landed};
 
 /// Blobs from this size on, in bytes, are worth asking several sources for parts.
 const SHARED_BYTES: u64 = 1024 * 1024;
+/// Requests for several blobs that one source answers at a time: enough that it reads, the link carries and this node writes
+/// all the time; more would only take memory.
+const SMALL_REQUESTS: usize = 4;
 
 /// What to fetch, as the action has it.
 pub(super) struct Order {
@@ -28,11 +31,29 @@ pub(super) struct Order {
     pub(super) priority: Priority,
 }
 
+/// Several small blobs to fetch, as the action has it.
+pub(super) struct SmallOrder {
+    pub(super) fetch: FetchId,
+    pub(super) blobs: Vec<(BlobHash, u64)>,
+    pub(super) source: EndpointId,
+    pub(super) distribution: DistributionId,
+    pub(super) priority: Priority,
+}
+
 /// What the driver hears of fetches.
 #[derive(Debug)]
 pub(super) enum News {
     Ended(Ended),
+    Some(SomeEnded),
     Dropped(Dropped),
+}
+
+/// Some blobs of a fetch of several have ended, each by itself.
+#[derive(Debug)]
+pub(super) struct SomeEnded {
+    pub(super) fetch: FetchId,
+    pub(super) distribution: DistributionId,
+    pub(super) outcomes: Vec<(BlobHash, FetchOutcome)>,
 }
 
 /// A source is asked no more for a blob, and others are.
@@ -48,7 +69,8 @@ pub(super) struct Dropped {
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) fetch: FetchId,
-    pub(super) blob: BlobHash,
+    /// The blob, unless there were several.
+    pub(super) blob: Option<BlobHash>,
     pub(super) distribution: DistributionId,
     pub(super) outcome: FetchOutcome,
 }
@@ -62,13 +84,23 @@ pub(super) struct Fetches {
     me: EndpointId,
     tasks: JoinSet<Ended>,
     running: BTreeMap<FetchId, Running>,
-    tell: mpsc::UnboundedSender<Dropped>,
-    dropped: mpsc::UnboundedReceiver<Dropped>,
+    /// Requests for several blobs that each source is to answer at a time.
+    turns: BTreeMap<EndpointId, Arc<Semaphore>>,
+    tell: mpsc::UnboundedSender<News>,
+    told: mpsc::UnboundedReceiver<News>,
+    /// Ends of fetches that come after what was told of them before.
+    ended: VecDeque<Ended>,
 }
 
 struct Running {
     abort: AbortHandle,
     distribution: DistributionId,
+    /// The blob, unless there are several.
+    one: Option<One>,
+}
+
+/// A blob that is fetched by itself.
+struct One {
     blob: BlobHash,
     size: u64,
     /// Verified bytes of the blob so far.
@@ -78,8 +110,9 @@ struct Running {
 
 impl Fetches {
     pub(super) fn new(content: Content, network: Arc<Network>, patience: Duration, me: EndpointId) -> Self {
-        let (tell, dropped) = mpsc::unbounded_channel();
-        Self { content, network, patience, me, tasks: JoinSet::new(), running: BTreeMap::new(), tell, dropped }
+        let (tell, told) = mpsc::unbounded_channel();
+        let (tasks, running, turns, ended) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new(), VecDeque::new());
+        Self { content, network, patience, me, tasks, running, turns, tell, told, ended }
     }
 
     /// Begins a fetch.
@@ -98,26 +131,39 @@ impl Fetches {
             receiver,
             tell: self.tell.clone(),
         };
-        let abort = self.tasks.spawn(async move { Ended { fetch, blob, distribution, outcome: task.run().await } });
-        self.running.insert(fetch, Running { abort, distribution, blob, size, held, candidates });
+        let abort = self.tasks.spawn(async move { Ended { fetch, blob: Some(blob), distribution, outcome: task.run().await } });
+        self.running.insert(fetch, Running { abort, distribution, one: Some(One { blob, size, held, candidates }) });
+    }
+
+    /// Begins a fetch of several blobs.
+    pub(super) fn begin_small(&mut self, order: SmallOrder) {
+        let SmallOrder { fetch, distribution, source, .. } = order;
+        self.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
+        let turns = Arc::clone(self.turns.entry(source).or_insert_with(|| Arc::new(Semaphore::new(SMALL_REQUESTS))));
+        let (content, network) = (self.content.clone(), Arc::clone(&self.network));
+        let task = SmallTask { content, network, order, patience: self.patience, tell: self.tell.clone(), turns };
+        let abort = self.tasks.spawn(async move { Ended { fetch, blob: None, distribution, outcome: task.run().await } });
+        self.running.insert(fetch, Running { abort, distribution, one: None });
     }
 
     /// The fetches that are worth several sources.
     pub(super) fn shared(&self) -> impl Iterator<Item = (FetchId, DistributionId, BlobHash)> {
-        let shared = self.running.iter().filter(|(_, running)| running.size > SHARED_BYTES);
-        shared.map(|(fetch, running)| (*fetch, running.distribution, running.blob))
+        self.running.iter().filter_map(|(fetch, running)| {
+            let one = running.one.as_ref().filter(|one| one.size > SHARED_BYTES)?;
+            Some((*fetch, running.distribution, one.blob))
+        })
     }
 
     /// Adds to the sources of a fetch, each with whether it is said to have all of the blob.
     pub(super) fn offer(&self, fetch: FetchId, sources: &BTreeMap<EndpointId, bool>) {
-        let Some(running) = self.running.get(&fetch) else { return };
+        let Some(one) = self.running.get(&fetch).and_then(|running| running.one.as_ref()) else { return };
         let connected = sources.iter().filter_map(|(id, whole)| {
             // Who has no connection now is offered when it has.
             self.network.wake(id);
             Some(candidate(&*self.network.peer(id)?, *whole))
         });
         let offered: Vec<_> = connected.collect();
-        running.candidates.send_if_modified(|known| {
+        one.candidates.send_if_modified(|known| {
             let mut changed = false;
             for new in offered {
                 let same = |old: &&mut Candidate| old.id == new.id;
@@ -142,11 +188,18 @@ impl Fetches {
     /// The end of a fetch that was not cancelled, or of a source's part in one. Pends while none is under way.
     pub(super) async fn news(&mut self) -> News {
         loop {
+            // What a fetch told before it ended is in the channel by now.
+            if let Ok(news) = self.told.try_recv() {
+                return news;
+            }
+            if let Some(ended) = self.ended.pop_front() {
+                return News::Ended(ended);
+            }
             tokio::select! {
-                Some(dropped) = self.dropped.recv() => return News::Dropped(dropped),
+                Some(news) = self.told.recv() => return news,
                 ended = self.tasks.join_next(), if !self.tasks.is_empty() => match ended {
                     // Of those that were cancelled nobody wants to hear.
-                    Some(Ok(ended)) if self.running.remove(&ended.fetch).is_some() => return News::Ended(ended),
+                    Some(Ok(ended)) if self.running.remove(&ended.fetch).is_some() => self.ended.push_back(ended),
                     _ => {}
                 }
             }
@@ -157,7 +210,9 @@ impl Fetches {
     pub(super) fn bytes_under_way(&self) -> BTreeMap<DistributionId, u64> {
         let mut bytes = BTreeMap::new();
         for running in self.running.values() {
-            *bytes.entry(running.distribution).or_default() += running.held.load(Ordering::Relaxed);
+            // Of several small blobs one is whole, and counted as such, or nothing yet.
+            let held = running.one.as_ref().map_or(0, |one| one.held.load(Ordering::Relaxed));
+            *bytes.entry(running.distribution).or_default() += held;
         }
         bytes
     }
@@ -188,7 +243,7 @@ struct Task {
     held: Arc<AtomicU64>,
     candidates: watch::Sender<Vec<Candidate>>,
     receiver: watch::Receiver<Vec<Candidate>>,
-    tell: mpsc::UnboundedSender<Dropped>,
+    tell: mpsc::UnboundedSender<News>,
 }
 
 impl Task {
@@ -203,7 +258,7 @@ impl Task {
                 tracing::info!(%blob, source = %source.short(), %error, "a source is asked no more, others are");
             }
             // The driver may have stopped.
-            let _ = tell.send(Dropped { blob: *blob, distribution: *distribution, source, outcome });
+            let _ = tell.send(News::Dropped(Dropped { blob: *blob, distribution: *distribution, source, outcome }));
         };
         loop {
             let Some(peer) = self.network.reach(source).await else { return FetchOutcome::Unreachable };
@@ -234,8 +289,70 @@ impl Task {
     }
 }
 
+/// One fetch of several blobs, as it goes on beside the loop.
+struct SmallTask {
+    content: Content,
+    network: Arc<Network>,
+    order: SmallOrder,
+    patience: Duration,
+    tell: mpsc::UnboundedSender<News>,
+    turns: Arc<Semaphore>,
+}
+
+impl SmallTask {
+    async fn run(self) -> FetchOutcome {
+        let Self { content, network, order, patience, tell, turns } = self;
+        let SmallOrder { fetch, blobs, source, distribution, priority } = order;
+        let Ok(_turn) = turns.acquire().await else { return FetchOutcome::Cancelled };
+        let left = Mutex::new(blobs.iter().map(|(blob, _)| *blob).collect::<BTreeSet<_>>());
+        let some_ended = |landed: Vec<Landed>| {
+            let mut left = left.lock().expect("nothing panics while it holds what is left");
+            landed.iter().for_each(|(blob, _)| _ = left.remove(blob));
+            let outcomes = landed.into_iter().map(|(blob, outcome)| (blob, small_outcome(&blob, &source, outcome))).collect();
+            // The driver may have stopped.
+            let _ = tell.send(News::Some(SomeEnded { fetch, distribution, outcomes }));
+        };
+        loop {
+            let Some(peer) = network.reach(&source).await else { return FetchOutcome::Unreachable };
+            let left = left.lock().expect("nothing panics while it holds what is left").clone();
+            let order = transfer::SmallOrder {
+                content: content.clone(),
+                connection: peer.connection.clone(),
+                blobs: blobs.iter().filter(|(blob, _)| left.contains(blob)).copied().collect(),
+                patience,
+                pace: network.traffic().limiter.down(source, priority),
+                traffic: Arc::clone(network.traffic()),
+            };
+            let Err(error) = transfer::fetch_small(order, &some_ended).await else { return FetchOutcome::Done };
+            tracing::info!(source = %source.short(), %error, "a fetch of several blobs ended early");
+            let outcome = outcome_of(&error);
+            // Another connection has taken the place of the one that ended: nothing has failed but that one.
+            let replaced = network.peer(&source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
+            if outcome != FetchOutcome::Unreachable || !replaced {
+                return outcome;
+            }
+        }
+    }
+}
+
+/// How it went with one of several blobs. That it is not available, when others are, concerns it alone.
+fn small_outcome(blob: &BlobHash, source: &EndpointId, outcome: Result<(), FetchError>) -> FetchOutcome {
+    let Err(error) = outcome else { return FetchOutcome::Done };
+    let outcome = match error {
+        FetchError::NotAvailable => FetchOutcome::Missing,
+        _ => outcome_of(&error),
+    };
+    if outcome == FetchOutcome::Corrupt {
+        tracing::warn!(%blob, %source, %error, "a source sends what is not the blob's");
+    } else {
+        tracing::info!(%blob, source = %source.short(), %error, "one of several blobs does not come");
+    }
+    outcome
+}
+
 fn outcome_of(error: &FetchError) -> FetchOutcome {
     match error {
+        FetchError::OneByOne => FetchOutcome::OneByOne,
         FetchError::Unreachable(_) | FetchError::Stalled => FetchOutcome::Unreachable,
         FetchError::NotAvailable => FetchOutcome::Refused,
         FetchError::Later => FetchOutcome::Later,

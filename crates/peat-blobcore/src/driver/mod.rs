@@ -25,12 +25,12 @@ use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, File
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
-use crate::reconcile::{self, Action, Event, FetchId, FileOutcome, Memory, Policy, Retry, View as _};
+use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
 pub(crate) use fetches::Progress;
-use fetches::{Fetches, Order};
+use fetches::{Fetches, Order, SmallOrder};
 pub(crate) use parcels::{ParcelRequest, Wanted};
 use room::{ROOM_INTERVAL, Room};
 pub(crate) use world::SharedNodes;
@@ -170,6 +170,7 @@ impl Driver {
                 Some(event) = network.recv() => self.hear(event).await,
                 news = self.fetches.news() => match news {
                     fetches::News::Ended(ended) => self.fetched(ended).await,
+                    fetches::News::Some(some) => self.some_fetched(some).await,
                     fetches::News::Dropped(fetches::Dropped { blob, distribution, source, outcome }) => {
                         self.decide(Event::SourceFailed { distribution, blob, source, outcome }).await;
                     }
@@ -263,6 +264,10 @@ impl Driver {
                 self.fetches.begin(Order { fetch, blob, size, source, distribution, priority });
                 self.offer_sources(Some(fetch));
             }
+            Action::FetchSmall { fetch, blobs, source, distribution, priority } => {
+                self.begin_progress(&distribution);
+                self.fetches.begin_small(SmallOrder { fetch, blobs, source, distribution, priority });
+            }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
             Action::Dial { peer } => self.network.dial(peer).await,
             Action::Deliver { distribution, files } => self.deliver(distribution, &files),
@@ -317,16 +322,29 @@ impl Driver {
 
     async fn fetched(&mut self, ended: fetches::Ended) {
         let fetches::Ended { fetch, blob, distribution, outcome } = ended;
-        if outcome == reconcile::FetchOutcome::Done {
-            if let Ok(Some(size)) = self.content.size(&blob) {
-                self.progress.add(distribution, size);
-            }
-            self.pin_listed(&blob);
+        if let Some(blob) = blob.filter(|_| outcome == FetchOutcome::Done) {
+            self.arrived(&distribution, &blob);
         }
-        if outcome == reconcile::FetchOutcome::NoSpace {
+        if outcome == FetchOutcome::NoSpace {
             self.room.ran_out();
         }
         self.decide(Event::FetchEnded { fetch, outcome }).await;
+    }
+
+    async fn some_fetched(&mut self, some: fetches::SomeEnded) {
+        let fetches::SomeEnded { fetch, distribution, outcomes } = some;
+        for (blob, _) in outcomes.iter().filter(|(_, outcome)| *outcome == FetchOutcome::Done) {
+            self.arrived(&distribution, blob);
+        }
+        self.decide(Event::SomeFetched { fetch, outcomes }).await;
+    }
+
+    /// A blob that was fetched for a distribution is whole.
+    fn arrived(&mut self, distribution: &DistributionId, blob: &BlobHash) {
+        if let Ok(Some(size)) = self.content.size(blob) {
+            self.progress.add(*distribution, size);
+        }
+        self.pin_listed(blob);
     }
 
     /// Lets large blobs, or one of them, come from all who have some of them.
@@ -574,14 +592,12 @@ impl Driver {
     /// Fetches again what this disk has lost of that which is kept for a distribution.
     async fn mend(&mut self) {
         let lost = self.content.take_lost();
-        let mut concerned = BTreeSet::new();
-        for blob in &lost {
-            match self.content.distributions_of(blob) {
-                Ok(ids) => concerned.extend(ids),
-                Err(error) => tracing::error!(%blob, %error, "cannot find out what a lost blob was kept for"),
-            }
-        }
-        for id in concerned {
+        let lost: Vec<BlobHash> = lost.into_iter().collect();
+        let concerned = self.content.distributions_of(&lost).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot find out what lost blobs were kept for");
+            Vec::new()
+        });
+        for id in concerned.into_iter().flatten().collect::<BTreeSet<_>>() {
             tracing::warn!(distribution = %id, "some of it was lost on this disk and is fetched again");
             self.decide(Event::Lost(id)).await;
         }

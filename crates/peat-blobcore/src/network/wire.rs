@@ -3,7 +3,8 @@
 //! A frame is a little-endian `u32` length and that many bytes. The first bidirectional stream carries admission and then
 //! [`Message`]s both ways; each further one is a [`Request`] and its answer: [`BlockFrame`]s for a [`BlockRequest`], and for
 //! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open. A [`RecipeRequest`] and a
-//! [`RangesRequest`] are followed by a frame of [`Runs`], and answered in [`BlockFrame`]s.
+//! [`RangesRequest`] are followed by a frame of [`Runs`], and answered in [`BlockFrame`]s. The frames that answer a
+//! [`SmallRequest`] hold [`SmallBlobs`].
 
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ impl Message {
 }
 
 /// The first frame of a stream that a peer opens. A node that does not know a kind of request ends the stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Request {
     /// It wants bytes.
     #[n(0)]
@@ -104,11 +105,14 @@ pub enum Request {
     /// It wants bytes that its own store lacks of a blob.
     #[n(3)]
     Ranges(#[n(0)] RangesRequest),
+    /// It wants several small blobs.
+    #[n(4)]
+    Small(#[n(0)] SmallRequest),
 }
 
 impl Request {
     /// Longest encoded request, in bytes.
-    pub const MAX_BYTES: usize = 128;
+    pub const MAX_BYTES: usize = 16 + SmallRequest::MAX_BLOBS * 34;
 
     /// The frame's content.
     #[must_use]
@@ -125,19 +129,73 @@ impl Request {
         match &request {
             Self::Blocks(blocks) => blocks.check()?,
             Self::Availability(_) | Self::Recipe(_) | Self::Ranges(_) => {}
+            Self::Small(small) => small.check()?,
         }
         Ok(request)
     }
+}
 
-    /// What it is about.
+/// Asks a holder for several blobs, each whole, of at most [`GROUP_BYTES`].
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct SmallRequest {
+    /// Which blobs.
+    #[n(0)]
+    pub blobs: Vec<BlobHash>,
+}
+
+impl SmallRequest {
+    /// Most blobs of one request.
+    pub const MAX_BLOBS: usize = 256;
+
+    fn check(&self) -> Result<(), WireError> {
+        if (1..=Self::MAX_BLOBS).contains(&self.blobs.len()) { Ok(()) } else { Err(WireError::Request) }
+    }
+}
+
+/// What one [`BlockFrame::Block`] of the answer to a [`SmallRequest`] holds: the next of the blobs, in the order in which they
+/// were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(array)]
+pub struct SmallBlobs {
+    /// Each of them, or why it does not come.
+    #[n(0)]
+    pub blobs: Vec<SmallBlob>,
+}
+
+/// What becomes of one blob of a [`SmallRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum SmallBlob {
+    /// All its bytes.
+    #[n(0)]
+    Whole(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>),
+    /// The number of a [`Denial`], which concerns this blob alone.
+    #[n(1)]
+    Denied(#[n(0)] u8),
+}
+
+impl SmallBlobs {
+    /// Bytes of blobs that a frame is filled to: what a cut can cost.
+    pub const FILL_BYTES: usize = 32 * 1024;
+    /// Longest frame, in bytes.
+    pub const MAX_BYTES: usize = Self::FILL_BYTES + GROUP_BYTES as usize + SmallRequest::MAX_BLOBS * 8;
+
+    /// The frame's content.
     #[must_use]
-    pub fn blob(&self) -> BlobHash {
-        match self {
-            Self::Blocks(BlockRequest { blob, .. })
-            | Self::Availability(AvailabilityRequest { blob })
-            | Self::Recipe(RecipeRequest { blob })
-            | Self::Ranges(RangesRequest { blob }) => *blob,
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads a frame that anyone may have sent.
+    ///
+    /// # Errors
+    /// [`WireError::Malformed`], [`WireError::TooLong`], or [`WireError::Request`] when it says nothing.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(WireError::TooLong(bytes.len()));
         }
+        let decoded: Self = decode_whole(bytes)?;
+        if decoded.blobs.is_empty() { Err(WireError::Request) } else { Ok(decoded) }
     }
 }
 
@@ -345,6 +403,19 @@ impl FrameReader for RecvStream {
     }
 }
 
+impl Denial {
+    /// The one of this number. What is not known is a failure.
+    #[must_use]
+    pub fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::NotAvailable,
+            2 => Self::Damaged,
+            4 => Self::Later,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl BlockFrame {
     /// Writes the frame: a tag byte, a `u32` length, the payload. Gives up when the peer takes nothing for as long as
     /// `patience`.
@@ -385,12 +456,7 @@ impl BlockFrame {
         };
         match head[0] {
             0 => Ok(Self::Block(body(MAX_ENCODED_BLOCK_BYTES).await?)),
-            1 => match body(1).await?.first() {
-                Some(1) => Ok(Self::Denied(Denial::NotAvailable)),
-                Some(2) => Ok(Self::Denied(Denial::Damaged)),
-                Some(4) => Ok(Self::Denied(Denial::Later)),
-                _ => Ok(Self::Denied(Denial::Failed)),
-            },
+            1 => Ok(Self::Denied(Denial::numbered(body(1).await?.first().copied().unwrap_or_default()))),
             2 => Ok(Self::Compressed(body(MAX_ENCODED_BLOCK_BYTES).await?)),
             _ => Err(WireError::Request),
         }
@@ -502,11 +568,35 @@ mod tests {
         let availability = Request::Availability(AvailabilityRequest { blob });
         let recipe = Request::Recipe(RecipeRequest { blob });
         let ranges = Request::Ranges(RangesRequest { blob });
-        for request in [blocks, availability, recipe, ranges] {
+        let small = Request::Small(SmallRequest { blobs: vec![BlobHash::from_bytes([0xff; 32]); SmallRequest::MAX_BLOBS] });
+        for request in [blocks, availability, recipe, ranges, small] {
             let bytes = request.encode();
             assert!(bytes.len() <= Request::MAX_BYTES);
             assert_eq!(Request::decode(&bytes).expect("a request"), request);
         }
+    }
+
+    #[test]
+    fn so_many_small_blobs_are_asked_for_at_once_and_no_more() {
+        for count in [0, SmallRequest::MAX_BLOBS + 1] {
+            let request = Request::Small(SmallRequest { blobs: vec![BlobHash::from_bytes([1; 32]); count] });
+            assert!(matches!(Request::decode(&request.encode()), Err(WireError::Request)), "{count}");
+        }
+    }
+
+    #[test]
+    fn small_blobs_fit_a_frame_however_they_fill_it() {
+        let fits = |blobs: Vec<SmallBlob>| {
+            let small = SmallBlobs { blobs };
+            assert_eq!(SmallBlobs::decode(&small.encode()).expect("a frame"), small);
+        };
+        let whole = |bytes: u64| SmallBlob::Whole(vec![0xff; bytes as usize]);
+        fits(vec![whole(GROUP_BYTES), whole(GROUP_BYTES - 1), whole(GROUP_BYTES)]);
+        fits(vec![whole(SmallBlobs::FILL_BYTES as u64 / 256); 256]);
+        fits(vec![SmallBlob::Denied(1); SmallRequest::MAX_BLOBS]);
+        let long = SmallBlobs { blobs: vec![whole(GROUP_BYTES); 5] };
+        assert!(matches!(SmallBlobs::decode(&long.encode()), Err(WireError::TooLong(_))));
+        assert!(matches!(SmallBlobs::decode(&SmallBlobs { blobs: Vec::new() }.encode()), Err(WireError::Request)));
     }
 
     #[test]

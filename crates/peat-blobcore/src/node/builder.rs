@@ -1,5 +1,6 @@
 //! Describes a node and starts it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +14,11 @@ use super::{Node, blocking};
 use crate::Error;
 use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
-use crate::document::Distribution;
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
 use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
-use crate::model::{BlobHash, Credential, EndpointId, Labels, NodeRecord, Priority, Timestamp};
+use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::replica::{Limits, Membership, Replica, Signer};
@@ -355,15 +355,22 @@ struct Entitled {
 }
 
 impl Entitlement for Entitled {
-    fn entitles(&self, peer: &EndpointId, blob: &BlobHash) -> Option<Priority> {
+    fn entitle(&self, peer: &EndpointId, blobs: &[BlobHash]) -> Vec<Option<Priority>> {
         let nodes = self.nodes.read().expect("nothing panics while it holds the nodes");
-        let entitles = |distribution: &Distribution| reconcile::is_entitled(&nodes, distribution, peer);
-        let pinned = self.content.distributions_of(blob).unwrap_or_else(|error| {
-            tracing::error!(%blob, %error, "cannot look up pins");
-            Vec::new()
+        let pinned = self.content.distributions_of(blobs).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot look up pins");
+            vec![Vec::new(); blobs.len()]
         });
-        let found = pinned.iter().filter_map(|id| self.replica.distribution(id).ok().flatten());
-        found.filter(|found| entitles(found)).map(|found| found.manifest.priority).max()
+        // Blobs that are asked for together are mostly of one distribution.
+        let mut known = BTreeMap::new();
+        let mut entitles = |id: &DistributionId| {
+            *known.entry(*id).or_insert_with(|| {
+                let found = self.replica.distribution(id).ok().flatten();
+                let found = found.filter(|found| reconcile::is_entitled(&nodes, found, peer));
+                found.map(|found| found.manifest.priority)
+            })
+        };
+        pinned.iter().map(|ids| ids.iter().filter_map(&mut entitles).max()).collect()
     }
 }
 

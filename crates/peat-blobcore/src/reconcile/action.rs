@@ -5,6 +5,13 @@ use std::collections::BTreeSet;
 use crate::document::Section;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Priority, TargetRecord, Timestamp};
 
+/// Blobs up to this size, in bytes, may be fetched several at a time.
+pub const SMALL_BYTES: u64 = 16 * 1024;
+/// Most blobs of one [`Action::FetchSmall`].
+pub const MAX_SMALL_BLOBS: usize = 256;
+/// Most bytes of them.
+pub const MAX_SMALL_FETCH_BYTES: u64 = 1024 * 1024;
+
 /// One fetch, in the order in which this life of the node began them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FetchId(pub u64);
@@ -34,6 +41,19 @@ pub enum Action {
         /// From whom.
         source: EndpointId,
         /// How urgent it is.
+        priority: Priority,
+        /// On behalf of what: the source checks that this entitles us.
+        distribution: DistributionId,
+    },
+    /// Fetch several small blobs from a connected peer with one request. They count as one fetch, and each has an end of its own.
+    FetchSmall {
+        /// What to call it.
+        fetch: FetchId,
+        /// What to fetch, with the sizes in bytes that the manifest claims: at least two, none over [`SMALL_BYTES`].
+        blobs: Vec<(BlobHash, u64)>,
+        /// From whom.
+        source: EndpointId,
+        /// How urgent they are.
         priority: Priority,
         /// On behalf of what: the source checks that this entitles us.
         distribution: DistributionId,

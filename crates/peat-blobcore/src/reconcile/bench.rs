@@ -105,6 +105,7 @@ impl View for Fake {
     }
 }
 
+/// A blob that is being fetched, by itself or with others of the same fetch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Running {
     pub(super) fetch: FetchId,
@@ -185,11 +186,21 @@ impl Bench {
     }
 
     pub(super) fn fetch_ended(&mut self, running: Running, outcome: FetchOutcome) -> Vec<Action> {
-        self.running.retain(|other| other.fetch != running.fetch);
+        let ended = self.running.extract_if(.., |other| other.fetch == running.fetch);
+        let blobs: Vec<_> = ended.map(|ended| ended.blob).collect();
+        if outcome == FetchOutcome::Done {
+            self.view.blobs.extend(blobs);
+        }
+        self.settle(Event::FetchEnded { fetch: running.fetch, outcome })
+    }
+
+    /// One blob of a fetch of several has ended.
+    pub(super) fn one_ended(&mut self, running: Running, outcome: FetchOutcome) -> Vec<Action> {
+        self.running.retain(|other| other.blob != running.blob);
         if outcome == FetchOutcome::Done {
             self.view.blobs.insert(running.blob);
         }
-        self.settle(Event::FetchEnded { fetch: running.fetch, outcome })
+        self.settle(Event::SomeFetched { fetch: running.fetch, outcomes: vec![(running.blob, outcome)] })
     }
 
     pub(super) fn delivery_ended(&mut self, id: DistributionId, outcome: &FileOutcome) -> Vec<Action> {
@@ -201,27 +212,43 @@ impl Bench {
         self.settle(Event::DeliveryEnded { distribution: id, outcomes })
     }
 
+    fn begin_fetch(
+        &mut self,
+        fetch: FetchId,
+        blobs: &[(BlobHash, u64)],
+        distribution: DistributionId,
+        source: EndpointId,
+        priority: Priority,
+    ) {
+        assert!(!self.policy.metered || priority == Priority::Critical, "fetches only what is critical on a metered link");
+        let document = &self.view.documents[&distribution];
+        let mine = is_target(self.view.nodes(), document, &peer(ME));
+        let carried = document.manifest.carry.permits(&peer(ME)) && self.policy.carry_quota_bytes > 0;
+        let sent = document.manifest.sender == peer(ME);
+        assert!(mine || carried || sent, "fetches only what is meant for it, carried, or its own");
+        assert!(self.view.pins.contains_key(&distribution), "fetches only what is pinned");
+        assert_ne!(source, peer(ME));
+        for (blob, size) in blobs.iter().copied() {
+            assert!(!self.view.blobs.contains(&blob), "fetches only what is not here");
+            assert!(self.running.iter().all(|other| other.blob != blob), "fetches a blob once at a time");
+            self.running.push(Running { fetch, blob, size, distribution });
+        }
+        let bytes: u64 = self.running.iter().map(|running| running.size).sum();
+        let fetches: BTreeSet<_> = self.running.iter().map(|running| running.fetch).collect();
+        let budget = self.policy.budget;
+        assert!(fetches.len() <= budget.fetches, "keeps to the number of fetches");
+        assert!(self.running.len() == 1 || bytes <= budget.bytes, "keeps to the bytes in flight");
+    }
+
     fn perform(&mut self, action: &Action) -> Option<Event> {
         match action.clone() {
             Action::Fetch { fetch, blob, size, distribution, source, priority } => {
-                assert!(
-                    !self.policy.metered || priority == Priority::Critical,
-                    "fetches only what is critical on a metered link"
-                );
-                let document = &self.view.documents[&distribution];
-                let mine = is_target(self.view.nodes(), document, &peer(ME));
-                let carried = document.manifest.carry.permits(&peer(ME)) && self.policy.carry_quota_bytes > 0;
-                let sent = document.manifest.sender == peer(ME);
-                assert!(mine || carried || sent, "fetches only what is meant for it, carried, or its own");
-                assert!(!self.view.blobs.contains(&blob), "fetches only what is not here");
-                assert!(self.view.pins.contains_key(&distribution), "fetches only what is pinned");
-                assert_ne!(source, peer(ME));
-                assert!(self.running.iter().all(|other| other.blob != blob), "fetches a blob once at a time");
-                self.running.push(Running { fetch, blob, size, distribution });
-                let bytes: u64 = self.running.iter().map(|running| running.size).sum();
-                let budget = self.policy.budget;
-                assert!(self.running.len() <= budget.fetches, "keeps to the number of fetches");
-                assert!(self.running.len() == 1 || bytes <= budget.bytes, "keeps to the bytes in flight");
+                self.begin_fetch(fetch, &[(blob, size)], distribution, source, priority);
+            }
+            Action::FetchSmall { fetch, blobs, distribution, source, priority } => {
+                assert!((2..=MAX_SMALL_BLOBS).contains(&blobs.len()) && blobs.iter().all(|(_, size)| *size <= SMALL_BYTES));
+                assert!(blobs.iter().map(|(_, size)| size).sum::<u64>() <= MAX_SMALL_FETCH_BYTES);
+                self.begin_fetch(fetch, &blobs, distribution, source, priority);
             }
             Action::CancelFetch { fetch } => self.running.retain(|running| running.fetch != fetch),
             Action::Dial { peer } => {

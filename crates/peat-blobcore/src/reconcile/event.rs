@@ -35,12 +35,20 @@ pub enum Event {
     BlobHeld(BlobHash),
     /// A blob that was kept here for the distribution is gone, or was found damaged.
     Lost(DistributionId),
-    /// A fetch ended. Comes once for each [`Action::Fetch`](super::Action::Fetch); after a cancellation it may stay out.
+    /// A fetch ended. Comes once for each [`Action::Fetch`](super::Action::Fetch) and
+    /// [`Action::FetchSmall`](super::Action::FetchSmall); after a cancellation it may stay out.
     FetchEnded {
         /// Which.
         fetch: FetchId,
-        /// How.
+        /// How, for all blobs of it that nothing was said of before.
         outcome: FetchOutcome,
+    },
+    /// Some blobs of a fetch of several are done with, each by itself. The others go on.
+    SomeFetched {
+        /// Which fetch.
+        fetch: FetchId,
+        /// Which blobs, and how it went with each.
+        outcomes: Vec<(BlobHash, FetchOutcome)>,
     },
     /// A source of a blob has failed, and others go on: the fetch has not ended.
     SourceFailed {
@@ -80,7 +88,7 @@ pub enum Event {
 }
 
 /// How a fetch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FetchOutcome {
     /// The blob is here, whole and durable.
     Done,
@@ -96,6 +104,8 @@ pub enum FetchOutcome {
     Corrupt,
     /// The file system of the store is full.
     NoSpace,
+    /// The source gives blobs one by one only.
+    OneByOne,
     /// It was cancelled.
     Cancelled,
     /// Anything else.

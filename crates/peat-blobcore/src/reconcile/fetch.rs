@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::decide::FileSource;
@@ -9,9 +10,12 @@ use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
 use super::sources::left_alone_until;
-use super::{Action, FetchId, FetchOutcome, Patience, PinReason};
+use super::{Action, FetchId, FetchOutcome, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, Patience, PinReason, SMALL_BYTES};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timestamp};
+
+/// Blobs that are looked at, from the first, for what can be fetched together with it.
+const MAX_LOOKED_AT: usize = 4 * MAX_SMALL_BLOBS;
 
 /// How it went when a job was offered a share of the budget.
 #[derive(PartialEq, Eq)]
@@ -180,11 +184,21 @@ impl Pass<'_> {
         }
     }
 
-    /// A blob is here: whoever missed it goes on.
-    pub(super) fn blob_held(&mut self, blob: BlobHash) {
+    /// Blobs are here: whoever missed them goes on.
+    pub(super) fn blobs_held(&mut self, blobs: impl IntoIterator<Item = BlobHash>) {
+        let mut closer = BTreeSet::new();
+        blobs.into_iter().for_each(|blob| self.blob_held(blob, &mut closer));
+        // Once for all of them: files that came together are delivered together.
+        closer.into_iter().for_each(|id| self.deliver(id));
+    }
+
+    fn blob_held(&mut self, blob: BlobHash, closer: &mut BTreeSet<DistributionId>) {
         if let Some(fetch) = self.memory.flights.of_blob(&blob) {
-            self.memory.flights.end(fetch);
-            self.actions.push(Action::CancelFetch { fetch });
+            self.memory.flights.land(fetch, BTreeSet::from([blob]));
+            // Of several that come together the others still do.
+            if self.memory.flights.get(fetch).is_none() {
+                self.actions.push(Action::CancelFetch { fetch });
+            }
         }
         for id in self.memory.wanted.remove(&blob).unwrap_or_default() {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
@@ -201,38 +215,59 @@ impl Pass<'_> {
                 self.memory.dirty.insert(id);
             } else {
                 self.memory.ready.insert(job.rank);
-                self.deliver(id);
+                closer.insert(id);
             }
         }
         self.forget_avoided(&blob);
     }
 
     pub(super) fn fetch_ended(&mut self, id: FetchId, outcome: FetchOutcome) {
-        let Some(flight) = self.memory.flights.end(id) else { return };
+        if let Some(flight) = self.memory.flights.end(id) {
+            self.landed(flight, outcome);
+        }
+    }
+
+    /// Some of the blobs of a fetch have ended, each in its way.
+    pub(super) fn some_fetched(&mut self, id: FetchId, outcomes: Vec<(BlobHash, FetchOutcome)>) {
+        let mut by_outcome: BTreeMap<FetchOutcome, BTreeSet<BlobHash>> = BTreeMap::new();
+        for (blob, outcome) in outcomes {
+            by_outcome.entry(outcome).or_default().insert(blob);
+        }
+        for (outcome, blobs) in by_outcome {
+            if let Some(landed) = self.memory.flights.land(id, blobs).filter(|landed| !landed.blobs.is_empty()) {
+                self.landed(landed, outcome);
+            }
+        }
+    }
+
+    /// Blobs are on their way no longer: they are here, or their source is to blame.
+    fn landed(&mut self, flight: Flight, outcome: FetchOutcome) {
+        let blobs: Vec<BlobHash> = flight.blobs.into_keys().collect();
         if outcome == FetchOutcome::Done {
             self.with_fetching(flight.distribution, |fetching| _ = fetching.accept(&flight.source));
             self.memory.peers.succeeded(flight.source);
-            return self.blob_held(flight.blob);
+            return self.blobs_held(blobs);
         }
-        self.blame(flight.distribution, flight.blob, flight.source, outcome);
-        self.begin_again_later(&flight.blob);
+        self.blame(flight.distribution, &blobs, flight.source, outcome);
+        blobs.iter().for_each(|blob| self.begin_again_later(blob));
     }
 
     /// A source has failed, and will be left alone accordingly.
-    pub(super) fn blame(&mut self, id: DistributionId, blob: BlobHash, source: EndpointId, outcome: FetchOutcome) {
+    pub(super) fn blame(&mut self, id: DistributionId, blobs: &[BlobHash], source: EndpointId, outcome: FetchOutcome) {
         let (now, seed, patience) = (self.now, self.seed ^ number(source.as_bytes()), self.policy.patience);
         match outcome {
             FetchOutcome::Done => {}
             FetchOutcome::Unreachable => self.memory.peers.failed(source, now, self.seed, &patience),
-            FetchOutcome::Missing => {
-                let avoid: &mut Avoid = self.memory.avoid.entry((blob, source)).or_default();
+            FetchOutcome::OneByOne => self.memory.peers.gives_one_by_one(&source),
+            FetchOutcome::Missing => blobs.iter().for_each(|blob| {
+                let avoid: &mut Avoid = self.memory.avoid.entry((*blob, source)).or_default();
                 avoid.backoff.fail(now, seed, &patience);
-            }
-            FetchOutcome::Corrupt => {
-                let avoid = self.memory.avoid.entry((blob, source)).or_default();
+            }),
+            FetchOutcome::Corrupt => blobs.iter().for_each(|blob| {
+                let avoid = self.memory.avoid.entry((*blob, source)).or_default();
                 avoid.backoff.until = now.plus(patience.corrupt);
                 avoid.corrupt = true;
-            }
+            }),
             FetchOutcome::NoSpace => self.with_fetching(id, |fetching| fetching.rest(now.plus(patience.retry))),
             FetchOutcome::Refused | FetchOutcome::Later | FetchOutcome::Cancelled | FetchOutcome::Failed => {
                 self.with_fetching(id, |fetching| {
@@ -284,9 +319,7 @@ impl Pass<'_> {
             return;
         }
         // The source was asked on behalf of the job that ended, and may entitle us to nothing for another.
-        self.memory.flights.end(fetch);
-        self.actions.push(Action::CancelFetch { fetch });
-        self.begin_again_later(blob);
+        self.put_off(fetch);
     }
 
     fn forget_avoided(&mut self, blob: &BlobHash) {
@@ -368,7 +401,7 @@ impl Pass<'_> {
             };
             let (priority, distribution) = (job.distribution.manifest.priority, id);
             if self.view.holds(&blob) {
-                self.blob_held(blob);
+                self.blobs_held([blob]);
                 continue;
             }
             if let Some(fetch) = self.memory.flights.of_blob(&blob) {
@@ -385,11 +418,18 @@ impl Pass<'_> {
                         return Offer::Exhausted;
                     };
                     cancel.into_iter().for_each(|fetch| self.put_off(fetch));
-                    let fetch = self.memory.flights.begin(Flight { blob, size, source, priority, distribution });
-                    self.actions.push(Action::Fetch { fetch, blob, size, source, priority, distribution });
+                    let begun = self.together(id, (index, blob, size), source);
+                    let blobs: BTreeMap<_, _> = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
+                    let fetch = self.memory.flights.begin(Flight { blobs: blobs.clone(), source, priority, distribution });
+                    self.actions.push(if blobs.len() == 1 {
+                        Action::Fetch { fetch, blob, size, source, priority, distribution }
+                    } else {
+                        let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
+                        Action::FetchSmall { fetch, blobs, source, priority, distribution }
+                    });
                     self.with_fetching(id, |fetching| {
                         fetching.begun = true;
-                        fetching.todo.remove(&(index, blob));
+                        begun.iter().for_each(|(index, blob, _)| _ = fetching.todo.remove(&(*index, *blob)));
                     });
                 }
                 Choice::NotBefore(until) => self.with_fetching(id, |fetching| {
@@ -401,11 +441,38 @@ impl Pass<'_> {
         }
     }
 
-    /// Cancels a fetch in favour of a more urgent one. It goes on where it was when there is room again.
+    /// What is asked of a source together with the first blob: small ones behind it that it can give, too, as far as the budget
+    /// has room for them.
+    fn together(&self, id: DistributionId, first: (u32, BlobHash, u64), source: EndpointId) -> Vec<(u32, BlobHash, u64)> {
+        let mut together = vec![first];
+        let Some(Work::Fetching(fetching)) = self.memory.jobs.get(&id).map(|job| &job.work) else { return together };
+        let (mut bytes, room) = (first.2, self.policy.budget.bytes.saturating_sub(self.memory.flights.bytes()));
+        if first.2 > SMALL_BYTES || !self.memory.peers.gives_several(&source) {
+            return together;
+        }
+        let behind = fetching.todo.range((Bound::Excluded((first.0, first.1)), Bound::Unbounded)).take(MAX_LOOKED_AT);
+        for (index, blob) in behind {
+            let Some(size) = fetching.missing.get(blob).map(|missing| missing.size) else { continue };
+            if size > SMALL_BYTES {
+                continue;
+            }
+            if together.len() == MAX_SMALL_BLOBS || bytes + size > room.min(MAX_SMALL_FETCH_BYTES) {
+                break;
+            }
+            let asked = self.memory.flights.of_blob(blob).is_some() || self.view.holds(blob);
+            if !asked && left_alone_until(self.memory, fetching, &source, blob) <= self.now {
+                together.push((*index, *blob, size));
+                bytes += size;
+            }
+        }
+        together
+    }
+
+    /// Cancels a fetch. Whoever misses its blobs goes on where it was when there is room again.
     fn put_off(&mut self, fetch: FetchId) {
         if let Some(flight) = self.memory.flights.end(fetch) {
             self.actions.push(Action::CancelFetch { fetch });
-            self.begin_again_later(&flight.blob);
+            flight.blobs.keys().for_each(|blob| self.begin_again_later(blob));
         }
     }
 

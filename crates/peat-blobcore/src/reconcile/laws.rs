@@ -18,6 +18,7 @@ enum Op {
     Down(u8),
     Hint(u8, usize),
     FetchEnds(usize, FetchOutcome),
+    OneEnds(usize, FetchOutcome),
     DeliveryEnds(usize, FileOutcome),
     DialEnds(usize, bool),
     Says(usize, u8, TargetState),
@@ -62,6 +63,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(FetchOutcome::Missing),
         1 => Just(FetchOutcome::Corrupt),
         1 => Just(FetchOutcome::NoSpace),
+        1 => Just(FetchOutcome::OneByOne),
         1 => Just(FetchOutcome::Failed),
     ];
     let failed = |retry| FileOutcome::Failed { error: "no".into(), retry };
@@ -79,7 +81,8 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (2_u8..7).prop_map(Op::Up),
         2 => (2_u8..7).prop_map(Op::Down),
         1 => (2_u8..7, any::<usize>()).prop_map(|(who, what)| Op::Hint(who, what)),
-        8 => (any::<usize>(), fetch).prop_map(|(which, how)| Op::FetchEnds(which, how)),
+        8 => (any::<usize>(), fetch.clone()).prop_map(|(which, how)| Op::FetchEnds(which, how)),
+        6 => (any::<usize>(), fetch).prop_map(|(which, how)| Op::OneEnds(which, how)),
         6 => (any::<usize>(), file).prop_map(|(which, how)| Op::DeliveryEnds(which, how)),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(which, ok)| Op::DialEnds(which, ok)),
         3 => (any::<usize>(), 2_u8..7, state).prop_map(|(what, who, state)| Op::Says(what, who, state)),
@@ -123,6 +126,11 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
             let running = pick(&bench.running, which)?;
             bench.fetch_ended(running, outcome);
             Some(Event::FetchEnded { fetch: running.fetch, outcome })
+        }
+        Op::OneEnds(which, outcome) => {
+            let running = pick(&bench.running, which)?;
+            bench.one_ended(running, outcome);
+            Some(Event::SomeFetched { fetch: running.fetch, outcomes: vec![(running.blob, outcome)] })
         }
         Op::DeliveryEnds(which, outcome) => {
             let delivering: Vec<_> = bench.delivering.keys().copied().collect();
@@ -259,8 +267,9 @@ proptest! {
         sketch in sketch(),
         failures in proptest::collection::vec(prop_oneof![
             Just(FetchOutcome::Unreachable), Just(FetchOutcome::Refused), Just(FetchOutcome::Missing), Just(FetchOutcome::Later),
-            Just(FetchOutcome::Corrupt), Just(FetchOutcome::NoSpace), Just(FetchOutcome::Failed),
+            Just(FetchOutcome::Corrupt), Just(FetchOutcome::NoSpace), Just(FetchOutcome::OneByOne), Just(FetchOutcome::Failed),
         ], 0..8),
+        one_by_one in any::<bool>(),
     ) {
         let sketch = Sketch { sender: 2, scope: Scope::All, ..sketch };
         let mut bench = Bench::new();
@@ -272,7 +281,9 @@ proptest! {
                 return Ok(());
             }
             if let Some(running) = bench.running.first().copied() {
-                bench.fetch_ended(running, failures.next().unwrap_or(FetchOutcome::Done));
+                let outcome = failures.next().unwrap_or(FetchOutcome::Done);
+                let end = if one_by_one { Bench::one_ended } else { Bench::fetch_ended };
+                end(&mut bench, running, outcome);
             } else if bench.delivering.contains_key(&id) {
                 bench.delivery_ended(id, &FileOutcome::Delivered);
             } else {

@@ -162,30 +162,37 @@ pub(super) struct Flights {
     bytes: u64,
 }
 
+/// A fetch: of one blob, or of several small ones.
 #[derive(Debug, Clone)]
 pub(super) struct Flight {
-    pub(super) blob: BlobHash,
-    pub(super) size: u64,
+    /// The blobs that have not come yet, each with its size.
+    pub(super) blobs: BTreeMap<BlobHash, u64>,
     pub(super) source: EndpointId,
     pub(super) priority: Priority,
     pub(super) distribution: DistributionId,
+}
+
+impl Flight {
+    fn bytes(&self) -> u64 {
+        self.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size))
+    }
 }
 
 impl Flights {
     pub(super) fn begin(&mut self, flight: Flight) -> FetchId {
         let id = FetchId(self.next);
         self.next += 1;
-        self.by_blob.insert(flight.blob, id);
+        self.by_blob.extend(flight.blobs.keys().map(|blob| (*blob, id)));
         self.by_urgency.insert((flight.priority, Reverse(id)));
         *self.by_source.entry(flight.source).or_default() += 1;
-        self.bytes = self.bytes.saturating_add(flight.size);
+        self.bytes = self.bytes.saturating_add(flight.bytes());
         self.all.insert(id, flight);
         id
     }
 
     pub(super) fn end(&mut self, id: FetchId) -> Option<Flight> {
         let flight = self.all.remove(&id)?;
-        self.by_blob.remove(&flight.blob);
+        flight.blobs.keys().for_each(|blob| _ = self.by_blob.remove(blob));
         self.by_urgency.remove(&(flight.priority, Reverse(id)));
         if let Some(count) = self.by_source.get_mut(&flight.source) {
             *count -= 1;
@@ -193,8 +200,28 @@ impl Flights {
                 self.by_source.remove(&flight.source);
             }
         }
-        self.bytes = self.all.values().fold(0, |sum: u64, flight| sum.saturating_add(flight.size));
+        self.weigh();
         Some(flight)
+    }
+
+    /// Takes out of a fetch those of the blobs that it is still for, and ends it when none is left.
+    pub(super) fn land(&mut self, id: FetchId, mut blobs: BTreeSet<BlobHash>) -> Option<Flight> {
+        let flight = self.all.get_mut(&id)?;
+        blobs.retain(|blob| flight.blobs.contains_key(blob));
+        if blobs.len() == flight.blobs.len() {
+            return self.end(id);
+        }
+        let (landed, left) = std::mem::take(&mut flight.blobs).into_iter().partition(|(blob, _)| blobs.contains(blob));
+        flight.blobs = left;
+        let Flight { source, priority, distribution, .. } = *flight;
+        let landed = Flight { blobs: landed, source, priority, distribution };
+        blobs.iter().for_each(|blob| _ = self.by_blob.remove(blob));
+        self.weigh();
+        Some(landed)
+    }
+
+    fn weigh(&mut self) {
+        self.bytes = self.all.values().fold(0, |sum: u64, flight| sum.saturating_add(flight.bytes()));
     }
 
     /// Another distribution wants the same blob, more urgently perhaps.
@@ -217,6 +244,11 @@ impl Flights {
         self.all.keys().copied().collect()
     }
 
+    /// The sum of the sizes of what is under way.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn from(&self, source: &EndpointId) -> usize {
         self.by_source.get(source).copied().unwrap_or_default()
     }
@@ -234,7 +266,7 @@ impl Flights {
         while count >= budget.fetches.max(1) || (count > 0 && bytes.saturating_add(size) > budget.bytes) {
             let (_, Reverse(id)) = lesser.next()?;
             count -= 1;
-            bytes = bytes.saturating_sub(self.all.get(id).map_or(0, |flight| flight.size));
+            bytes = bytes.saturating_sub(self.all.get(id).map_or(0, Flight::bytes));
             cancel.push(*id);
         }
         Some(cancel)
@@ -251,6 +283,6 @@ impl Memory {
     /// The sum of the sizes of the blobs being fetched, in bytes.
     #[must_use]
     pub fn bytes_in_flight(&self) -> u64 {
-        self.flights.bytes
+        self.flights.bytes()
     }
 }

@@ -29,7 +29,7 @@ mod laws;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, FetchId, PinReason};
+pub use action::{Action, FetchId, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, PinReason, SMALL_BYTES};
 pub use decide::Refusal;
 pub use event::{Event, FetchOutcome, FileOutcome, Retry};
 pub use explain::{Reason, explain};
@@ -48,7 +48,8 @@ use crate::model::Timestamp;
 /// Decides what to do after `event`.
 ///
 /// `seed` is any number that differs between nodes: waits are spread by it. The view must show what earlier actions wrote,
-/// and every [`Action::Fetch`], [`Action::Deliver`] and [`Action::Dial`] must be answered by the event that ends it.
+/// and every [`Action::Fetch`], [`Action::FetchSmall`], [`Action::Deliver`] and [`Action::Dial`] must be answered by the event
+/// that ends it.
 #[must_use]
 pub fn reconcile(now: Timestamp, seed: u64, policy: &Policy, view: &dyn View, memory: &mut Memory, event: Event) -> Vec<Action> {
     let me = view.me();

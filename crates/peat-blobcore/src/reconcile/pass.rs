@@ -87,17 +87,18 @@ impl Pass<'_> {
             }
             Event::Holding { peer, distribution } => self.hint(peer, distribution),
             Event::Offered(id) => self.offered(id),
-            Event::BlobHeld(blob) => self.blob_held(blob),
+            Event::BlobHeld(blob) => self.blobs_held([blob]),
             Event::Lost(id) => {
                 self.do_again(id);
                 // A job that had them all goes on.
                 self.look_for_blobs(id);
             }
             Event::FetchEnded { fetch, outcome } => self.fetch_ended(fetch, outcome),
+            Event::SomeFetched { fetch, outcomes } => self.some_fetched(fetch, outcomes),
             Event::SourceFailed { distribution, blob, source, outcome } => {
                 // Of a blob that nobody misses any more nothing is remembered.
                 if self.memory.wanted.contains_key(&blob) {
-                    self.blame(distribution, blob, source, outcome);
+                    self.blame(distribution, &[blob], source, outcome);
                 }
             }
             Event::DeliveryEnded { distribution, outcomes } => self.delivery_ended(distribution, outcomes),

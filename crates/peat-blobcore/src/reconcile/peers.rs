@@ -22,6 +22,8 @@ struct Peer {
     up: bool,
     dialling: bool,
     backoff: Backoff,
+    /// Whether it gives blobs one by one only, as this connection has shown.
+    one_by_one: bool,
     queued: Option<Timestamp>,
     /// Distributions to look at when it comes or goes.
     interests: BTreeSet<DistributionId>,
@@ -100,6 +102,7 @@ impl Peers {
         if news {
             peer.up = true;
             peer.backoff = Backoff::default();
+            peer.one_by_one = false;
             self.up.insert(id);
             self.settle(id);
         }
@@ -136,6 +139,18 @@ impl Peers {
         if let Some(peer) = self.all.get_mut(&id) {
             peer.backoff = Backoff::default();
         }
+    }
+
+    /// It does not know how to give several blobs at once.
+    pub(super) fn gives_one_by_one(&mut self, id: &EndpointId) {
+        if let Some(peer) = self.all.get_mut(id) {
+            peer.one_by_one = true;
+        }
+    }
+
+    /// Whether several small blobs may be asked of it at once.
+    pub(super) fn gives_several(&self, id: &EndpointId) -> bool {
+        self.all.get(id).is_some_and(|peer| !peer.one_by_one)
     }
 
     pub(super) fn interested_in(&self, id: &EndpointId) -> Vec<DistributionId> {

@@ -256,6 +256,58 @@ fn a_source_that_served_damage_is_left_out_for_that_blob_even_when_it_comes_agai
     assert!(bench.running.iter().any(|other| other.blob == running.blob), "its own check may have mended it");
 }
 
+/// What is being fetched: the number of the fetch, and of the blob.
+fn asked(bench: &Bench) -> Vec<(u64, u8)> {
+    bench.running.iter().map(|running| (running.fetch.0, running.blob.as_bytes()[0])).collect()
+}
+
+#[test]
+fn small_blobs_are_asked_for_together_and_each_stands_for_itself() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let blobs = vec![(1, 10), (2, SMALL_BYTES + 1), (3, SMALL_BYTES), (4, 10), (5, 10)];
+    let id = bench.add(&Sketch { blobs, ..Sketch::default() });
+    assert_eq!(asked(&bench), [(0, 1), (0, 3), (0, 4), (0, 5), (1, 2)]);
+    let [first, third, fourth, ..] = bench.running[..] else { panic!("all are fetched") };
+    bench.one_ended(third, FetchOutcome::Corrupt);
+    bench.one_ended(fourth, FetchOutcome::Missing);
+    bench.one_ended(first, FetchOutcome::Done);
+    assert_eq!(asked(&bench), [(0, 5), (1, 2)], "what did not come is not asked of the same source again");
+    bench.settle(Event::Holding { peer: peer(3), distribution: id });
+    bench.settle(Event::PeerUp(peer(3)));
+    assert_eq!(asked(&bench), [(0, 5), (1, 2), (2, 3), (2, 4)], "but of another");
+    deliver_all(&mut bench, id);
+    assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+}
+
+#[test]
+fn what_is_asked_for_together_keeps_to_the_budget() {
+    let mut bench = Bench::new();
+    bench.policy.budget = Budget { fetches: 2, bytes: 35, dials: 1 };
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch { blobs: (1..=9).map(|blob| (blob, 10)).collect(), ..Sketch::default() });
+    assert_eq!(asked(&bench), [(0, 1), (0, 2), (0, 3)]);
+    let urgent = Sketch { priority: Priority::Critical, blobs: vec![(11, 10), (12, 10)], ..Sketch::default() };
+    bench.add(&urgent);
+    assert_eq!(asked(&bench), [(1, 11), (1, 12), (2, 1)], "the urgent goes first, what is left of the budget to the other");
+}
+
+#[test]
+fn who_gives_blobs_one_by_one_is_asked_for_one_by_one_until_it_connects_anew() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch { blobs: vec![(1, 10), (2, 10), (3, 10)], ..Sketch::default() });
+    assert_eq!(asked(&bench), [(0, 1), (0, 2), (0, 3)]);
+    bench.fetch_ended(bench.running[0], FetchOutcome::OneByOne);
+    assert_eq!(asked(&bench), [(1, 1), (2, 2), (3, 3)]);
+    while let Some(running) = bench.running.first().copied() {
+        bench.fetch_ended(running, FetchOutcome::Unreachable);
+    }
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.settle(Event::PeerUp(peer(2)));
+    assert_eq!(asked(&bench), [(4, 1), (4, 2), (4, 3)]);
+}
+
 #[test]
 fn a_holder_that_is_back_is_asked_at_once_however_often_it_failed() {
     let mut bench = Bench::new();
@@ -320,12 +372,12 @@ fn a_file_that_the_inbox_cannot_take_does_not_hold_up_those_that_come_after_it()
     bench.settle(Event::PeerUp(peer(2)));
     let id = bench.add(&Sketch { blobs: vec![(1, 10), (2, 10)], together: false, ..Sketch::default() });
     let [first, second] = bench.running[..] else { panic!("both are fetched") };
-    bench.fetch_ended(first, FetchOutcome::Done);
+    bench.one_ended(first, FetchOutcome::Done);
     assert_eq!(bench.delivering[&id], [0]);
     bench.delivery_ended(id, &FileOutcome::Failed { error: "in the way".into(), retry: Retry::Later });
     bench.settle(Event::RoomMade);
     assert!(bench.delivering.is_empty(), "it is not room that it waits for");
-    bench.fetch_ended(second, FetchOutcome::Done);
+    bench.one_ended(second, FetchOutcome::Done);
     assert_eq!(bench.delivering[&id], [1]);
     bench.delivery_ended(id, &FileOutcome::Delivered);
     let record = &bench.view.documents[&id].targets[&peer(ME)];
@@ -478,13 +530,13 @@ fn after_a_cancellation_nothing_more_is_fetched_while_a_delivery_ends() {
     let blobs = vec![(1, 10), (2, 10), (3, 10)];
     let id = bench.add(&Sketch { blobs, together: false, ..Sketch::default() });
     let running = bench.running[0];
-    bench.fetch_ended(running, FetchOutcome::Done);
+    bench.one_ended(running, FetchOutcome::Done);
     assert!(bench.delivering.contains_key(&id));
     let now = bench.now;
     bench.edit(id, |document| document.cancelled = Some(now));
     assert!(bench.running.is_empty());
     bench.edit(id, |document| document.cancelled = None);
-    assert_eq!(bench.running.len(), 1, "a member that is meant again goes on");
+    assert_eq!(bench.running.len(), 2, "a member that is meant again goes on");
     bench.edit(id, |document| document.cancelled = Some(now));
     bench.delivery_ended(id, &FileOutcome::Delivered);
     assert!(bench.running.is_empty() && bench.delivering.is_empty() && bench.view.pins.is_empty());
@@ -511,11 +563,11 @@ fn every_file_must_arrive_for_a_receipt_and_one_that_cannot_makes_it_failed() {
     let id = bench.add(&Sketch { blobs: vec![(1, 10), (2, 10)], together: false, ..Sketch::default() });
     bench.settle(Event::PeerUp(peer(2)));
     let (first, second) = (bench.running[0], bench.running[1]);
-    bench.fetch_ended(first, FetchOutcome::Done);
+    bench.one_ended(first, FetchOutcome::Done);
     let error = "a directory is in the way".to_owned();
     bench.delivery_ended(id, &FileOutcome::Failed { error, retry: Retry::Never });
     assert!(!bench.view.documents[&id].targets.contains_key(&peer(ME)));
-    bench.fetch_ended(second, FetchOutcome::Done);
+    bench.one_ended(second, FetchOutcome::Done);
     bench.delivery_ended(id, &FileOutcome::Delivered);
     let own = &bench.view.documents[&id].targets[&peer(ME)];
     assert_eq!(own.state, TargetState::Failed);

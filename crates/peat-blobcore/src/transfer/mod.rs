@@ -4,6 +4,7 @@
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
 //! - `delta`: a blob put together from others that are here, and what they lack
+//! - `small`: many small blobs with one request
 //! - `serve`: the answers
 //! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
@@ -15,6 +16,7 @@ mod paced;
 #[cfg(test)]
 mod pair_tests;
 mod serve;
+mod small;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
@@ -23,6 +25,7 @@ pub(crate) use fetch::{Order, fetch};
 pub(crate) use limiter::Limiter;
 pub use limits::{LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};
 pub(crate) use serve::{Entitlement, Turns, serve};
+pub(crate) use small::{Landed, SmallOrder, fetch_small};
 pub(crate) use sources::Candidate;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,6 +106,9 @@ pub enum FetchError {
     /// What the source sent breaks the protocol.
     #[error("the source breaks the protocol: {0}")]
     Protocol(WireError),
+    /// The source does not know requests for several blobs.
+    #[error("the source gives blobs one by one only")]
+    OneByOne,
     /// Everything that is missing is on its way already.
     #[error("the rest is on its way from other sources")]
     Busy,

@@ -11,20 +11,23 @@ use tokio::sync::Semaphore;
 
 use super::delta::{self, Frames};
 use super::paced::Outgoing;
-use super::{Traffic, availability};
+use super::{Traffic, availability, small};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::compress;
-use crate::network::wire::{BlockFrame, BlockRequest, Denial, Request, Runs, WireError, read_frame};
+use crate::network::wire::{
+    AvailabilityRequest, BlockFrame, BlockRequest, Denial, RangesRequest, RecipeRequest, Request, Runs, SmallRequest, WireError,
+    read_frame,
+};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says who may have what.
 pub(crate) trait Entitlement: Send + Sync + 'static {
-    /// How urgent that is which consists of this blob and has this peer for its sender, target or permitted carrier: of several
-    /// the most urgent. Nothing when the peer may not have the blob.
-    fn entitles(&self, peer: &EndpointId, blob: &BlobHash) -> Option<Priority>;
+    /// For each of these blobs how urgent that is which consists of it and has this peer for its sender, target or permitted
+    /// carrier: of several the most urgent. Nothing where the peer may not have the blob.
+    fn entitle(&self, peer: &EndpointId, blobs: &[BlobHash]) -> Vec<Option<Priority>>;
 }
 
 /// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
@@ -61,12 +64,22 @@ pub(crate) async fn serve(
 ) -> Result<(), WireError> {
     let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
     let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
-    let blob = request.blob();
-    let Some(priority) = blocking(move || entitlement.entitles(&peer, &blob)).await.flatten() else {
+    let blob = match request {
+        Request::Small(SmallRequest { blobs }) => {
+            let allowed = entitle(entitlement, peer, blobs.clone()).await;
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            return small::give(peer, content, blobs.into_iter().zip(allowed).collect(), traffic, send).await;
+        }
+        Request::Blocks(BlockRequest { blob, .. })
+        | Request::Availability(AvailabilityRequest { blob })
+        | Request::Recipe(RecipeRequest { blob })
+        | Request::Ranges(RangesRequest { blob }) => blob,
+    };
+    let Some(priority) = entitle(entitlement, peer, vec![blob]).await.into_iter().next().flatten() else {
         return match request {
             // The stream ends: a stranger does not learn whether anything is here.
             Request::Availability(_) => Ok(()),
-            Request::Blocks(_) | Request::Recipe(_) | Request::Ranges(_) => deny(&mut send, Denial::NotAvailable).await,
+            _ => deny(&mut send, Denial::NotAvailable).await,
         };
     };
     match request {
@@ -95,6 +108,11 @@ pub(crate) async fn serve(
             send_frames(peer, blob, priority, frames, traffic, send).await
         }
     }
+}
+
+/// How urgent each of these blobs is for the peer, where it is entitled to it; nothing when this node stops.
+async fn entitle(entitlement: Arc<dyn Entitlement>, peer: EndpointId, blobs: Vec<BlobHash>) -> Vec<Option<Priority>> {
+    blocking(move || entitlement.entitle(&peer, &blobs)).await.unwrap_or_default()
 }
 
 /// What a request says in a second frame.
@@ -219,11 +237,11 @@ async fn encode(
 }
 
 /// Runs what blocks off the async threads. Only a runtime that shuts down cancels it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-fn denial(error: &ContentError) -> Denial {
+pub(super) fn denial(error: &ContentError) -> Denial {
     match error {
         ContentError::Absent(_) | ContentError::BadRange { .. } => Denial::NotAvailable,
         ContentError::Damaged(_) => Denial::Damaged,

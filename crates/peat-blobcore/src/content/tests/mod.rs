@@ -9,6 +9,7 @@ mod known;
 mod recipe;
 mod recover;
 mod similar;
+mod small;
 mod tree;
 
 use std::fs;
