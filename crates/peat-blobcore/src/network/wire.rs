@@ -353,8 +353,8 @@ mod tests {
         let blob = BlobHash::from_bytes([1; 32]);
         let request = BlockRequest { blob, start: GROUP_BYTES, end: 100_000, block: 2 * GROUP_BYTES };
         let decoded = blocks(request).expect("aligned");
-        let blocks: Vec<_> = decoded.blocks().collect();
-        assert_eq!(blocks, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
+        let ranges: Vec<_> = decoded.blocks().collect();
+        assert_eq!(ranges, [16_384..49_152, 49_152..81_920, 81_920..100_000]);
         let empty = BlockRequest { blob, start: 0, end: 0, block: GROUP_BYTES };
         assert_eq!(blocks(empty).expect("empty").blocks().next(), Some(0..0));
     }
