@@ -11,6 +11,7 @@ mod measure;
 mod meet;
 mod pair;
 mod reconcile;
+mod scale;
 mod small;
 mod streams;
 mod table;
@@ -19,6 +20,7 @@ mod transfer;
 use std::path::PathBuf;
 
 pub use child::run as run_child;
+pub use scale::run as run_scale;
 pub use table::{Row, Spread, heading};
 
 /// What a bench, or one of its children, comes back with. What went wrong is only ever printed.

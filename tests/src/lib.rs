@@ -5,4 +5,5 @@ pub mod fixture;
 pub mod fleet;
 pub mod fuzzing;
 pub mod raw;
+pub mod scale;
 pub mod simulation;

@@ -20,6 +20,8 @@ pub struct Memory {
     /// Whether this node has reconciled with another in this life.
     pub(super) reconciled: bool,
     pub(super) known: BTreeMap<DistributionId, Known>,
+    /// Those of them that were found not to be completed: few, where there are many.
+    pub(super) open: BTreeSet<DistributionId>,
     pub(super) jobs: BTreeMap<DistributionId, Job>,
     /// To be looked at before anything else is begun.
     pub(super) dirty: BTreeSet<DistributionId>,

@@ -126,8 +126,7 @@ impl Pass<'_> {
 
     /// Who is meant may have changed, and with it the state of all that is not completed for good.
     fn mark_open(&mut self) {
-        let open = self.memory.known.iter().filter(|(_, known)| known.state != Some(DistributionState::Completed));
-        self.memory.dirty.extend(open.map(|(id, _)| *id));
+        self.memory.dirty.extend(&self.memory.open);
     }
 
     fn mark_all(&mut self) {
@@ -207,6 +206,7 @@ impl Pass<'_> {
             self.pin(id, None, 0);
             self.wake_at(id, None);
             self.memory.known.remove(&id);
+            self.memory.open.remove(&id);
             return;
         };
         let state = status(self.now, self.view, &distribution);
@@ -376,6 +376,10 @@ impl Pass<'_> {
     fn notify(&mut self, id: DistributionId, state: DistributionState) {
         let known: &mut Known = self.memory.known.entry(id).or_default();
         if known.state.replace(state) != Some(state) {
+            match state {
+                DistributionState::Completed => _ = self.memory.open.remove(&id),
+                _ => _ = self.memory.open.insert(id),
+            }
             self.actions.push(Action::Notify { distribution: id, state });
         }
     }

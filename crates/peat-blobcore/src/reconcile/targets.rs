@@ -120,8 +120,9 @@ fn is_closed(distribution: &Distribution) -> bool {
 }
 
 fn matching(view: &dyn View, distribution: &Distribution) -> BTreeSet<EndpointId> {
-    let known = view.nodes().keys().filter(|id| is_target(view.nodes(), distribution, id)).copied();
-    let mut all: BTreeSet<_> = known.collect();
+    // Where only ids are named, who they are is not looked for among all members, of whom there may be a thousand.
+    let members = (!is_closed(distribution)).then(|| view.nodes().keys()).into_iter().flatten();
+    let mut all: BTreeSet<_> = members.filter(|id| is_target(view.nodes(), distribution, id)).copied().collect();
     if let Scope::Nodes(nodes) = &distribution.manifest.scope {
         let ids = nodes.iter().filter_map(|node| match node {
             NodeRef::Id(id) => Some(*id),
