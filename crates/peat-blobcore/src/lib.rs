@@ -43,7 +43,7 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use node::{
     DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
-    Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
+    StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::BlockBytes;

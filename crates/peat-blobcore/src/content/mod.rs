@@ -6,7 +6,8 @@
 //!
 //! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
-//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file
+//! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file,
+//!   `selection` encodes chunks for clients of other make, and `stock` says which blobs these may have
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
 mod assembly;
@@ -23,7 +24,9 @@ mod layout;
 mod reader;
 mod recover;
 mod registry;
+mod selection;
 mod spool;
+mod stock;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -42,7 +45,9 @@ pub(crate) use groups::Groups;
 pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
+pub use selection::Chunks;
 pub use spool::{Spool, Spooled};
+pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};
 
 use crate::clock::Clock;
 use crate::fault;

@@ -8,6 +8,7 @@
 //! - `mdns`, `found`: who is on the local network, and which of them to try.
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
+//! - `stock`: requests of stock iroh-blobs clients.
 //! - `gossip`: signed hints beyond direct neighbours.
 
 mod addresses;
@@ -24,6 +25,7 @@ mod queue;
 mod relay;
 mod service;
 mod session;
+pub mod stock;
 pub mod wire;
 
 pub use endpoint::CloseCode;

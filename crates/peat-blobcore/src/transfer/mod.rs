@@ -3,17 +3,19 @@
 //!
 //! - `fetch`: one blob from its sources; `sources` says what to ask of whom
 //! - `availability`: what a node has that does not have all of a blob
-//! - `serve`: the answers
+//! - `serve`: the answers; `stock`: those to clients of iroh-blobs
 mod availability;
 mod fetch;
 mod serve;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
+mod stock;
 
 pub(crate) use fetch::{Order, fetch};
 pub(crate) use serve::{Entitlement, Turns, serve};
 pub(crate) use sources::Candidate;
+pub(crate) use stock::serve_stock;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
