@@ -59,6 +59,9 @@ pub enum Error {
     /// No such distribution is known here.
     #[error("no distribution {0} is known here")]
     NoDistribution(DistributionId),
+    /// A distribution cannot be named for stock clients.
+    #[error("it cannot be named for stock clients: {0}")]
+    NotForStock(&'static str),
     /// There was no file to send, or none of them could be read.
     #[error("there is nothing to send: {0}")]
     NothingToSend(String),
@@ -90,6 +93,7 @@ impl Error {
             Self::Network(error) => error.kind(),
             Self::Parcel(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Usage,
+            Self::NotForStock(_) => ErrorKind::Refused,
             Self::DataDirectory { source, .. } => ErrorKind::of_io(source),
             Self::InUse(_) | Self::Format { .. } => ErrorKind::Refused,
             Self::NoDistribution(_) | Self::NothingToSend(_) => ErrorKind::NotFound,
@@ -114,6 +118,7 @@ impl Error {
             Self::InUse(_) => Some("stop the other process, or give this node a data directory of its own".to_owned()),
             Self::Format { .. } => Some("run the version that wrote it, or a newer one".to_owned()),
             Self::NoDistribution(_) => Some("check the id; ids of expired distributions are forgotten".to_owned()),
+            Self::NotForStock(_) => Some("wait until its files are known, or name single blobs".to_owned()),
             Self::NothingToSend(_) => Some("name a file or a directory with files that this user may read".to_owned()),
             Self::TimedOut(_) => Some("ask for the status to see what it waits for".to_owned()),
             Self::Stopped => None,

@@ -44,7 +44,7 @@ pub use kind::ErrorKind;
 pub use network::IdleLinks;
 pub use node::{
     DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
-    Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
+    StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};

@@ -87,6 +87,9 @@ enum Verb {
     /// Puts envelopes and blobs into one file, for links that are a USB stick, and takes them out.
     #[command(subcommand)]
     Parcel(verbs::parcel::Options),
+    /// Says what stock clients of iroh-blobs (sendme) may fetch from the node.
+    #[command(subcommand)]
+    Stock(verbs::stock::Options),
     /// Expels a node for good, with the authority's key: every member that hears of it cuts it off.
     Revoke(verbs::declare::Options),
     /// Decides about members of the formation.
@@ -165,6 +168,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Check => on_runtime(verbs::store::check(output, address)),
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
         Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
+        Verb::Stock(options) => on_runtime(verbs::stock::run(&options, output, address)),
         Verb::Revoke(options) => on_runtime(verbs::declare::run(verbs::declare::Declaration::Revoked, &options, output, address)),
         Verb::Node(options) => on_runtime(verbs::node::run(&options, output, address)),
         Verb::Completion(options) => verbs::pages::completion(&options, output),

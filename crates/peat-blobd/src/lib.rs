@@ -226,6 +226,9 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
     for relay in &config.relays {
         builder = builder.relay(relay.clone());
     }
+    for client in &config.serve_stock {
+        builder = builder.serve_stock(*client);
+    }
     for address in &config.iroh_listen {
         builder = builder.listen(*address);
     }

@@ -132,7 +132,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "outbox" => "maps=/maps,orders=/orders",
             "labels" => "role=edge,tier=1",
             "default-priority" => "critical",
-            "accepted-senders" => ID_A,
+            "accepted-senders" | "serve-stock" => ID_A,
             "log" => "info,peat_blobcore::network=debug",
             "log-format" => "json",
             "mdns" | "metered" => "true",

@@ -11,6 +11,7 @@ mod manifest;
 mod parcel;
 pub mod seeds;
 mod small;
+mod stock;
 mod wire;
 
 pub use certificate::certificate;
@@ -18,18 +19,20 @@ pub use envelope::envelope;
 pub use manifest::manifest;
 pub use parcel::parcel;
 pub use small::{hint, path};
+pub use stock::stock;
 pub use wire::wire;
 
 /// What is run with each input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
     ("manifest", manifest),
     ("parcel", parcel),
     ("path", path),
+    ("stock", stock),
     ("wire", wire),
 ];

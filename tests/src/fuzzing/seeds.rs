@@ -36,6 +36,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "manifest" => manifests(),
         "parcel" => parcels(),
         "path" => paths(),
+        "stock" => stock_requests(),
         "wire" => wires(),
         other => panic!("no target {other}"),
     }
@@ -46,6 +47,15 @@ fn paths() -> Vec<Vec<u8>> {
     let good = ["a", "a/b.txt", "-rf", "ü/日本 b", "new\nline", ".hidden/...", &long];
     let bad = ["/etc/passwd", "a//b", "a/", "..", "a/../b", "./a", "a\0b", "C:\\a", &"b/".repeat(2049), &"c".repeat(256)];
     good.into_iter().chain(bad).map(|path| path.as_bytes().to_vec()).collect()
+}
+
+fn stock_requests() -> Vec<Vec<u8>> {
+    // A blob; a collection; the last chunk of each in it; some chunks of a blob and of what is third in it; a kind that is pushed.
+    let last = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+    let sizes = [&[2, 0, 1, 0, 1, 1][..], &last].concat();
+    let some = [3, 0, 4, 16, 0x80, 1, 5, 1, 2, 1, 0, 1, 0];
+    let gets: [&[u8]; 4] = [&[2, 0, 1, 0, 1, 0], &[1, 0, 1, 0], &sizes, &some];
+    gets.iter().map(|rest| [&[0][..], &[7; 32], *rest].concat()).chain([vec![8, 5, 0]]).collect()
 }
 
 fn hints() -> Vec<Vec<u8>> {

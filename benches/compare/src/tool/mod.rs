@@ -5,6 +5,7 @@
 mod aria2;
 mod registry;
 mod rsync;
+mod sendme;
 mod syncthing;
 mod tracker;
 
@@ -19,7 +20,7 @@ use peat_blob_lab::{Daemons, Host, Peering};
 use crate::Outcome;
 use crate::work::{Scene, Task, Work};
 
-/// What is compared. What is named is the congestion control of TCP; ours has its own.
+/// What is compared. What is named is the congestion control of TCP; ours and sendme, which use QUIC, have their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
     Ours,
@@ -27,11 +28,12 @@ pub(crate) enum Tool {
     Ssh,
     Syncthing(&'static str),
     Aria2,
+    Sendme,
     Registry,
 }
 
 /// All of them, in the order of their turns.
-pub(crate) const TOOLS: [Tool; 8] = [
+pub(crate) const TOOLS: [Tool; 9] = [
     Tool::Ours,
     Tool::Rsync(CONTROL),
     Tool::Rsync("cubic"),
@@ -39,6 +41,7 @@ pub(crate) const TOOLS: [Tool; 8] = [
     Tool::Syncthing(CONTROL),
     Tool::Syncthing("cubic"),
     Tool::Aria2,
+    Tool::Sendme,
     Tool::Registry,
 ];
 /// Where one congestion control is enough, it is this one.
@@ -55,6 +58,7 @@ impl Tool {
             Self::Ssh => format!("rsync over ssh, {CONTROL}"),
             Self::Syncthing(control) => format!("syncthing, {control}"),
             Self::Aria2 => format!("aria2, {CONTROL}"),
+            Self::Sendme => "sendme".into(),
             Self::Registry => format!("docker-registry, {CONTROL}"),
         }
     }
@@ -75,6 +79,7 @@ impl Tool {
             Self::Ssh => &[("rsync", "--version"), ("ssh", "-V"), ("/usr/sbin/sshd", "-V")],
             Self::Syncthing(_) => &[("syncthing", "--version")],
             Self::Aria2 => &[("aria2c", "--version"), ("mktorrent", "-h")],
+            Self::Sendme => &[(sendme::PROGRAM, "--version")],
             Self::Registry => &[("skopeo", "--version"), ("docker-registry", "--version")],
         }
     }
@@ -98,7 +103,7 @@ impl Tool {
         let control = self.control();
         // Hosts may choose only from what the machine allows to all.
         let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
-        match self == Self::Ours || allowed.split_whitespace().any(|one| one == control) {
+        match matches!(self, Self::Ours | Self::Sendme) || allowed.split_whitespace().any(|one| one == control) {
             true => Ok(()),
             false => Err(format!("{control} is not in sysctl net.ipv4.tcp_allowed_congestion_control")),
         }
@@ -109,6 +114,8 @@ impl Tool {
     pub(crate) fn fits(self, work: &Work) -> bool {
         match (self, work.task) {
             (Self::Ours, _) => true,
+            (Self::Sendme, Task::Image | Task::Idle(..)) => false,
+            (Self::Sendme, _) => true,
             (Self::Registry, task) => task == Task::Image,
             (_, Task::Image) => false,
             (_, task) if self.control() != CONTROL => task == Task::File && matches!(work.profile, Some("satcom" | "radio")),
@@ -122,12 +129,16 @@ impl Tool {
 
     /// Why it cannot do this, though it should.
     pub(crate) fn lacks(self, work: &Work) -> Option<&'static str> {
-        (self == Self::Ours && work.task == Task::Image).then_some("has no images yet")
+        match (self, work.task) {
+            (Self::Ours, Task::Image) => Some("has no images yet"),
+            (Self::Sendme, Task::Version) => Some("cannot: it replaces no file"),
+            _ => None,
+        }
     }
 
     /// Whether nobody on the way can read what it carries.
     pub(crate) fn encrypts(self) -> bool {
-        matches!(self, Self::Ours | Self::Ssh | Self::Syncthing(_))
+        matches!(self, Self::Ours | Self::Ssh | Self::Syncthing(_) | Self::Sendme)
     }
 
     /// Starts the servers, and waits until they answer.
@@ -135,7 +146,7 @@ impl Tool {
         for seat in scene.receivers() {
             fs::create_dir_all(scene.inbox(seat))?;
         }
-        if self != Self::Ours {
+        if !matches!(self, Self::Ours | Self::Sendme) {
             for seat in scene.seats {
                 seat.host.enter(|| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", self.control()))??;
             }
@@ -146,6 +157,7 @@ impl Tool {
             Self::Ssh => rsync::ssh(scene),
             Self::Syncthing(_) => syncthing::prepare(scene),
             Self::Aria2 => aria2::prepare(scene),
+            Self::Sendme => sendme::prepare(scene),
             Self::Registry => registry::prepare(scene),
         }
     }

@@ -53,21 +53,26 @@ impl Content {
     /// # Errors
     /// When the index cannot be read.
     pub fn distributions_of(&self, hashes: &[BlobHash]) -> Result<Vec<Vec<DistributionId>>, ContentError> {
+        let id = |pin| if let Pin::Distribution(id, _) = pin { Some(id) } else { None };
+        let reasons = self.reasons_of(hashes)?;
+        Ok(reasons.into_iter().map(|pins| pins.into_iter().filter_map(id).collect()).collect())
+    }
+
+    /// For each of these blobs the reasons that it is kept for.
+    pub(super) fn reasons_of(&self, hashes: &[BlobHash]) -> Result<Vec<Vec<Pin>>, ContentError> {
         self.0.index.read(|txn| {
             let reasons = txn.open_table(REASONS)?;
             let of = |hash: &BlobHash| {
-                let mut ids = Vec::new();
+                let mut pins = Vec::new();
                 for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
                     let (key, ()) = entry.map(|(key, value)| (key, value.value()))?;
                     let (kept, reason) = key.value();
                     if kept != hash.as_bytes() {
                         break;
                     }
-                    if let Ok(Pin::Distribution(id, _)) = decode_whole(reason) {
-                        ids.push(id);
-                    }
+                    pins.extend(decode_whole::<Pin>(reason).ok());
                 }
-                Ok(ids)
+                Ok(pins)
             };
             hashes.iter().map(of).collect()
         })

@@ -32,6 +32,9 @@ pub enum Pin {
         #[n(1)]
         until: Timestamp,
     },
+    /// Stock clients of iroh-blobs may have them: the blob of this hash, or a collection and all that it names.
+    #[n(3)]
+    Stock(#[n(0)] BlobHash),
 }
 
 /// What this node is to the distribution that it keeps blobs for.

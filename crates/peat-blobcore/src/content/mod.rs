@@ -7,7 +7,8 @@
 //! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
 //! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file; `small` does
-//!   both for several small blobs at once
+//!   both for several small blobs at once, `selection` encodes chunks for clients of other make, and `stock` says which blobs
+//!   these may have
 //! - likeness: a `recipe` says of which chunks a blob consists, and `similar` which blobs here have some of them
 //! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
@@ -26,9 +27,11 @@ mod reader;
 mod recipe;
 mod recover;
 mod registry;
+mod selection;
 mod similar;
 mod small;
 mod spool;
+mod stock;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -49,7 +52,9 @@ pub use ingest::Batch;
 pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
 pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
+pub use selection::Chunks;
 pub use spool::{Spool, Spooled};
+pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};
 pub use tree::Known;
 
 use crate::clock::Clock;

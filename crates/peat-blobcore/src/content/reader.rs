@@ -37,17 +37,7 @@ impl Content {
     /// # Errors
     /// `Absent`, or what reading fails with.
     pub fn read_blob(&self, hash: &BlobHash, most: u64) -> Result<Vec<u8>, ContentError> {
-        let reader = self.open_blob(hash)?;
-        let mut bytes = vec![0; usize::try_from(reader.size().min(most)).unwrap_or_default()];
-        let mut read = 0;
-        while read < bytes.len() {
-            match reader.read_at(read as u64, &mut bytes[read..])? {
-                0 => break,
-                more => read += more,
-            }
-        }
-        bytes.truncate(read);
-        Ok(bytes)
+        self.open_blob(hash)?.read_first(most)
     }
 
     /// The ranges of bytes that [`Content::encode_block`] can serve: all of a blob that is held, else what an open assembly
@@ -143,6 +133,23 @@ impl BlobReader {
         }
         let mut bytes = vec![0; usize::try_from(end - start).expect("at most a block")];
         self.read_at(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Reads its first `most` bytes, which the caller has found reasonable, or all if it has no more.
+    ///
+    /// # Errors
+    /// `Damaged` when the bytes are not what they were; the blob is marked then.
+    pub fn read_first(&self, most: u64) -> Result<Vec<u8>, ContentError> {
+        let mut bytes = vec![0; usize::try_from(self.size().min(most)).unwrap_or_default()];
+        let mut read = 0;
+        while read < bytes.len() {
+            match self.read_at(read as u64, &mut bytes[read..])? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        bytes.truncate(read);
         Ok(bytes)
     }
 

@@ -118,15 +118,20 @@ pub(super) fn pairs_above(group: u64, size: u64, is_held: impl Fn(&GroupRange) -
 }
 
 fn group_hash(group: u64, bytes: &[u8], root: bool) -> Node {
+    part_hash(group * GROUP_BYTES, bytes, root)
+}
+
+/// The hash of a group, or of a part of one that is a subtree of its own.
+pub(super) fn part_hash(offset: u64, bytes: &[u8], root: bool) -> Node {
     if root {
         return *blake3::hash(bytes).as_bytes();
     }
     let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(group * GROUP_BYTES);
+    hasher.set_input_offset(offset);
     hasher.update(bytes).finalize_non_root()
 }
 
-fn pair_hash(pair: &Pair, root: bool) -> Node {
+pub(super) fn pair_hash(pair: &Pair, root: bool) -> Node {
     let (left, right) = halves(pair);
     if root {
         *merge_subtrees_root(&left, &right, Mode::Hash).as_bytes()

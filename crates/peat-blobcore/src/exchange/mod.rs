@@ -33,5 +33,6 @@ pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
 pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
 pub use ledger::Ledger;
+pub(crate) use name::inbox_path;
 pub use outbox::{Collected, Outbox, SkipReason};
 pub use walk::{Found, Walk};

@@ -4,7 +4,7 @@ use crate::model::{DistributionId, FileEntry, MAX_COMPONENT_BYTES, RelativePath,
 
 /// Where a file belongs: at its own path, or when that is unsafe at `{distribution}.bin`, with the file's index before the
 /// suffix when the distribution has several files.
-pub(super) fn inbox_path(id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> RelativePath {
+pub(crate) fn inbox_path(id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> RelativePath {
     entry.relative_path().unwrap_or_else(|_| {
         let name = if file_count > 1 { format!("{id}.{index}.bin") } else { format!("{id}.bin") };
         RelativePath::parse(name.as_bytes()).expect("hex, digits and dots are a safe name")

@@ -71,6 +71,12 @@ impl Admitted {
         self.lock().leases.get(id).is_some_and(|until| now <= *until)
     }
 
+    /// Whether a peer was taken out for as long as this set lives.
+    #[must_use]
+    pub fn is_expelled(&self, id: &EndpointId) -> bool {
+        self.lock().expelled.contains(id)
+    }
+
     /// Who is admitted at the time `now`.
     #[must_use]
     pub fn peers(&self, now: Timestamp) -> Vec<EndpointId> {

@@ -1,6 +1,7 @@
 //! The QUIC endpoint: offline by construction. It asks no DNS, no relay that nobody named and no port mapper for anything;
 //! addresses are those that users, peers and documents name, and, where that is turned on, the local network.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use iroh::{Endpoint, EndpointAddr};
 use super::congestion::ByRoundTrip;
 use super::session::SessionError;
 use super::wire::ALPN;
-use super::{NetworkError, Relay, relay};
+use super::{NetworkError, Relay, relay, stock};
 use crate::clock::Clock;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, Timestamp};
@@ -79,6 +80,9 @@ pub(crate) async fn bind(
     if gossip {
         protocols.push(iroh_gossip::ALPN.to_vec());
     }
+    if !gate.stock.is_empty() {
+        protocols.push(stock::ALPN.to_vec());
+    }
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(identity.key().as_iroh().clone())
         .relay_mode(relay::mode(relays))
@@ -128,25 +132,37 @@ pub(crate) fn widen(connection: &Connection) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_BLOCK_STREAMS));
 }
 
-/// Lets connections of every protocol but ours through only for peers that were admitted on ours, in both directions.
+/// Lets connections of every protocol but ours through only for peers that were admitted on ours, in both directions; those
+/// of stock iroh-blobs clients for the ids that the user listed, whether they are members or not.
 #[derive(Clone)]
 pub(crate) struct Gate {
     admitted: Admitted,
     clock: Arc<dyn Clock>,
-    passed: Arc<Mutex<Vec<(EndpointId, WeakConnectionHandle)>>>,
+    stock: Arc<BTreeSet<EndpointId>>,
+    passed: Arc<Mutex<Vec<Passed>>>,
+}
+
+struct Passed {
+    peer: EndpointId,
+    handle: WeakConnectionHandle,
+    stock: bool,
 }
 
 impl Gate {
-    pub(crate) fn new(admitted: Admitted, clock: Arc<dyn Clock>) -> Self {
-        Self { admitted, clock, passed: Arc::default() }
+    pub(crate) fn new(admitted: Admitted, clock: Arc<dyn Clock>, stock: BTreeSet<EndpointId>) -> Self {
+        Self { admitted, clock, stock: Arc::new(stock), passed: Arc::default() }
+    }
+
+    fn lets_through(&self, peer: &EndpointId, stock: bool, now: Timestamp) -> bool {
+        if stock { self.stock.contains(peer) && !self.admitted.is_expelled(peer) } else { self.admitted.is_admitted(peer, now) }
     }
 
     /// Closes the connections of other protocols with peers that are not admitted any more.
     pub(crate) fn close_departed(&self, now: Timestamp) {
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
-        passed.retain(|(peer, handle)| {
+        passed.retain(|Passed { peer, handle, stock }| {
             let Some(connection) = handle.upgrade().filter(|open| open.close_reason().is_none()) else { return false };
-            let stays = self.admitted.is_admitted(peer, now);
+            let stays = self.lets_through(peer, *stock, now);
             if !stays {
                 connection.close(CloseCode::NotAdmitted.var_int(), b"not admitted any more");
             }
@@ -167,16 +183,17 @@ impl EndpointHooks for Gate {
             return AfterHandshakeOutcome::Accept;
         }
         let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
+        let stock = connection.alpn() == stock::ALPN;
         let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked up with the list in hand: who departs from here on is found in it and closed.
-        if !self.admitted.is_admitted(&peer, self.clock.now()) {
+        if !self.lets_through(&peer, stock, self.clock.now()) {
             return reject(CloseCode::NotAdmitted, "not admitted");
         }
-        passed.retain(|(_, handle)| handle.upgrade().is_some_and(|open| open.close_reason().is_none()));
-        if passed.iter().filter(|(other, _)| *other == peer).count() >= MAX_OTHER_CONNECTIONS {
+        passed.retain(|Passed { handle, .. }| handle.upgrade().is_some_and(|open| open.close_reason().is_none()));
+        if passed.iter().filter(|other| other.peer == peer).count() >= MAX_OTHER_CONNECTIONS {
             return reject(CloseCode::Full, "too many connections");
         }
-        passed.push((peer, connection.weak_handle()));
+        passed.push(Passed { peer, handle: connection.weak_handle(), stock });
         AfterHandshakeOutcome::Accept
     }
 }

@@ -9,6 +9,7 @@
 //! - `idle`: when a connection that has nothing to carry is let go.
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
+//! - `stock`: requests of stock iroh-blobs clients.
 //! - `gossip`: signed hints beyond direct neighbours.
 //! - `wire`: what is said; `compression`: in fewer bytes.
 
@@ -28,6 +29,7 @@ mod queue;
 mod relay;
 mod service;
 mod session;
+pub mod stock;
 pub mod wire;
 
 pub use endpoint::CloseCode;

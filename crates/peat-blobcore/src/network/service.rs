@@ -23,7 +23,7 @@ use super::names::{Names, Resolver};
 use super::peers::Peers;
 use super::session::{self, SessionError, Shared};
 use super::wire::ALPN;
-use super::{NetworkError, NetworkEvent, Peer, Relay, relay};
+use super::{NetworkError, NetworkEvent, Peer, Relay, relay, stock};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::document::Hint;
@@ -31,7 +31,7 @@ use crate::identity::admission::VersionRange;
 use crate::identity::{Admitted, Identity};
 use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
-use crate::transfer::{Entitlement, Limiter, Traffic};
+use crate::transfer::{Entitlement, Limiter, Traffic, serve_stock};
 
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
@@ -62,6 +62,8 @@ pub(crate) struct NetworkConfig {
     pub(crate) resolver: Arc<dyn Resolver>,
     /// Relays that peers can be reached through.
     pub(crate) relays: Vec<Relay>,
+    /// Stock iroh-blobs clients that may ask for what was named for them.
+    pub(crate) serve_stock: BTreeSet<EndpointId>,
     /// Whether to spread and hear hints beyond direct neighbours.
     pub(crate) gossip: bool,
     /// Whether to look for peers on the local network, and to be found there.
@@ -106,7 +108,7 @@ impl Network {
     /// Binds the endpoint and starts.
     pub(crate) async fn start(config: NetworkConfig) -> Result<Self, NetworkError> {
         let admitted = Admitted::new();
-        let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock));
+        let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock), config.serve_stock);
         let lookup = MemoryLookup::new();
         let endpoint =
             bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip, &config.relays).await?;
@@ -383,6 +385,12 @@ impl Service {
             if connection.alpn() == ALPN {
                 let outcome = session::accepted(shared, connection, seat, stands(commands, peer)).await;
                 return Ended { peer: Some(peer), dialled: false, outcome };
+            }
+            if connection.alpn() == stock::ALPN {
+                // The gate has let it through, so the user has listed it.
+                drop(seat);
+                serve_stock(connection, shared.content, shared.traffic).await;
+                return nobody(Ok(()));
             }
             // The gate has let it through, so the peer is admitted.
             if let Some(gossip) = gossip {

@@ -1,6 +1,6 @@
 //! Describes a node and starts it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub struct NodeBuilder {
     content: Options,
     versions: VersionRange,
     relays: Vec<Relay>,
+    serve_stock: BTreeSet<EndpointId>,
     gossip: bool,
     mdns: bool,
     idle: IdleLinks,
@@ -67,6 +68,7 @@ impl NodeBuilder {
             content: Options::default(),
             versions: VERSIONS,
             relays: Vec::new(),
+            serve_stock: BTreeSet::new(),
             gossip: true,
             mdns: false,
             idle: IdleLinks::default(),
@@ -139,6 +141,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets this stock client of iroh-blobs (sendme, say) fetch what [`Node::allow_stock`] names, and nothing else. It need not
+    /// be a member, and is not admitted to anything by this. By default no such client is served, and the protocol is not
+    /// spoken.
+    pub fn serve_stock(mut self, client: EndpointId) -> Self {
+        self.serve_stock.insert(client);
+        self
+    }
+
     /// Whether to spread hints beyond direct neighbours; on by default. They are never spread over thin links.
     pub fn gossip(mut self, on: bool) -> Self {
         self.gossip = on;
@@ -204,6 +214,7 @@ impl NodeBuilder {
             content: options,
             versions,
             relays,
+            serve_stock,
             gossip,
             mdns,
             idle,
@@ -239,6 +250,7 @@ impl NodeBuilder {
             listen,
             resolver,
             relays,
+            serve_stock,
             gossip,
             mdns,
             idle,

@@ -7,6 +7,7 @@ mod parcel;
 mod peer;
 mod send;
 mod status;
+mod stock;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
@@ -14,6 +15,7 @@ pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
 pub use status::{DistributionStatus, TargetStatus};
+pub use stock::StockTicket;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -5,7 +5,7 @@
 //! - `availability`: what a node has that does not have all of a blob
 //! - `delta`: a blob put together from others that are here, and what they lack
 //! - `small`: many small blobs with one request
-//! - `serve`: the answers
+//! - `serve`: the answers; `stock`: those to clients of iroh-blobs
 //! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
 mod delta;
@@ -20,6 +20,7 @@ mod small;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
+mod stock;
 
 pub(crate) use fetch::{Order, fetch};
 pub(crate) use limiter::Limiter;
@@ -27,6 +28,7 @@ pub use limits::{LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Ra
 pub(crate) use serve::{Entitlement, Turns, serve};
 pub(crate) use small::{Landed, SmallOrder, fetch_small};
 pub(crate) use sources::Candidate;
+pub(crate) use stock::serve_stock;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

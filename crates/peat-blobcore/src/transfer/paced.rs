@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use iroh::endpoint::{RecvStream, SendStream};
+use iroh::endpoint::{RecvStream, SendStream, VarInt};
 
 use super::limiter::Pace;
 use super::limits::slice;
@@ -18,6 +18,12 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     pub(crate) fn new(stream: SendStream, pace: Pace) -> Self {
         Self { stream, pace }
+    }
+
+    /// Ends it in the midst.
+    pub(crate) fn reset(&mut self, code: VarInt) {
+        // It may be gone already, which is what this is to bring about.
+        let _ = self.stream.reset(code);
     }
 
     /// Nothing follows.

@@ -22,4 +22,5 @@ pub(crate) mod parcel;
 pub(crate) mod peer;
 pub(crate) mod send;
 pub(crate) mod status;
+pub(crate) mod stock;
 pub(crate) mod store;

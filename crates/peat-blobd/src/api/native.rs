@@ -23,6 +23,10 @@ const MAX_PAGE: usize = 1000;
 /// The service.
 pub(crate) struct Native(pub(crate) Arc<Daemon>);
 
+fn blob_hash(field: &str, text: &str) -> Result<BlobHash, connectrpc::ConnectError> {
+    text.parse().map_err(|_| invalid(field, format_args!("{text:?} is no hash: 64 hex digits")))
+}
+
 impl Native {
     fn names(&self) -> BTreeMap<EndpointId, String> {
         self.0.node.members().into_iter().map(|(id, record)| (id, record.name)).collect()
@@ -301,8 +305,7 @@ impl BlobService for Native {
         _ctx: RequestContext,
         request: ServiceRequest<'_, blob::ReadBlobRequest>,
     ) -> ServiceResult<ServiceStream<blob::ReadBlobResponse>> {
-        let text = request.blob;
-        let hash: BlobHash = text.parse().map_err(|_| invalid("blob", format_args!("{text:?} is no hash: 64 hex digits")))?;
+        let hash = blob_hash("blob", request.blob)?;
         let reader = self.0.node.content().open_blob(&hash).map_err(failed)?;
         if request.offset > reader.size() {
             return Err(invalid("offset", format_args!("it is beyond the end, at {} bytes", reader.size())));
@@ -340,6 +343,40 @@ impl BlobService for Native {
             failures: report.failures.iter().map(|(hash, error)| format!("{hash}: {error}")).collect(),
             ..Default::default()
         })
+    }
+
+    async fn allow_stock(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::AllowStockRequest>,
+    ) -> ServiceResult<blob::AllowStockResponse> {
+        let request = request.to_owned_message();
+        let allowed = match (request.distribution_id.as_str(), request.blob.as_str()) {
+            (id, "") => self.0.node.allow_stock(self.0.find(id)?).await,
+            ("", hash) => self.0.node.allow_stock_blob(blob_hash("blob", hash)?).await,
+            _ => return Err(invalid("blob", "a distribution is named too")),
+        };
+        let allowed = allowed.map_err(failed)?;
+        let hash = allowed.hash.to_string();
+        Response::ok(blob::AllowStockResponse { hash, ticket: allowed.ticket, ..Default::default() })
+    }
+
+    async fn forbid_stock(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::ForbidStockRequest>,
+    ) -> ServiceResult<blob::ForbidStockResponse> {
+        self.0.node.forbid_stock(blob_hash("hash", request.hash)?).await.map_err(failed)?;
+        Response::ok(blob::ForbidStockResponse::default())
+    }
+
+    async fn list_stock(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, blob::ListStockRequest>,
+    ) -> ServiceResult<blob::ListStockResponse> {
+        let hashes = self.0.node.content().stock().map_err(failed)?.iter().map(ToString::to_string).collect();
+        Response::ok(blob::ListStockResponse { hashes, ..Default::default() })
     }
 
     async fn retire_node(

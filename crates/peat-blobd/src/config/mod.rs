@@ -65,6 +65,8 @@ pub struct Config {
     pub gossip: bool,
     /// Whether to look for members on the local network, and to be found there.
     pub mdns: bool,
+    /// Stock clients of iroh-blobs that may fetch what was named for them.
+    pub serve_stock: BTreeSet<EndpointId>,
     /// How long a source may send nothing before another is asked.
     pub stall: Duration,
     /// The directory that files are delivered into; without one the node sends and carries only.
@@ -136,6 +138,7 @@ impl Config {
             relays: Vec::new(),
             gossip: true,
             mdns: false,
+            serve_stock: BTreeSet::new(),
             stall: Duration::from_secs(45),
             inbox: None,
             inbox_owner: Owner::Shared,

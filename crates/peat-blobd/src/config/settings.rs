@@ -1,5 +1,7 @@
 //! The one table of settings. Flags, environment, file, help, `--print-config` and docs/daemon.md all come from it.
 
+use std::collections::BTreeSet;
+
 use super::parse::{self, Parsed};
 use super::{Config, Listen};
 
@@ -212,6 +214,14 @@ pub static SETTINGS: &[Setting] = &[
         switch!(mdns),
     )
     .default("false"),
+    setting(
+        "serve-stock",
+        "ID,…",
+        "Stock clients of iroh-blobs (sendme) that may fetch what `peat-blobctl stock allow` names, by endpoint id. None: none is served.",
+        many!(serve_stock, |items: &[String]| {
+            items.iter().map(|item| parse::from_text(item, "endpoint ids")).collect::<Parsed<BTreeSet<_>>>()
+        }),
+    ),
     setting(
         "stall",
         "DURATION",
