@@ -7,9 +7,7 @@ use peat_blobcore::content::{Chunk, Recipe, Segment};
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
 use peat_blobcore::network::compression::expand;
-use peat_blobcore::network::wire::{
-    Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs, SmallBlobs,
-};
+use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs, SmallBlobs};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
 use super::fixture::{Author, Input, NOW, a_manifest};

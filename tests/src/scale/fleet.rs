@@ -45,7 +45,7 @@ enum Happening {
     Timer(u64),
     /// The node has told everybody that it holds this.
     Heard(DistributionId),
-    Fetched(FetchId, BlobHash),
+    Fetched(FetchId, Vec<BlobHash>),
     Dialled {
         to: usize,
     },
@@ -352,8 +352,8 @@ impl Fleet {
                     self.tell(other, Event::Holding { peer, distribution });
                 }
             }
-            Happening::Fetched(fetch, blob) => {
-                self.members[node].blobs.insert(blob);
+            Happening::Fetched(fetch, blobs) => {
+                self.members[node].blobs.extend(blobs);
                 self.tell(node, Event::FetchEnded { fetch, outcome: FetchOutcome::Done });
             }
             Happening::Dialled { to } => {
@@ -485,7 +485,11 @@ impl Fleet {
     fn perform(&mut self, node: usize, action: Action) {
         match action {
             // It comes, whoever it was asked of: sources do not matter to what is counted here.
-            Action::Fetch { fetch, blob, .. } => self.plan(node, 100, Happening::Fetched(fetch, blob)),
+            Action::Fetch { fetch, blob, .. } => self.plan(node, 100, Happening::Fetched(fetch, vec![blob])),
+            Action::FetchSmall { fetch, blobs, .. } => {
+                let blobs = blobs.into_iter().map(|(blob, _)| blob).collect();
+                self.plan(node, 100, Happening::Fetched(fetch, blobs));
+            }
             Action::Dial { peer } => {
                 let to = self.places[&peer];
                 self.plan(node, 2 * LINK, Happening::Dialled { to });

@@ -1,10 +1,9 @@
 //! Any chunks of a blob, encoded as stock iroh-blobs clients ask for them: by chunks of 1 KiB, where our own requests are by
 //! whole groups. A piece at a time, so that no blob is in memory whole; like all that goes out, held against the blob's hash.
 
-use std::cell::Cell;
 use std::ops::Range;
 
-use super::tree::{GroupRange, Mismatch, Node, PAIR_BYTES, Pair, Visitor, groups, pair_hash, part_hash};
+use super::tree::{GroupRange, Mismatch, Node, PAIR_BYTES, Pair, Subtree, Visitor, groups, pair_hash, part_hash};
 use super::{BlobReader, ContentError, GROUP_BYTES};
 
 /// Bytes of a chunk, the leaf of a BLAKE3 tree.
@@ -107,7 +106,7 @@ impl BlobReader {
         while start < end {
             let piece = start..(start + PIECE_GROUPS).min(end);
             if selection.any_group(&piece) {
-                let mut encoder = Encoder { selection: &selection, piece, seen: Cell::default(), encoded: Vec::new() };
+                let mut encoder = Encoder { selection: &selection, piece, encoded: Vec::new() };
                 self.visit(&mut encoder)?;
                 return Ok(Some((encoder.encoded, encoder.piece.end)));
             }
@@ -120,21 +119,18 @@ impl BlobReader {
 struct Encoder<'a> {
     selection: &'a Selection<'a>,
     piece: GroupRange,
-    /// The first and last group of the subtree that was looked at last.
-    seen: Cell<(u64, u64)>,
     encoded: Vec<u8>,
 }
 
 impl Visitor for Encoder<'_> {
     fn wants(&self, groups: &GroupRange) -> bool {
-        self.seen.set((groups.start, groups.end));
         let here = groups.start.max(self.piece.start)..groups.end.min(self.piece.end);
         here.start < here.end && self.selection.any_group(&here)
     }
 
-    fn pair(&mut self, pair: &Pair) {
+    fn pair(&mut self, tree: Subtree, pair: &Pair) {
         // With the first piece that has something of this subtree, and not again with the later ones.
-        let (start, end) = self.seen.get();
+        let GroupRange { start, end } = tree.groups();
         if !self.selection.any_group(&(start..self.piece.start.min(end))) {
             self.encoded.extend_from_slice(pair);
         }

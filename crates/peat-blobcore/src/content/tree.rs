@@ -89,7 +89,7 @@ impl Subtree {
         )
     }
 
-    const fn groups(self) -> Range<u64> {
+    pub(super) const fn groups(self) -> Range<u64> {
         self.first..self.first + self.count
     }
 

@@ -61,7 +61,13 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub(crate) fn new(limiter: Limiter) -> Self {
-        Self { received: AtomicU64::new(0), served: AtomicU64::new(0), saved: AtomicU64::new(0), copied: AtomicU64::new(0), limiter }
+        Self {
+            received: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+            saved: AtomicU64::new(0),
+            copied: AtomicU64::new(0),
+            limiter,
+        }
     }
 
     pub(crate) fn bytes(&self) -> BlockBytes {

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 
 use super::fetch::request;
 use super::sources_tests::Store;
-use super::{BlockBytes, Entitlement, FetchError, Traffic, Turns, serve};
+use super::{BlockBytes, Entitlement, FetchError, Limiter, Traffic, Turns, serve};
+use crate::clock::SystemClock;
 use crate::content::{Assembly, ContentError};
-use crate::model::{BlobHash, EndpointId};
+use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::compress;
 use crate::network::wire::{ALPN, BlockFrame, BlockRequest, GROUP_BYTES, Request, read_frame};
 
@@ -23,9 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Everyone;
 
 impl Entitlement for Everyone {
-    fn is_entitled(&self, _: &EndpointId, _: &BlobHash) -> bool {
-        true
+    fn entitle(&self, _: &EndpointId, blobs: &[BlobHash]) -> Vec<Option<Priority>> {
+        vec![Some(Priority::Routine); blobs.len()]
     }
+}
+
+/// A count, and no limits.
+fn traffic() -> Arc<Traffic> {
+    Arc::new(Traffic::new(Limiter::new(Arc::new(SystemClock), Box::new(|_| None))))
 }
 
 async fn endpoint() -> Endpoint {
@@ -74,7 +80,9 @@ impl Asker {
         let taken = assembly.take(16 * GROUP_BYTES)?;
         let (blob, range) = (assembly.hash(), taken.range());
         let order = BlockRequest { blob, start: range.start, end: range.end, block: 2 * GROUP_BYTES, compression, pairs: 0 };
-        Some(request(self.connection.clone(), assembly.clone(), order, PATIENCE, Arc::clone(traffic)).await.map(drop))
+        let pace = traffic.limiter.down(EndpointId::from_bytes([2; 32]), Priority::Routine);
+        let (connection, traffic) = (self.connection.clone(), Arc::clone(traffic));
+        Some(request(connection, assembly.clone(), order, PATIENCE, traffic, pace).await.map(drop))
     }
 }
 
@@ -82,7 +90,7 @@ impl Asker {
 async fn fetched(bytes: Vec<u8>, compression: Option<u8>) -> BlockBytes {
     let source = Store::new();
     source.content.ingest_bytes(&bytes).expect("ingested");
-    let (served, received) = (Arc::new(Traffic::default()), Arc::new(Traffic::default()));
+    let (served, received) = (traffic(), traffic());
     let (content, traffic, turns) = (source.content.clone(), Arc::clone(&served), Arc::new(Turns::new()));
     let asker = Asker::of(move |send, recv| {
         let peer = EndpointId::from_bytes([1; 32]);
@@ -158,7 +166,7 @@ async fn compressed_blocks_that_are_not_what_they_should_be_are_refused_and_noth
             }
         })
         .await;
-        let (assembly, traffic) = (asker.assemble(&text), Arc::new(Traffic::default()));
+        let (assembly, traffic) = (asker.assemble(&text), traffic());
         let outcome = asker.ask(&assembly, Some(3), &traffic).await.expect("something is missing");
         assert!(matches!(outcome, Err(FetchError::Content(ContentError::Corrupt(_)))), "{lie}: {outcome:?}");
         let outcome = asker.ask(&assembly, None, &traffic).await.expect("something is missing");

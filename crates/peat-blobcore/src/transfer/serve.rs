@@ -59,31 +59,16 @@ pub(crate) async fn serve(
     entitlement: Arc<dyn Entitlement>,
     traffic: Arc<Traffic>,
     turns: Arc<Turns>,
-    mut send: SendStream,
+    send: SendStream,
     mut recv: RecvStream,
 ) -> Result<(), WireError> {
     let asked = tokio::time::timeout(PATIENCE, read_frame(&mut recv, Request::MAX_BYTES)).await;
     let request = Request::decode(&asked.map_err(|_| WireError::Stalled)??)?;
-    let blob = match request {
-        Request::Small(SmallRequest { blobs }) => {
-            let allowed = entitle(entitlement, peer, blobs.clone()).await;
-            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
-            return small::give(peer, content, blobs.into_iter().zip(allowed).collect(), traffic, send).await;
-        }
-        Request::Blocks(BlockRequest { blob, .. })
-        | Request::Availability(AvailabilityRequest { blob })
-        | Request::Recipe(RecipeRequest { blob })
-        | Request::Ranges(RangesRequest { blob }) => blob,
-    };
-    let Some(priority) = entitle(entitlement, peer, vec![blob]).await.into_iter().next().flatten() else {
-        return match request {
-            // The stream ends: a stranger does not learn whether anything is here.
-            Request::Availability(_) => Ok(()),
-            _ => deny(&mut send, Denial::NotAvailable).await,
-        };
-    };
+    let entitled = async |blob| entitle(entitlement.clone(), peer, vec![blob]).await.into_iter().next().flatten();
     match request {
-        Request::Availability(_) => {
+        Request::Availability(AvailabilityRequest { blob }) => {
+            // The stream ends: a stranger does not learn whether anything is here.
+            let Some(priority) = entitled(blob).await else { return Ok(()) };
             let _turn = turns.availability.try_acquire().map_err(|_| WireError::Request)?;
             tokio::select! {
                 told = availability::tell(content, blob, send) => told,
@@ -92,20 +77,28 @@ pub(crate) async fn serve(
             }
         }
         Request::Blocks(request) => {
+            let Some(priority) = entitled(request.blob).await else { return deny(send).await };
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             send_blocks(peer, content, priority, traffic, &turns, send, request).await
         }
-        Request::Recipe(_) => {
+        Request::Recipe(RecipeRequest { blob }) => {
+            let Some(priority) = entitled(blob).await else { return deny(send).await };
             let _turn = turns.recipes.acquire().await.map_err(|_| WireError::Stalled)?;
             let runs = runs(&mut recv).await?;
             let frames = move || delta::recipe_frames(&content, &blob, runs);
             send_frames(peer, blob, priority, frames, traffic, send).await
         }
-        Request::Ranges(_) => {
+        Request::Ranges(RangesRequest { blob }) => {
+            let Some(priority) = entitled(blob).await else { return deny(send).await };
             let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
             let runs = runs(&mut recv).await?;
             let frames = move || delta::range_frames(&content, &blob, runs);
             send_frames(peer, blob, priority, frames, traffic, send).await
+        }
+        Request::Small(SmallRequest { blobs }) => {
+            let allowed = entitle(entitlement, peer, blobs.clone()).await;
+            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            small::give(peer, content, blobs.into_iter().zip(allowed).collect(), traffic, send).await
         }
     }
 }
@@ -159,8 +152,9 @@ async fn send_frames(
     Ok(())
 }
 
-async fn deny(send: &mut SendStream, denial: Denial) -> Result<(), WireError> {
-    BlockFrame::Denied(denial).write(send, PATIENCE).await?;
+/// Who is not entitled does not learn whether anything is here.
+async fn deny(mut send: SendStream) -> Result<(), WireError> {
+    BlockFrame::Denied(Denial::NotAvailable).write(&mut send, PATIENCE).await?;
     let _ = send.finish();
     Ok(())
 }
