@@ -186,7 +186,7 @@ impl Holder {
     async fn blocks(self: Arc<Self>, request: BlockRequest, mut send: SendStream) {
         self.blocks.fetch_add(1, Ordering::SeqCst);
         for range in request.blocks() {
-            let block = self.content.encode_block(&request.blob, range).expect("it has it");
+            let block = self.content.encode_block_below(&request.blob, range, request.known()).expect("it has it");
             if BlockFrame::Block(block).write(&mut send, DEADLINE).await.is_err() {
                 return;
             }

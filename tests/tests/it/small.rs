@@ -10,7 +10,7 @@ use peat_blob_tests::fleet::{DEADLINE, Fleet, contents, eventually};
 use peat_blob_tests::raw::{Joined, RawMember};
 use peat_blobcore::clock::{Clock as _, SystemClock};
 use peat_blobcore::content::{Content, Options};
-use peat_blobcore::model::{BlobHash, FileList, NodeRef, Scope, TargetState};
+use peat_blobcore::model::{BlobHash, Carry, FileList, NodeRef, Scope, TargetState};
 use peat_blobcore::network::wire::{
     BlockFrame, BlockRequest, Denial, Request, SmallBlob, SmallBlobs, SmallRequest, read_frame, write_frame,
 };
@@ -123,7 +123,7 @@ impl Holder {
 
     async fn one(&self, request: BlockRequest, mut send: SendStream) {
         for range in request.blocks() {
-            let block = self.content.encode_block(&request.blob, range).expect("it has it");
+            let block = self.content.encode_block_below(&request.blob, range, request.known()).expect("it has it");
             if BlockFrame::Block(block).write(&mut send, DEADLINE).await.is_err() {
                 return;
             }
@@ -190,7 +190,7 @@ async fn a_node_gives_several_small_blobs_to_who_is_entitled_and_to_nobody_else(
     let alpha = scene.fleet.restart("alpha", &[]).await;
     let other = scene.fleet.write("other", &[("secret", b"for bravo alone")]);
     let bravo = NodeRef::Name("bravo".to_owned());
-    let secret = SendRequest { scope: Scope::Nodes(vec![bravo]), ..SendRequest::new(other) };
+    let secret = SendRequest { scope: Scope::Nodes(vec![bravo]), carry: Carry::None, ..SendRequest::new(other) };
     let secret = alpha.send(secret).await.expect("sent").files[0].blob;
     let joined = scene.member.join(&alpha).await;
     let mut blobs: Vec<BlobHash> = scene.sent.files.iter().map(|file| file.blob).collect();

@@ -74,7 +74,6 @@ impl Inner {
             }
         }
         if size <= MAX_INLINE_BYTES {
-            self.ensure_index_room(size)?;
             return Ok(Opened::Unfinished(Storage::Memory(Mutex::default()), Groups::none(tree::groups(size))));
         }
         let data = self.layout.assembly(hash, size, DATA);

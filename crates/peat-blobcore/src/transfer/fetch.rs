@@ -14,7 +14,7 @@ use super::limiter::Pace;
 use super::paced::{Incoming, Paid};
 use super::sources::{Asking, Candidate, Rates, Sources, compression_for};
 use super::{FetchError, Traffic, blocking};
-use crate::content::{Assembly, Content, ContentError, Ingested};
+use crate::content::{Assembly, Content, ContentError, Ingested, MAX_INLINE_BYTES};
 use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::expand;
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, MAX_PAIRS_BYTES, Request, WireError, write_frame};
@@ -61,7 +61,14 @@ pub(crate) async fn fetch(
     on_dropped: &OnDropped<'_>,
 ) -> Result<Ingested, FetchError> {
     let (store, blob, size) = (order.content.clone(), order.blob, order.size);
-    let assembly = blocking(move || store.assemble(&blob, size)).await?;
+    let assemble = move || {
+        if size <= MAX_INLINE_BYTES {
+            // Better asked here than found out when it has crossed the link.
+            store.ensure_small_fit(size)?;
+        }
+        store.assemble(&blob, size)
+    };
+    let assembly = blocking(assemble).await?;
     super::delta::fetch(&order, &assembly, on_progress).await?;
     let sources = Sources::new(size.div_ceil(GROUP_BYTES).max(1), order.me);
     let (tell, news) = mpsc::channel(16);
