@@ -247,7 +247,8 @@ fn wires() -> Vec<Vec<u8>> {
     // One that is as long as it may be, one that is longer, and one of which a part is missing.
     let compressed = |length| compress(&vec![7; length], 3).expect("all bytes are the same");
     seeds.extend([1 << 16, (1 << 16) + 1].map(|length| frames(&[compressed(length)])));
-    seeds.push(frames(&[compressed(100_000)[..20].to_vec()]));
+    let whole = compressed(1000);
+    seeds.push(frames(&[whole[..whole.len() / 2].to_vec()]));
     let runs = Runs { runs: vec![(0, 1), (70_000, MAX_BLOCK_BYTES), (u64::MAX - 1, 1)] };
     for request in [Request::Recipe(RecipeRequest { blob }), Request::Ranges(RangesRequest { blob })] {
         seeds.push(frames(&[request.encode(), runs.encode(), Runs::default().encode()]));
