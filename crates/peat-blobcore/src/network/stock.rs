@@ -46,7 +46,7 @@ impl GetRequest {
         rest.0.is_empty().then_some(Self { blob, wanted })
     }
 
-    /// What is wanted of one blob: see [`GetRequest::wanted`]. `None` when it is nothing.
+    /// What is wanted of one blob: the chunks of its number. `None` when it is nothing.
     #[must_use]
     pub fn of(&self, number: u64) -> Option<&Chunks> {
         let at = self.wanted.partition_point(|(from, _)| *from <= number).checked_sub(1)?;
