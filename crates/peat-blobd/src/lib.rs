@@ -140,7 +140,10 @@ impl Running {
     pub async fn reload(&self, config: Config) -> Result<(), Error> {
         let (old, tls) = (self.daemon.config(), load_tls(&config)?);
         self.daemon.node.set_policy(config.policy()).await?;
-        self.daemon.node.set_limits(config.limits()).await?;
+        {
+            let _turn = self.daemon.changing_limits.lock().await;
+            self.daemon.node.set_limits(config.limits()).await?;
+        }
         self.connect(&config).await;
         for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
             self.daemon.disconnect(peer.id).await;

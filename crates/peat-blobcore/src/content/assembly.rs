@@ -387,7 +387,8 @@ impl Shared {
             Storage::Files { data, outboard, .. } => (data, outboard),
         };
         let inner = &self.content.0;
-        let mut slices: Vec<IoSlice<'_>> = decoded.data.iter().map(|group| IoSlice::new(group)).collect();
+        let groups = decoded.data.iter().flat_map(|run| run.chunks(GROUP_BYTES as usize));
+        let mut slices: Vec<IoSlice<'_>> = groups.map(IoSlice::new).collect();
         let (mut rest, mut at) = (&mut slices[..], start);
         while !rest.is_empty() {
             let piece = rest.len().min((WRITE_BYTES / GROUP_BYTES) as usize);

@@ -85,7 +85,7 @@ pub(super) struct Fetches {
     tasks: JoinSet<Ended>,
     running: BTreeMap<FetchId, Running>,
     /// Requests for several blobs that each source is to answer at a time.
-    turns: BTreeMap<EndpointId, Arc<Semaphore>>,
+    turns: BTreeMap<(EndpointId, Priority), Arc<Semaphore>>,
     tell: mpsc::UnboundedSender<News>,
     told: mpsc::UnboundedReceiver<News>,
     /// Ends of fetches that come after what was told of them before.
@@ -137,9 +137,9 @@ impl Fetches {
 
     /// Begins a fetch of several blobs.
     pub(super) fn begin_small(&mut self, order: SmallOrder) {
-        let SmallOrder { fetch, distribution, source, .. } = order;
+        let SmallOrder { fetch, distribution, source, priority, .. } = order;
         self.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
-        let turns = Arc::clone(self.turns.entry(source).or_insert_with(|| Arc::new(Semaphore::new(SMALL_REQUESTS))));
+        let turns = Arc::clone(self.turns.entry((source, priority)).or_insert_with(|| Arc::new(Semaphore::new(SMALL_REQUESTS))));
         let (content, network) = (self.content.clone(), Arc::clone(&self.network));
         let task = SmallTask { content, network, order, patience: self.patience, tell: self.tell.clone(), turns };
         let abort = self.tasks.spawn(async move { Ended { fetch, blob: None, distribution, outcome: task.run().await } });
@@ -157,11 +157,8 @@ impl Fetches {
     /// Adds to the sources of a fetch, each with whether it is said to have all of the blob.
     pub(super) fn offer(&self, fetch: FetchId, sources: &BTreeMap<EndpointId, bool>) {
         let Some(one) = self.running.get(&fetch).and_then(|running| running.one.as_ref()) else { return };
-        let connected = sources.iter().filter_map(|(id, whole)| {
-            // Who has no connection now is offered when it has.
-            self.network.wake(id);
-            Some(candidate(&*self.network.peer(id)?, *whole))
-        });
+        // Who has no connection now is not woken for this, since the fetch has a source; it is offered when it has one.
+        let connected = sources.iter().filter_map(|(id, whole)| Some(candidate(&*self.network.peer(id)?, *whole)));
         let offered: Vec<_> = connected.collect();
         one.candidates.send_if_modified(|known| {
             let mut changed = false;
@@ -314,20 +311,35 @@ impl SmallTask {
         };
         loop {
             let Some(peer) = network.reach(&source).await else { return FetchOutcome::Unreachable };
+            // Not let go while this waits for its turn under a limit.
+            let _in_use = Arc::clone(&peer.in_use);
             let left = left.lock().expect("nothing panics while it holds what is left").clone();
+            if left.is_empty() {
+                return FetchOutcome::Done;
+            }
+            let pace = network.traffic().limiter.down(source, priority);
+            // It is paid for before it is asked for, and a thin link that is silent meanwhile is let go by the other side.
+            let (most, mut bytes) = (pace.rate().map_or(u64::MAX, |rate| rate.bytes().saturating_mul(2)), 0);
+            let asked = blobs.iter().filter(|(blob, _)| left.contains(blob)).take_while(|(_, size)| {
+                let is_first = bytes == 0;
+                bytes += size;
+                is_first || bytes <= most
+            });
             let order = transfer::SmallOrder {
                 content: content.clone(),
                 connection: peer.connection.clone(),
-                blobs: blobs.iter().filter(|(blob, _)| left.contains(blob)).copied().collect(),
+                blobs: asked.copied().collect(),
                 patience,
-                pace: network.traffic().limiter.down(source, priority),
+                pace,
                 traffic: Arc::clone(network.traffic()),
             };
-            let Err(error) = transfer::fetch_small(order, &some_ended).await else { return FetchOutcome::Done };
+            // Each that was asked for has been told of.
+            let Err(error) = transfer::fetch_small(order, &some_ended).await else { continue };
             tracing::info!(source = %source.short(), %error, "a fetch of several blobs ended early");
             let outcome = outcome_of(&error);
             // Another connection has taken the place of the one that ended: nothing has failed but that one.
-            let replaced = network.peer(&source).is_some_and(|now| !Arc::ptr_eq(&now, &peer));
+            let is_other = network.peer(&source).is_none_or(|now| !Arc::ptr_eq(&now, &peer));
+            let replaced = is_other && network.is_in_reach(&source);
             if outcome != FetchOutcome::Unreachable || !replaced {
                 return outcome;
             }

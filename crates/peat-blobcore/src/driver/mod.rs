@@ -429,6 +429,8 @@ impl Driver {
                 if !metered {
                     // Who was told to ask later does so after the next reconciliation.
                     self.network.peers().iter().for_each(|peer| _ = peer.queue.message(Message::Again));
+                    // Who sleeps is told by the reconciliation that a new connection begins with.
+                    self.network.idle().iter().for_each(|peer| self.network.wake(peer));
                 }
             }
             Request::Mend => self.mend().await,

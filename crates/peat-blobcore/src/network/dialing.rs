@@ -27,6 +27,8 @@ struct Peer {
     failures: u32,
     /// How often its connection was let go since it was last out of reach.
     looks: u32,
+    /// Its connection was let go: it has its place, whatever the number of connections.
+    rests: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +93,7 @@ impl Dialing {
     /// All pauses end: the machine's network has changed.
     pub(crate) fn hurry_all(&mut self) {
         for peer in self.peers.values_mut().filter(|peer| matches!(peer.state, State::At(_))) {
-            *peer = Peer { fixed: peer.fixed, ..Peer::default() };
+            *peer = Peer { fixed: peer.fixed, rests: peer.rests, ..Peer::default() };
         }
     }
 
@@ -105,7 +107,8 @@ impl Dialing {
 
     /// The connection has ended: dial again soon, but not in the same instant, in which the other side dials too.
     pub(crate) fn disconnected(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
-        if let Some(Peer { state: State::Connected(since), failures, .. }) = self.peers.get_mut(peer) {
+        if let Some(Peer { state: State::Connected(since), failures, rests, .. }) = self.peers.get_mut(peer) {
+            *rests = false;
             *failures = if now.since(*since) < STEADY { failures.saturating_add(1) } else { 0 };
         }
         self.pause(peer, now, seed);
@@ -117,7 +120,14 @@ impl Dialing {
             entry.state = State::At(now.plus(idle.until_look(entry.looks, dialled)));
             entry.looks = entry.looks.saturating_add(1);
             entry.failures = 0;
+            entry.rests = true;
         }
+    }
+
+    /// Whether its connection has stood for less than this.
+    pub(crate) fn was_hasty(&self, peer: &EndpointId, now: Timestamp, least: Duration) -> bool {
+        let connected = |peer: &Peer| if let State::Connected(since) = peer.state { Some(since) } else { None };
+        self.peers.get(peer).and_then(connected).is_some_and(|since| now.since(since) < least.min(STEADY))
     }
 
     /// Whether there is somebody wanted that this node has no connection with, but for those that `is_idle` says are in reach.
@@ -131,6 +141,7 @@ impl Dialing {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.failures = entry.failures.saturating_add(1);
             entry.looks = 0;
+            entry.rests = false;
         }
         self.pause(peer, now, seed);
     }
@@ -155,7 +166,7 @@ impl Dialing {
                 State::At(time) => time <= now,
                 State::Dialling | State::Connected(_) | State::Left => false,
             };
-            if !ready || !(peer.fixed || room > 0) {
+            if !ready || !(peer.fixed || peer.rests || room > 0) {
                 continue;
             }
             room = room.saturating_sub(1);
@@ -250,6 +261,26 @@ mod tests {
         dialing.connected(PEER, at(0));
         assert!(!dialing.moved(PEER));
         assert_eq!(dialing.due(at(0), 0), [], "nor is who is connected");
+    }
+
+    #[test]
+    fn who_rests_is_dialled_when_needed_however_many_connections_there_are() {
+        let mut dialing = Dialing::default();
+        dialing.connected(PEER, at(0));
+        dialing.rests(&PEER, at(20_000), &IdleLinks::default(), true);
+        dialing.hurry(PEER);
+        assert_eq!(dialing.due(at(20_000), 0), [PEER]);
+        dialing.failed(&PEER, at(20_000), 0);
+        dialing.hurry(PEER);
+        assert_eq!(dialing.due(at(20_000), 0), [], "who is out of reach has no place");
+    }
+
+    #[test]
+    fn who_lets_go_at_once_was_hasty() {
+        let mut dialing = Dialing::default();
+        dialing.connected(PEER, at(0));
+        assert!(dialing.was_hasty(&PEER, at(1_000), Duration::from_secs(7)));
+        assert!(!dialing.was_hasty(&PEER, at(5_000), Duration::from_secs(7)));
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl CloseCode {
 }
 
 /// Streams of blocks that an admitted peer may have open at once.
-const MAX_BLOCK_STREAMS: u32 = 128;
+const MAX_BLOCK_STREAMS: u32 = 512;
 /// Bytes that an admitted peer may have in flight to us over all streams. Bounds memory; one stream alone has QUIC's default
 /// window.
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;

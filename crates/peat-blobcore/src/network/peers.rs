@@ -3,13 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use tokio::sync::Notify;
 
 use super::queue::SendQueue;
 use crate::model::{EndpointId, EnvelopeId};
+
+/// For so long a peer that could not be dialled is taken for one that can only dial itself. It may have been an outage.
+const INWARD: Duration = Duration::from_secs(3600);
 
 /// One admitted connection.
 #[derive(Debug)]
@@ -67,8 +70,8 @@ struct Table {
     left: BTreeSet<EndpointId>,
     /// In reach, but their connection was let go for having nothing to carry.
     idle: BTreeMap<EndpointId, Idle>,
-    /// They dial this node, which cannot dial them: so their connections are kept.
-    inward: BTreeSet<EndpointId>,
+    /// They dial this node, which could not dial them at these times: so their connections are kept.
+    inward: BTreeMap<EndpointId, Instant>,
 }
 
 #[derive(Debug)]
@@ -144,13 +147,15 @@ impl Peers {
 
     /// Lets a connection go if it is still the pair's: the peer stays in reach. Whether it was. Who is not told everything yet is
     /// wanted again at once.
-    pub(crate) fn rest(&self, peer: &Arc<Peer>, is_told: bool) -> bool {
+    pub(crate) fn rest(&self, peer: &Arc<Peer>, is_told: impl FnOnce() -> bool) -> bool {
         let mut table = self.lock();
         if !table.connected.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer)) {
             return false;
         }
         table.connected.remove(&peer.id);
-        table.idle.insert(peer.id, Idle { instance: peer.origin.instance, wanted: !is_told });
+        // Asked with the table in hand: who queues after this finds it idle, and wakes it.
+        let wanted = !is_told();
+        table.idle.insert(peer.id, Idle { instance: peer.origin.instance, wanted });
         true
     }
 
@@ -167,13 +172,13 @@ impl Peers {
         if ok {
             inward.remove(id)
         } else {
-            inward.insert(*id)
+            inward.insert(*id, Instant::now())
         };
     }
 
-    /// Whether this node has failed to dial a peer, and not got through since.
+    /// Whether this node has failed to dial a peer of late, and not got through since.
     pub(crate) fn is_inward(&self, id: &EndpointId) -> bool {
-        self.lock().inward.contains(id)
+        self.lock().inward.get(id).is_some_and(|failed| failed.elapsed() < INWARD)
     }
 
     /// The peers that are in reach without a connection.

@@ -224,12 +224,12 @@ impl Network {
 
     /// Ends the connection with a peer and takes none until a user names it again; whether there was one.
     pub(crate) async fn leave(&self, peer: EndpointId) -> bool {
-        let connected = self.peers.leave_alone(peer);
+        let (was_idle, connected) = (self.peers.is_idle(&peer), self.peers.leave_alone(peer));
         self.command(Command::Leave(peer)).await;
         if let Some(connected) = &connected {
             connected.connection.close(super::CloseCode::Stopped.var_int(), b"told to leave");
         }
-        connected.is_some()
+        was_idle || connected.is_some()
     }
 
     /// Dials a peer now. [`NetworkEvent::DialEnded`] says what came of it.
@@ -555,6 +555,14 @@ impl Service {
         }
         let (now, seed) = (self.shared.clock.now(), self.shared.instance);
         if matches!(ended.outcome, Err(SessionError::Idle)) {
+            if !self.dialing.knows(&peer) || self.dialing.is_left(&peer) {
+                // Nobody would dial it.
+                return self.lost(peer);
+            }
+            if self.dialing.was_hasty(&peer, now, self.shared.idle.after / 2) {
+                // Nothing has been silent for so long: a failed dial, whatever it says.
+                return self.dialing.disconnected(&peer, now, seed);
+            }
             self.dialing.rests(&peer, now, &self.shared.idle, ended.dialled);
             if self.shared.peers.wanted().contains(&peer) {
                 self.dialing.hurry(peer);

@@ -278,7 +278,7 @@ impl Shared {
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
         // Whoever lets it go has waited longer than a message takes: what the other has said since then was not heard.
-        let is_told = entry.queue.is_told(self.idle.after / 2);
+        let is_told = || entry.queue.is_told(self.idle.after / 2);
         entry.queue.close();
         let is_idle = matches!(outcome, Err(SessionError::Idle)) || was_let_go(&entry.connection);
         if is_idle && self.peers.rest(&entry, is_told) {

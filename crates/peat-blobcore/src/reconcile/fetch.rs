@@ -348,7 +348,10 @@ impl Pass<'_> {
         for id in self.memory.peers.interested_in(source) {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
             let Work::Fetching(fetching) = &mut job.work else { continue };
-            if fetching.accept(source) {
+            // At once, but not as if nothing had been: over a thin link each try makes a connection, which reconciles.
+            fetching.metered.remove(source);
+            if let Some(backoff) = fetching.refused.get_mut(source) {
+                backoff.until = Timestamp::default();
                 fetching.unstick(Timestamp::from_millis(u64::MAX));
                 self.memory.ready.insert(job.rank);
             }

@@ -2,7 +2,7 @@
 //! and does nothing while nobody waits: of those who do, one looks after the time for all.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ struct Inner {
     metered: watch::Sender<bool>,
     up: Lane,
     down: Lane,
+    /// Numbers what is begun.
+    streams: AtomicU64,
 }
 
 impl Limiter {
@@ -37,7 +39,15 @@ impl Limiter {
     pub(crate) fn new(clock: Arc<dyn Clock>, name_of: Box<NameOf>) -> Self {
         let lane = |direction| Lane::new(direction, Arc::clone(&clock));
         let (up, down) = (lane(Direction::Up), lane(Direction::Down));
-        Self(Arc::new(Inner { clock, name_of, told: Mutex::default(), metered: watch::Sender::new(false), up, down }))
+        Self(Arc::new(Inner {
+            clock,
+            name_of,
+            told: Mutex::default(),
+            metered: watch::Sender::new(false),
+            up,
+            down,
+            streams: AtomicU64::new(0),
+        }))
     }
 
     /// These hold from now on, also for what is under way.
@@ -81,7 +91,8 @@ impl Limiter {
     }
 
     fn pace(&self, direction: Direction, peer: EndpointId, priority: Priority) -> Pace {
-        Pace { limiter: self.clone(), direction, flow: Flow { peer, priority }, name: (self.0.name_of)(&peer) }
+        let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
+        Pace { limiter: self.clone(), direction, flow: Flow { peer, priority }, stream, name: (self.0.name_of)(&peer) }
     }
 }
 
@@ -97,13 +108,15 @@ pub(crate) struct Pace {
     limiter: Limiter,
     direction: Direction,
     flow: Flow,
+    /// What it is for, by when it began.
+    stream: u64,
     name: Option<String>,
 }
 
 impl Pace {
     /// Waits until so many bytes may cross. A future that is dropped has taken none.
     pub(crate) async fn take(&self, bytes: u64) {
-        self.lane().take(self.flow, self.name.as_deref(), bytes).await;
+        self.lane().take(self.flow, self.name.as_deref(), self.stream, bytes).await;
     }
 
     /// So many bytes that were taken have not crossed.
@@ -190,14 +203,14 @@ impl Lane {
         }
     }
 
-    async fn take(&self, flow: Flow, name: Option<&str>, bytes: u64) {
+    async fn take(&self, flow: Flow, name: Option<&str>, stream: u64, bytes: u64) {
         if bytes == 0 || self.rate(&flow, name).is_none() {
             return;
         }
         let (tell, mut told) = oneshot::channel();
         let mut turn = {
             let mut state = lock(&self.state);
-            let ticket = state.queue.ask(flow, name, bytes);
+            let ticket = state.queue.ask(flow, name, stream, bytes);
             state.waiting.insert(ticket, tell);
             let (planned, next) = (state.planned, self.look(&mut state));
             if next.is_some_and(|next| planned.is_none_or(|planned| next < planned)) {

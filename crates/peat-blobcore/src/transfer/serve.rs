@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use iroh::endpoint::{RecvStream, SendStream};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::delta::{self, Frames};
 use super::paced::Outgoing;
@@ -34,7 +34,8 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
 /// wait. Who asks for more availability than that is not answered.
 #[derive(Debug)]
 pub(crate) struct Turns {
-    blocks: Semaphore,
+    /// For each priority: who waits under the limit of one holds up no other.
+    blocks: [Semaphore; 5],
     availability: Semaphore,
     /// No more than one core is busy compressing for one peer.
     compressing: Semaphore,
@@ -44,8 +45,16 @@ pub(crate) struct Turns {
 
 impl Turns {
     pub(crate) fn new() -> Self {
-        let recipes = Semaphore::new(2);
-        Self { blocks: Semaphore::new(32), availability: Semaphore::new(64), compressing: Semaphore::new(1), recipes }
+        Self {
+            blocks: std::array::from_fn(|_| Semaphore::new(16)),
+            availability: Semaphore::new(64),
+            compressing: Semaphore::new(1),
+            recipes: Semaphore::new(2),
+        }
+    }
+
+    async fn blocks(&self, priority: Priority) -> Result<SemaphorePermit<'_>, WireError> {
+        self.blocks[priority as usize].acquire().await.map_err(|_| WireError::Stalled)
     }
 }
 
@@ -78,7 +87,7 @@ pub(crate) async fn serve(
         }
         Request::Blocks(request) => {
             let Some(priority) = entitled(request.blob).await else { return deny(send).await };
-            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            let _turn = turns.blocks(priority).await?;
             send_blocks(peer, content, priority, traffic, &turns, send, request).await
         }
         Request::Recipe(RecipeRequest { blob }) => {
@@ -90,15 +99,16 @@ pub(crate) async fn serve(
         }
         Request::Ranges(RangesRequest { blob }) => {
             let Some(priority) = entitled(blob).await else { return deny(send).await };
-            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
+            let _turn = turns.blocks(priority).await?;
             let runs = runs(&mut recv).await?;
             let frames = move || delta::range_frames(&content, &blob, runs);
             send_frames(peer, blob, priority, frames, traffic, send).await
         }
         Request::Small(SmallRequest { blobs }) => {
             let allowed = entitle(entitlement, peer, blobs.clone()).await;
-            let _turn = turns.blocks.acquire().await.map_err(|_| WireError::Stalled)?;
-            small::give(peer, content, blobs.into_iter().zip(allowed).collect(), traffic, send).await
+            let most_urgent = allowed.iter().flatten().max().copied().unwrap_or(Priority::Bulk);
+            let _turn = turns.blocks(most_urgent).await?;
+            small::give(peer, content, blobs.into_iter().zip(allowed).collect(), most_urgent, traffic, send).await
         }
     }
 }
@@ -124,6 +134,11 @@ async fn send_frames(
     send: SendStream,
 ) -> Result<(), WireError> {
     let mut send = Outgoing::new(send, traffic.limiter.up(peer, priority));
+    if traffic.limiter.refuses(priority) {
+        BlockFrame::Denied(Denial::Later).write(&mut send, PATIENCE).await?;
+        send.finish();
+        return Ok(());
+    }
     let mut frames = blocking(open).await.ok_or(WireError::Stalled)?;
     loop {
         if traffic.limiter.refuses(priority) {

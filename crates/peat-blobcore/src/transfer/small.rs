@@ -184,10 +184,10 @@ pub(super) async fn give(
     peer: EndpointId,
     content: Content,
     asked: Vec<(BlobHash, Option<Priority>)>,
+    most_urgent: Priority,
     traffic: Arc<Traffic>,
     send: SendStream,
 ) -> Result<(), WireError> {
-    let most_urgent = asked.iter().filter_map(|(_, priority)| *priority).max().unwrap_or(Priority::Bulk);
     let mut send = Outgoing::new(send, traffic.limiter.up(peer, most_urgent));
     let mut rest = &asked[..];
     let mut next = gather(&content, peer, &traffic.limiter, &mut rest).await;

@@ -56,7 +56,9 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
         Options::Forbid(Forbid { hash }) => {
             let request = ForbidStockRequest { hash: hash.to_string(), ..Default::default() };
             answer(daemon.client.forbid_stock(request).await)?;
-            output.result(&json!({ "hash": hash.to_string() }), || format!("{hash} is served to no stock client from now on"))
+            output.result(&json!({ "hash": hash.to_string() }), || {
+                format!("what was allowed by {hash} is served no more, but for what is allowed otherwise: see `stock ls`")
+            })
         }
         Options::Ls => {
             let hashes = answer(daemon.client.list_stock(ListStockRequest::default()).await)?.hashes;

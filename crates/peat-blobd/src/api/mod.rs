@@ -36,7 +36,7 @@ pub(crate) struct Daemon {
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
     /// Held by who changes limits: they are read, and set as they are to be.
-    changing_limits: tokio::sync::Mutex<()>,
+    pub(crate) changing_limits: tokio::sync::Mutex<()>,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }

@@ -366,7 +366,11 @@ impl BlobService for Native {
         _ctx: RequestContext,
         request: ServiceRequest<'_, blob::ForbidStockRequest>,
     ) -> ServiceResult<blob::ForbidStockResponse> {
-        self.0.node.forbid_stock(blob_hash("hash", request.hash)?).await.map_err(failed)?;
+        let hash = blob_hash("hash", request.hash)?;
+        if !self.0.node.content().stock().map_err(failed)?.contains(&hash) {
+            return Err(invalid("hash", "nothing was allowed by it; `stock ls` has what was"));
+        }
+        self.0.node.forbid_stock(hash).await.map_err(failed)?;
         Response::ok(blob::ForbidStockResponse::default())
     }
 

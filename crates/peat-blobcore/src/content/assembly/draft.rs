@@ -4,7 +4,6 @@
 //! served from one, and its bytes vouch for nothing. They and the recipe stay on disk when it is dropped, to be continued.
 
 use std::fs;
-use std::io::Read as _;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::super::layout::{self, DATA, OUTBOARD, RECIPE};
 use super::super::recipe::{Chunk, Recipe};
 use super::super::similar::read_recipe;
-use super::{Assembly, ContentError, End, MAX_BLOCK_BYTES, Storage, Taken, lock, tree};
+use super::{Assembly, ContentError, End, Storage, Taken, lock, tree};
 use crate::fault;
 
 /// A draft. While it lives, all of its assembly is taken.
@@ -37,6 +36,14 @@ impl Assembly {
             progress.taken.insert(&groups);
             Draft { taken: Taken { assembly: self.clone(), groups } }
         })
+    }
+}
+
+impl Assembly {
+    /// Whether there is a draft of it, which somebody still works on.
+    pub(crate) fn is_drafted(&self) -> bool {
+        let progress = lock(&self.0.progress);
+        progress.end.is_none() && progress.held.len() == 0 && progress.held.count() > 1 && progress.taken.is_all()
     }
 }
 
@@ -62,20 +69,19 @@ impl Draft {
         Ok(())
     }
 
-    /// Says of each chunk whether it is in its place.
+    /// Says of each chunk whether it is in its place. One that cannot be read is not: it is written anew.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// `Absent` when there is no file.
     pub(crate) fn look(&self, chunks: &[Chunk]) -> Result<Vec<bool>, ContentError> {
-        let mut data = std::io::BufReader::with_capacity(MAX_BLOCK_BYTES as usize, self.file()?);
-        std::io::Seek::rewind(&mut data).map_err(|error| self.unreadable(error))?;
-        let mut bytes = Vec::new();
-        let mut look = |chunk: &Chunk| {
+        let (file, mut at, mut bytes) = (self.file()?, 0, Vec::new());
+        let look = |chunk: &Chunk| {
             bytes.resize(usize::from(chunk.length), 0);
-            data.read_exact(&mut bytes).map_err(|error| self.unreadable(error))?;
-            Ok(chunk.is(&bytes))
+            let is = file.read_exact_at(&mut bytes, at).is_ok() && chunk.is(&bytes);
+            at += u64::from(chunk.length);
+            is
         };
-        chunks.iter().map(&mut look).collect()
+        Ok(chunks.iter().map(look).collect())
     }
 
     /// Writes bytes that are taken for right. Whoever writes calls [`Assembly::keep_up`] now and then.

@@ -42,7 +42,8 @@ pub(super) async fn fetch(order: &Order, assembly: &Assembly, on_progress: &OnPr
     if !RECIPE_SIZES.contains(&order.size) {
         return Ok(());
     }
-    let Some(draft) = assembly.draft() else { return Ok(()) };
+    // What a cancelled attempt still does in the background is gone on with, not fetched anew.
+    let Some(draft) = assembly.draft() else { return if assembly.is_drafted() { Err(FetchError::Busy) } else { Ok(()) } };
     let work = Work { order, assembly, draft: Arc::new(draft), on_progress };
     work.run().await
 }
@@ -101,8 +102,15 @@ impl Work<'_> {
         let pace = traffic.limiter.down(id, *priority);
         let holder = Holder { connection: &connection, blob: *blob, patience: *patience, traffic, pace };
         let (budget, store) = ((SKETCH_TIMES * size).max(SKETCH_BYTES), content.clone());
-        if !blocking(move || store.sketch(budget)).await? {
-            return Ok(None);
+        match blocking(move || store.sketch(budget)).await {
+            Ok(true) => {}
+            Err(FetchError::Stopped) => return Err(FetchError::Stopped),
+            Ok(false) => return Ok(None),
+            // That others cannot be read does not keep this one from coming.
+            Err(error) => {
+                tracing::debug!(%blob, %error, "cannot look for what is similar");
+                return Ok(None);
+            }
         }
         match self.ask(&holder).await {
             Ok(recipe) => Ok(recipe.map(|recipe| (recipe, Some(id)))),
@@ -178,7 +186,7 @@ impl Work<'_> {
         match last {
             _ if queue.is_empty() => Ok(true),
             // They may be back: what has come waits for them.
-            Some(error @ (FetchError::Unreachable(_) | FetchError::Stalled)) => Err(error),
+            Some(error @ (FetchError::Unreachable(_) | FetchError::Stalled | FetchError::Later)) => Err(error),
             _ => Ok(false),
         }
     }

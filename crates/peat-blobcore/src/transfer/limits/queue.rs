@@ -26,11 +26,12 @@ pub(crate) struct Ticket(u64);
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
     ticket: Ticket,
+    stream: u64,
     bytes: u64,
     granted: u64,
 }
 
-/// Those who wait in one flow, the first first: what is begun is ended before what came later.
+/// Those who wait in one flow, by stream: what is begun is ended before what came later, since a cut costs what is not whole.
 #[derive(Debug, Default)]
 struct Line {
     /// The name of the peer, where limits may name it.
@@ -88,8 +89,8 @@ impl Queue {
         self.caps = caps;
     }
 
-    /// Waits for so many bytes of a flow to be let through.
-    pub(crate) fn ask(&mut self, flow: Flow, name: Option<&str>, bytes: u64) -> Ticket {
+    /// Waits for so many bytes of a flow to be let through; of one flow those of the lowest stream first.
+    pub(crate) fn ask(&mut self, flow: Flow, name: Option<&str>, stream: u64, bytes: u64) -> Ticket {
         if let Some(rate) = self.caps.of_peer(&flow.peer, name) {
             self.peers.entry(flow.peer).or_insert_with(|| (name.map(str::to_owned), Bucket::new(rate)));
         }
@@ -101,7 +102,8 @@ impl Queue {
         self.tickets += 1;
         let line = self.lines.entry(flow).or_default();
         line.name = name.map(str::to_owned);
-        line.waiting.push_back(Waiting { ticket, bytes, granted: 0 });
+        let at = line.waiting.partition_point(|other| other.stream <= stream);
+        line.waiting.insert(at, Waiting { ticket, stream, bytes, granted: 0 });
         ticket
     }
 

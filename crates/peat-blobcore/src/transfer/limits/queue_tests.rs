@@ -9,6 +9,7 @@ use super::queue::Looked;
 use super::*;
 
 const SECOND: u64 = 1_000_000_000;
+const SECOND_BYTES: u64 = 1 << 20;
 
 fn peer(number: u8) -> EndpointId {
     EndpointId::from_bytes([number; 32])
@@ -27,7 +28,7 @@ fn saturate(queue: &mut Queue, wants: &BTreeMap<Flow, u64>, from: u64, until: u6
     let mut tickets: BTreeMap<Ticket, (Flow, u64)> = BTreeMap::new();
     let mut got: BTreeMap<Flow, u64> = wants.keys().map(|flow| (*flow, 0)).collect();
     for (flow, bytes) in wants {
-        tickets.insert(queue.ask(*flow, None, *bytes), (*flow, *bytes));
+        tickets.insert(queue.ask(*flow, None, 0, *bytes), (*flow, *bytes));
     }
     let mut now = from;
     loop {
@@ -35,7 +36,7 @@ fn saturate(queue: &mut Queue, wants: &BTreeMap<Flow, u64>, from: u64, until: u6
         for ticket in &done {
             let (flow, bytes) = tickets.remove(ticket).expect("it was asked for");
             *got.get_mut(&flow).expect("it is one of them") += bytes;
-            tickets.insert(queue.ask(flow, None, bytes), (flow, bytes));
+            tickets.insert(queue.ask(flow, None, 0, bytes), (flow, bytes));
         }
         match next {
             _ if !done.is_empty() => {}
@@ -96,10 +97,10 @@ proptest! {
         let mut queue = Queue::default();
         queue.set(node(limit));
         for id in 1..=urgent {
-            queue.ask(Flow { peer: peer(id), priority: Priority::Critical }, None, u64::MAX / 2);
+            queue.ask(Flow { peer: peer(id), priority: Priority::Critical }, None, 0, u64::MAX / 2);
         }
         let mut now = queue.look(0).next.expect("they wait");
-        let ticket = queue.ask(Flow { peer: peer(0), priority: Priority::Bulk }, None, bytes);
+        let ticket = queue.ask(Flow { peer: peer(0), priority: Priority::Bulk }, None, 0, bytes);
         let since = now;
         loop {
             let looked = queue.look(now);
@@ -133,7 +134,7 @@ proptest! {
         prop_assert!(of(&|flow| flow.priority == Priority::Bulk) <= slack(class));
         prop_assert!(of(&|flow| flow.peer == peer(1)) <= slack(other));
         prop_assert!(of(&|flow| flow.peer == peer(1)) >= other * 10 * 9 / 10, "{got:?}");
-        let ticket = queue.ask(flow(2, Priority::Routine), None, 1 << 40);
+        let ticket = queue.ask(flow(2, Priority::Routine), None, 0, 1 << 40);
         prop_assert_eq!(queue.look(10 * SECOND).done, vec![ticket], "nothing limits it");
     }
 
@@ -143,10 +144,10 @@ proptest! {
         let mut queue = Queue::default();
         queue.set(node(limit));
         let flow = Flow { peer: peer(1), priority: Priority::Routine };
-        let ticket = queue.ask(flow, None, bytes + burst(rate(limit)));
+        let ticket = queue.ask(flow, None, 0, bytes + burst(rate(limit)));
         queue.look(0);
         queue.cancel(flow, ticket);
-        let again = queue.ask(flow, None, slice(rate(limit)));
+        let again = queue.ask(flow, None, 0, slice(rate(limit)));
         prop_assert_eq!(queue.look(0).done, vec![again]);
     }
 }
@@ -156,7 +157,7 @@ fn a_change_takes_effect_at_once_for_who_waits() {
     let mut queue = Queue::default();
     queue.set(node(1024));
     let flow = Flow { peer: peer(1), priority: Priority::Routine };
-    let ticket = queue.ask(flow, Some("bravo"), 1 << 20);
+    let ticket = queue.ask(flow, Some("bravo"), 0, 1 << 20);
     assert!(queue.look(0).done.is_empty());
     assert!(queue.look(SECOND).done.is_empty());
     queue.set(Caps { peers: BTreeMap::from([(NodeRef::Name("bravo".into()), rate(1 << 20))]), ..Caps::default() });
@@ -174,4 +175,20 @@ fn the_more_urgent_get_more() {
     let got = saturate(&mut queue, &wants, 0, 10 * SECOND);
     let ratio = got[&flow(Priority::Routine)] as f64 / got[&flow(Priority::Bulk)] as f64;
     assert!((3.5..4.5).contains(&ratio), "{got:?}");
+}
+
+#[test]
+fn a_stream_that_was_begun_goes_before_those_that_came_later() {
+    let mut queue = Queue::default();
+    queue.set(node(SECOND_BYTES));
+    let flow = Flow { peer: peer(1), priority: Priority::Routine };
+    let later = queue.ask(flow, None, 2, SECOND_BYTES);
+    let first = queue.ask(flow, None, 1, SECOND_BYTES);
+    let (mut now, mut done) = (0, Vec::new());
+    while done.len() < 2 {
+        let looked = queue.look(now);
+        done.extend(looked.done);
+        now = looked.next.unwrap_or(now);
+    }
+    assert_eq!(done, [first, later]);
 }
