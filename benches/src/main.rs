@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p peat-blob-benches [-- [--quick] [--runs N] [--dir DIRECTORY] [NAME...]]
-//! cargo run --release -p peat-blob-benches -- scale [--quick] [--out DIRECTORY]
+//! cargo run --release -p peat-blob-benches -- scale [--quick] [--most NODES] [--out DIRECTORY]
 //! ```
 use std::process::ExitCode;
 

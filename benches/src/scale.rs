@@ -46,8 +46,12 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--quick" => sizes = &SIZES[..QUICK],
+            "--most" => {
+                let most: usize = rest.next().ok_or("--most wants a number of nodes")?.parse()?;
+                sizes = &SIZES[..SIZES.iter().filter(|nodes| **nodes <= most).count().max(QUICK)];
+            }
             "--out" => out = Some(PathBuf::from(rest.next().ok_or("--out wants a directory")?)),
-            other => return Err(format!("{other:?} is none of --quick, --out DIRECTORY").into()),
+            other => return Err(format!("{other:?} is none of --quick, --most NODES, --out DIRECTORY").into()),
         }
     }
     let mut reports = Vec::new();
