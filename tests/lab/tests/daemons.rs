@@ -33,7 +33,15 @@ impl<'a> Scene<'a> {
 
     /// Sends a file from the first host, and compares what the others got.
     fn send(&self, size: u32, to: &[usize]) {
-        let bytes: Vec<u8> = (0..size).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        // Noise (xorshift64), since what can be compressed hardly crosses.
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut noise = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        };
+        let bytes: Vec<u8> = (0..size).map(|_| noise()).collect();
         let file = self.directory.path().join("orders.bin");
         std::fs::write(&file, &bytes).expect("written");
         let sent = self.daemons.send(&file, to, DEADLINE);
