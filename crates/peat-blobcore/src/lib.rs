@@ -14,7 +14,7 @@
 //!               └▶ exchange ◀┘ deliver into the inbox ──▶ receipt ──▶ replica
 //! ```
 //!
-//! - [`model`], [`document`], [`reconcile`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
+//! - [`model`], [`document`], [`reconcile`], [`oci`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
 //! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`]: effects. They decide nothing about
 //!   distributions.
@@ -34,6 +34,7 @@ mod kind;
 pub mod model;
 pub mod network;
 mod node;
+pub mod oci;
 pub mod parcel;
 pub mod reconcile;
 pub mod replica;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules that decide. Everything else is effects.
-const PURE: [&str; 4] = ["model", "document", "reconcile", "transfer/limits"];
+const PURE: [&str; 5] = ["model", "document", "reconcile", "oci", "transfer/limits"];
 const FORBIDDEN: [&str; 10] = [
     "tokio",
     "std::fs",
