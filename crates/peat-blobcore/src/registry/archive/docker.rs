@@ -20,7 +20,7 @@ use crate::registry::BlobStream;
 use crate::registry::closure::matches_platform;
 
 /// A layer of Docker's as a plain tar archive: its specification has none, its implementations do.
-pub(super) const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar";
 /// Most layers of an image; Docker itself takes 127.
 const MAX_LAYERS: usize = 1000;
 
@@ -41,10 +41,11 @@ struct Config {
     rootfs: RootFs,
 }
 
+/// The digests of an image's layers, unpacked.
 #[derive(Deserialize)]
-struct RootFs {
+pub(super) struct RootFs {
     #[serde(default)]
-    diff_ids: Vec<String>,
+    pub(super) diff_ids: Vec<String>,
 }
 
 /// A manifest as it is written here: without spaces, its members in this order.

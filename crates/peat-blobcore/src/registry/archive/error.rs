@@ -145,6 +145,14 @@ impl ArchiveError {
         }
     }
 
+    /// What writing into an archive failed with: the stream, or the blob that was read for it.
+    pub(super) fn written(source: io::Error) -> Self {
+        match unwrap(source) {
+            Ok(own) => own,
+            Err(source) => Self::Write { action: "write", path: PathBuf::from("the archive"), source },
+        }
+    }
+
     pub(super) fn malformed(why: impl Into<String>) -> Self {
         Self::Malformed(why.into())
     }

@@ -11,9 +11,11 @@
 mod compression;
 mod docker;
 mod error;
+mod export;
 mod intake;
 mod keep;
 mod layout;
+mod pack;
 mod tar;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 pub use error::ArchiveError;
+pub use export::{Export, Format, Lookup, export, export_to};
 
 use crate::content::{Content, Ingested, Progress};
 use crate::oci::{Descriptor, Digest, Platform};
