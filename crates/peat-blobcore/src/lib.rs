@@ -37,6 +37,7 @@ mod node;
 pub mod oci;
 pub mod parcel;
 pub mod reconcile;
+pub mod registry;
 pub mod replica;
 pub mod transfer;
 

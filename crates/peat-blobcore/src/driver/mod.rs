@@ -26,6 +26,7 @@ use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
+use crate::registry::Claims;
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -49,6 +50,8 @@ pub(crate) enum Request {
     Wrote(Accepted),
     /// The user wants a distribution delivered again.
     Redeliver(DistributionId),
+    /// A client of the registry asks for blobs of a package.
+    Asked { distribution: DistributionId, blobs: Vec<BlobHash> },
     /// The policy is another one now.
     Policy(Box<Policy>),
     /// Whether only what is critical crosses the link, from now on.
@@ -87,6 +90,7 @@ pub(crate) struct Parts {
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
     pub(crate) nodes: SharedNodes,
+    pub(crate) claims: Claims,
     pub(crate) watchers: broadcast::Sender<NodeEvent>,
     /// Spreads waits; differs between nodes.
     pub(crate) seed: u64,
@@ -118,12 +122,28 @@ pub(crate) struct Driver {
     lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
+    /// What is said of packages, for the registry.
+    claims: Claims,
 }
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, stall, record, progress, nodes, watchers, seed } =
-            parts;
+        let Parts {
+            identity,
+            clock,
+            replica,
+            content,
+            inbox,
+            network,
+            policy,
+            stall,
+            record,
+            progress,
+            nodes,
+            claims,
+            watchers,
+            seed,
+        } = parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
@@ -139,6 +159,7 @@ impl Driver {
             ahead: VecDeque::new(),
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            claims,
             identity,
             clock,
             replica,
@@ -215,6 +236,7 @@ impl Driver {
         let distributions = self.replica.distributions();
         self.decide(Event::Started { distributions: distributions.clone() }).await;
         for id in distributions {
+            self.learn_claims(&id);
             self.redeliver_if_lost(id).await;
         }
     }
@@ -418,6 +440,7 @@ impl Driver {
                 self.changed(accepted.changes).await;
             }
             Request::Redeliver(id) => self.decide(Event::Redeliver(id)).await,
+            Request::Asked { distribution, blobs } => self.decide(Event::Asked { distribution, blobs }).await,
             Request::Policy(policy) => {
                 self.policy = Policy { inbox: self.policy.inbox, metered: self.policy.metered, ..*policy };
                 self.decide(Event::PolicyChanged).await;
@@ -520,13 +543,14 @@ impl Driver {
 
     /// Tells reconcile what reads differently now.
     async fn changed(&mut self, changes: Vec<Change>) {
-        let registers = changes.iter().any(|change| !matches!(change, Change::Distribution(_)));
+        let registers = changes.iter().any(|change| !matches!(change, Change::Distribution(_) | Change::Tag(_)));
         if registers {
             self.world.refresh_nodes();
         }
         for change in changes {
             match change {
                 Change::Distribution(id) => {
+                    self.learn_claims(&id);
                     self.decide(Event::DistributionChanged(id)).await;
                     self.redeliver_if_lost(id).await;
                 }
@@ -536,6 +560,8 @@ impl Driver {
                     }
                     self.decide(Event::NodeChanged(id)).await;
                 }
+                // The registry looks tags up when it is asked.
+                Change::Tag(_) => {}
                 Change::Retired(id) => {
                     self.network.forget(id).await;
                     self.decide(Event::NodeChanged(id)).await;
@@ -547,6 +573,13 @@ impl Driver {
                     self.decide(Event::NodeChanged(id)).await;
                 }
             }
+        }
+    }
+
+    fn learn_claims(&self, id: &DistributionId) {
+        match self.world.distribution(id) {
+            Some(distribution) => self.claims.learn(&distribution),
+            None => self.claims.forget(id),
         }
     }
 

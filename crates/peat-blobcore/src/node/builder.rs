@@ -21,6 +21,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
+use crate::registry::Claims;
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -231,6 +232,7 @@ impl NodeBuilder {
         let (requests, requested) = mpsc::channel(WAITING_REQUESTS);
         let (watchers, _) = broadcast::channel(WAITING_EVENTS);
         let nodes = SharedNodes::default();
+        let claims = Claims::default();
         let limiter = Limiter::new(Arc::clone(&clock), {
             let nodes = Arc::clone(&nodes);
             Box::new(move |id| {
@@ -245,7 +247,12 @@ impl NodeBuilder {
             clock: Arc::clone(&clock),
             replica: replica.clone(),
             content: content.clone(),
-            entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
+            entitlement: Arc::new(Entitled {
+                replica: replica.clone(),
+                content: content.clone(),
+                nodes: Arc::clone(&nodes),
+                claims: claims.clone(),
+            }),
             limiter,
             listen,
             resolver,
@@ -286,6 +293,7 @@ impl NodeBuilder {
             record,
             progress: Arc::clone(&progress),
             nodes,
+            claims: claims.clone(),
             watchers: watchers.clone(),
             seed,
         };
@@ -303,6 +311,7 @@ impl NodeBuilder {
             requests,
             watchers,
             progress,
+            claims,
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
@@ -359,11 +368,12 @@ impl Membership for Formation {
     }
 }
 
-/// Who may have what, by the pins of the store and the documents that they are for.
+/// Who may have what, by the pins of the store, what packages it is part of, and the documents that these are for.
 struct Entitled {
     replica: Replica,
     content: Content,
     nodes: SharedNodes,
+    claims: Claims,
 }
 
 impl Entitlement for Entitled {
@@ -382,7 +392,8 @@ impl Entitlement for Entitled {
                 found.map(|found| found.manifest.priority)
             })
         };
-        pinned.iter().map(|ids| ids.iter().filter_map(&mut entitles).max()).collect()
+        let packages = blobs.iter().map(|blob| self.claims.packages_of(blob));
+        pinned.iter().zip(packages).map(|(ids, packages)| ids.iter().chain(&packages).filter_map(&mut entitles).max()).collect()
     }
 }
 

@@ -36,6 +36,7 @@ use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
+use crate::registry::Claims;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
 use crate::transfer::{BlockBytes, Limits, LimitsInForce};
 use data::DataDirectory;
@@ -53,6 +54,7 @@ pub struct Node {
     requests: mpsc::Sender<Request>,
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
+    claims: Claims,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
