@@ -16,7 +16,7 @@
 //!
 //! - [`model`], [`document`], [`reconcile`], [`oci`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
-//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`]: effects. They decide nothing about
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`], [`registry`]: effects. They decide nothing about
 //!   distributions.
 //! - [`Node`] and its driver wire the two.
 //!
@@ -37,6 +37,7 @@ mod node;
 pub mod oci;
 pub mod parcel;
 pub mod reconcile;
+pub mod registry;
 pub mod replica;
 pub mod transfer;
 
