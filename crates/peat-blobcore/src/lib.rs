@@ -16,7 +16,7 @@
 //!
 //! - [`model`], [`document`], [`reconcile`], [`oci`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
-//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`]: effects. They decide nothing about
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`], [`registry`]: effects. They decide nothing about
 //!   distributions.
 //! - [`Node`] and its driver wire the two.
 //!
