@@ -26,7 +26,7 @@ use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
-use crate::registry::Claims;
+use crate::registry::{Claims, Registry};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -91,6 +91,7 @@ pub(crate) struct Parts {
     pub(crate) progress: Arc<Progress>,
     pub(crate) nodes: SharedNodes,
     pub(crate) claims: Claims,
+    pub(crate) registry: Registry,
     pub(crate) watchers: broadcast::Sender<NodeEvent>,
     /// Spreads waits; differs between nodes.
     pub(crate) seed: u64,
@@ -124,6 +125,7 @@ pub(crate) struct Driver {
     unwritten: BTreeSet<DistributionId>,
     /// What is said of packages, for the registry.
     claims: Claims,
+    registry: Registry,
 }
 
 impl Driver {
@@ -141,6 +143,7 @@ impl Driver {
             progress,
             nodes,
             claims,
+            registry,
             watchers,
             seed,
         } = parts;
@@ -153,7 +156,8 @@ impl Driver {
             room: Room::new(
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
             ),
-            deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
+            registry,
             progress_ticks: 0,
             timer: None,
             ahead: VecDeque::new(),
@@ -244,11 +248,19 @@ impl Driver {
     /// Delivers again what this node has signed a receipt for and its ledger knows nothing of: the disk, or the ledger on it,
     /// was lost. Equal files are left as they are.
     async fn redeliver_if_lost(&mut self, id: DistributionId) {
-        let (Some(inbox), Some(distribution)) = (self.inbox.clone(), self.world.distribution(&id)) else { return };
+        let Some(distribution) = self.world.distribution(&id) else { return };
         let signed = distribution.targets.get(&self.identity.id()).is_some_and(|record| record.state.is_receipt());
         if !signed {
             return;
         }
+        if let Some(package) = &distribution.manifest.package {
+            if self.registry.has_lost(package) {
+                tracing::warn!(distribution = %id, "a package that was kept here is unknown to the registry: it is taken in again");
+                self.decide(Event::Redeliver(id)).await;
+            }
+            return;
+        }
+        let Some(inbox) = self.inbox.clone() else { return };
         let lost = match self.world.files(&distribution) {
             Some(Ok(files)) => match files.first() {
                 Some(first) => inbox.knows(&id, 0, distribution.manifest.file_count(), first).map(|known| !known),
@@ -320,6 +332,9 @@ impl Driver {
         let Some(distribution) = self.world.distribution(&id) else { return };
         let Some(Ok(files)) = self.world.files(&distribution) else { return };
         let manifest = &distribution.manifest;
+        if let Some(package) = &manifest.package {
+            return self.deliveries.keep(id, package.clone(), files);
+        }
         self.deliveries.add(Delivery {
             id,
             sender: manifest.sender,
@@ -617,6 +632,10 @@ impl Driver {
             Ok(accepted) => self.changed(accepted.changes).await,
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
         }
+        match self.replica.renew_tags() {
+            Ok(accepted) => self.pass_on(&accepted).await,
+            Err(error) => tracing::error!(%error, "cannot say again what this node's tags point to"),
+        }
         self.write_again().await;
         self.mend().await;
         if let Err(error) = self.content.gc() {
@@ -658,8 +677,11 @@ impl Driver {
     }
 
     fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
+        let is_package = self.world.distribution(&distribution).is_some_and(|found| found.manifest.package.is_some());
         for (index, outcome) in outcomes {
             match outcome {
+                // What went into the registry is no file of the inbox.
+                FileOutcome::Delivered | FileOutcome::AlreadyThere if is_package => {}
                 FileOutcome::Delivered | FileOutcome::AlreadyThere => {
                     self.tell(NodeEvent::File { distribution, index: *index });
                 }

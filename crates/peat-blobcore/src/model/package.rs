@@ -11,6 +11,12 @@ pub struct Package {
     /// The digest of its manifest.
     #[n(1)]
     pub digest: String,
+    /// The digest of the manifest that it is about, as a signature is.
+    #[n(2)]
+    pub subject: Option<String>,
+    /// What kind of artifact it is, where it is about another.
+    #[n(3)]
+    pub artifact_type: Option<String>,
 }
 
 /// The value of the register `tags/<repository>/<tag>/<endpoint id>`: what that node says a tag points to.

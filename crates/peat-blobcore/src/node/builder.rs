@@ -21,7 +21,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
-use crate::registry::Claims;
+use crate::registry::{Claims, Registry};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -225,7 +225,7 @@ impl NodeBuilder {
         } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, ledger, inbox } = opened;
+        let Opened { data, identity, replica, content, ledger, inbox, registry } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -294,13 +294,14 @@ impl NodeBuilder {
             progress: Arc::clone(&progress),
             nodes,
             claims: claims.clone(),
+            registry: registry.clone(),
             watchers: watchers.clone(),
             seed,
         };
         let runtime = tokio::runtime::Handle::current();
         // On a thread that may block: looking at documents and writing records touch the disk.
         let driver = tokio::task::spawn_blocking(move || runtime.block_on(Driver::new(parts).run(requested, heard)));
-        Ok(Node {
+        let node = Node {
             identity,
             clock,
             replica,
@@ -312,10 +313,13 @@ impl NodeBuilder {
             watchers,
             progress,
             claims,
+            registry,
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
-        })
+        };
+        node.registry.set_elsewhere(Some(Arc::new(node.mesh())));
+        Ok(node)
     }
 }
 
@@ -326,6 +330,7 @@ struct Opened {
     content: Content,
     ledger: Ledger,
     inbox: Option<Inbox>,
+    registry: Registry,
 }
 
 fn open(
@@ -352,10 +357,11 @@ fn open(
     };
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
-    let content = Content::open(&data.join("content"), options, clock)?;
+    let content = Content::open(&data.join("content"), options, Arc::clone(&clock))?;
+    let registry = Registry::open(&data.join("registry.redb"), content.clone(), clock)?;
     let ledger = Ledger::open(&data.join("exchange.redb"))?;
     let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, ledger, inbox })
+    Ok(Opened { data, identity, replica, content, ledger, inbox, registry })
 }
 
 impl Membership for Formation {

@@ -3,6 +3,7 @@
 mod builder;
 mod data;
 mod event;
+mod package;
 mod parcel;
 mod peer;
 mod send;
@@ -11,6 +12,7 @@ mod stock;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use package::PackageStatus;
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
@@ -36,7 +38,7 @@ use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
-use crate::registry::Claims;
+use crate::registry::{Claims, Registry};
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
 use crate::transfer::{BlockBytes, Limits, LimitsInForce};
 use data::DataDirectory;
@@ -55,6 +57,7 @@ pub struct Node {
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
     claims: Claims,
+    registry: Registry,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
@@ -381,6 +384,10 @@ impl Node {
         match Arc::try_unwrap(self.network) {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
+        }
+        let registry = self.registry;
+        if blocking(move || registry.close()).await.is_err() {
+            tracing::error!("the registry was not closed");
         }
         self.replica.close().await;
         let content = self.content;

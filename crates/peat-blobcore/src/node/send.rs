@@ -225,7 +225,7 @@ impl Node {
         .await
     }
 
-    fn job(&self) -> Job {
+    pub(super) fn job(&self) -> Job {
         Job {
             me: self.id(),
             content: self.content.clone(),
@@ -237,12 +237,13 @@ impl Node {
 }
 
 /// What a call needs, off the async threads.
-struct Job {
-    me: EndpointId,
-    content: Content,
-    replica: Replica,
-    ledger: Ledger,
-    now: Timestamp,
+#[derive(Clone)]
+pub(super) struct Job {
+    pub(super) me: EndpointId,
+    pub(super) content: Content,
+    pub(super) replica: Replica,
+    pub(super) ledger: Ledger,
+    pub(super) now: Timestamp,
 }
 
 impl Job {
@@ -253,7 +254,7 @@ impl Job {
         self.ingest(walk, root, root_name)
     }
 
-    fn distribute(
+    pub(super) fn distribute(
         &self,
         files: &[FileEntry],
         terms: &Terms,

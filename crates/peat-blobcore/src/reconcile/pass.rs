@@ -259,8 +259,9 @@ impl Pass<'_> {
 
     /// What this node sent: kept, told to those who are meant, and closed by a roster.
     fn send(&mut self, id: DistributionId, distribution: Arc<Distribution>) {
-        // What it sent is its own, and under nobody's quota.
-        self.pin(id, Some(PinReason::Sent), 0);
+        // What it sent is its own, and under nobody's quota; what is in the registry is kept there.
+        let is_files = distribution.manifest.package.is_none();
+        self.pin(id, is_files.then_some(PinReason::Sent), 0);
         if self.memory.reconciled
             && let Some(roster) = roster_to_write(self.view, &distribution)
         {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Files};
-use crate::oci::{Digest, Repository};
+use crate::oci::{Descriptor, Digest, Repository};
 
 /// What is claimed, shared between who hears of it and who asks.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +28,10 @@ pub struct Claimed {
     pub repository: Repository,
     /// Its manifest.
     pub digest: Digest,
+    /// The manifest that it is about.
+    pub subject: Option<Digest>,
+    /// What kind of artifact it is, where it is about another.
+    pub artifact_type: Option<String>,
     /// Its closure.
     pub blobs: BTreeMap<Digest, ClaimedBlob>,
 }
@@ -110,6 +114,27 @@ impl Claims {
         self.known().packages.iter().map(|(id, package)| (*id, package.clone())).collect()
     }
 
+    /// The packages that are about a manifest, as descriptors without annotations.
+    #[must_use]
+    pub fn referrers(&self, repository: &Repository, subject: &Digest) -> Vec<Descriptor> {
+        let known = self.known();
+        let packages = known.repositories.get(repository).into_iter().flatten().filter_map(|id| known.packages.get(id));
+        let about = packages.filter(|package| package.subject.as_ref() == Some(subject));
+        let describe = |package: &Claimed| {
+            let blob = package.blobs.get(&package.digest)?;
+            Some(Descriptor {
+                media_type: blob.media_type.clone(),
+                digest: package.digest,
+                size: blob.size,
+                platform: None,
+                artifact_type: package.artifact_type.clone(),
+                annotations: BTreeMap::new(),
+                urls: Vec::new(),
+            })
+        };
+        about.filter_map(describe).collect()
+    }
+
     /// The repositories that others speak of.
     #[must_use]
     pub fn repositories(&self) -> Vec<Repository> {
@@ -149,7 +174,9 @@ fn read(distribution: &Distribution) -> Option<Claimed> {
     let digest = package.digest.parse().ok()?;
     let repository = package.repository.parse().ok()?;
     let importer = distribution.manifest.sender;
-    blobs.contains_key(&digest).then_some(Claimed { importer, repository, digest, blobs })
+    let subject = package.subject.as_ref().and_then(|subject| subject.parse().ok());
+    let artifact_type = package.artifact_type.clone();
+    blobs.contains_key(&digest).then_some(Claimed { importer, repository, digest, subject, artifact_type, blobs })
 }
 
 /// A file of a package: its path is its digest, and where that is by SHA-256 the entry must say the same.
@@ -198,7 +225,7 @@ mod tests {
                 expiry: Timestamp::from_millis(2),
                 carry: Carry::Members,
                 together: true,
-                package: Some(Package { repository: repository.into(), digest }),
+                package: Some(Package { repository: repository.into(), digest, subject: None, artifact_type: None }),
             },
             targets: BTreeMap::new(),
             carriers: BTreeMap::new(),

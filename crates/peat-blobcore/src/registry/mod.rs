@@ -2,8 +2,8 @@
 //!
 //! - `catalog`: what is here, in one file; `pins`: what is kept for it, and that both agree again after a crash
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
-//! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes,
-//!   `claims` is what others say that they have
+//! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
+//! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
 //!
 //! Nothing here knows of peers or documents, and nothing that is listed lacks a byte: a manifest is taken once all that it names
 //! is here. Calls that are not `async` may block on the disk: make them on blocking threads. Must never call a blob by a digest
@@ -17,6 +17,7 @@ mod elsewhere;
 mod error;
 mod listing;
 mod manifests;
+mod package;
 mod pins;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
 pub use error::RegistryError;
 pub use listing::Page;
 pub use manifests::{Put, Stored};
+pub use package::Part;
 pub use uploads::{LONGEST_SILENCE, MAX_UPLOADS, UploadId};
 
 use crate::clock::Clock;
