@@ -21,6 +21,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
+use crate::registry::Registry;
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -224,7 +225,7 @@ impl NodeBuilder {
         } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, ledger, inbox } = opened;
+        let Opened { data, identity, replica, content, registry, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -297,6 +298,7 @@ impl NodeBuilder {
             clock,
             replica,
             content,
+            registry,
             ledger,
             inbox,
             network,
@@ -315,6 +317,7 @@ struct Opened {
     identity: Identity,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
 }
@@ -343,10 +346,11 @@ fn open(
     };
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
-    let content = Content::open(&data.join("content"), options, clock)?;
+    let content = Content::open(&data.join("content"), options, Arc::clone(&clock))?;
+    let registry = Registry::open(&data.join("registry.redb"), content.clone(), clock)?;
     let ledger = Ledger::open(&data.join("exchange.redb"))?;
     let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, ledger, inbox })
+    Ok(Opened { data, identity, replica, content, registry, ledger, inbox })
 }
 
 impl Membership for Formation {

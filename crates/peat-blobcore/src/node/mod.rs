@@ -36,6 +36,7 @@ use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
+use crate::registry::Registry;
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
 use crate::transfer::{BlockBytes, Limits, LimitsInForce};
 use data::DataDirectory;
@@ -47,6 +48,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
     network: Arc<Network>,
@@ -368,6 +370,12 @@ impl Node {
         &self.content
     }
 
+    /// The registry of images and artifacts that are here.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// Ends everything that is under way, says so to the peers, and closes the store. What had come of unfinished blobs is
     /// kept for the next start.
     pub async fn shutdown(self) {
@@ -381,8 +389,12 @@ impl Node {
             Err(_) => tracing::error!("the network is still in use at shutdown"),
         }
         self.replica.close().await;
-        let content = self.content;
-        match blocking(move || content.close()).await {
+        let (registry, content) = (self.registry, self.content);
+        let close = move || {
+            registry.close();
+            content.close()
+        };
+        match blocking(close).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the store was not closed cleanly"),
             Err(error) => tracing::error!(%error, "the store was not closed"),

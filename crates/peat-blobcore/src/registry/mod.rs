@@ -3,6 +3,7 @@
 //! - `catalog`: what is here, in one file; `pins`: what is kept for it, and that both agree again after a crash
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
+//! - `http` speaks the distribution protocol (feature `http`)
 //!
 //! Nothing here knows of peers or documents, and nothing that is listed lacks a byte: a manifest is taken once all that it names
 //! is here. Calls that are not `async` may block on the disk: make them on blocking threads. Must never call a blob by a digest
@@ -13,6 +14,8 @@ mod blobs;
 mod catalog;
 mod elsewhere;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod listing;
 mod manifests;
 mod pins;
