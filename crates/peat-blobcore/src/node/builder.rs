@@ -225,7 +225,7 @@ impl NodeBuilder {
         } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, ledger, inbox, registry } = opened;
+        let Opened { data, identity, replica, content, registry, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -306,6 +306,7 @@ impl NodeBuilder {
             clock,
             replica,
             content,
+            registry,
             ledger,
             inbox,
             network,
@@ -313,7 +314,6 @@ impl NodeBuilder {
             watchers,
             progress,
             claims,
-            registry,
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
@@ -328,9 +328,9 @@ struct Opened {
     identity: Identity,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
-    registry: Registry,
 }
 
 fn open(
@@ -361,7 +361,7 @@ fn open(
     let registry = Registry::open(&data.join("registry.redb"), content.clone(), clock)?;
     let ledger = Ledger::open(&data.join("exchange.redb"))?;
     let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, ledger, inbox, registry })
+    Ok(Opened { data, identity, replica, content, registry, ledger, inbox })
 }
 
 impl Membership for Formation {

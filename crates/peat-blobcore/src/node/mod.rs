@@ -50,6 +50,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
     network: Arc<Network>,
@@ -57,7 +58,6 @@ pub struct Node {
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
     claims: Claims,
-    registry: Registry,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
@@ -385,6 +385,7 @@ impl Node {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
         }
+        // First, since it knows the replica.
         let registry = self.registry;
         if blocking(move || registry.close()).await.is_err() {
             tracing::error!("the registry was not closed");

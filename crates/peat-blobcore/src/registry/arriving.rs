@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use tokio::sync::watch;
 
-use super::{Arrival, Arriving, Held, Registry, RegistryError, blocking};
-use crate::oci::{Digest, Repository};
+use super::error::MAX_DEPTH;
+use super::{Answer, Arrival, Arriving, Held, Named, Registry, RegistryError, blocking};
+use crate::oci::{Digest, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
 
 /// Bytes of the end of a blob that are withheld until its digest is found to be right.
 const WITHHELD: u64 = 64 * 1024;
@@ -47,6 +48,103 @@ impl Registry {
             return Err(RegistryError::FalseClaim(*digest));
         }
         adopted
+    }
+
+    /// Has content come that a manifest names and that is elsewhere, manifests with all that they name; returns once all of it
+    /// is the repository's.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`] with what is not elsewhere either, or those of [`Registry::settle`].
+    pub fn bring<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digests: &'a [Digest],
+        depth: usize,
+    ) -> Answer<'a, Result<(), RegistryError>> {
+        Box::pin(async move {
+            if depth > MAX_DEPTH {
+                return Err(RegistryError::TooDeep);
+            }
+            let (mut coming, mut missing) = (Vec::new(), Vec::new());
+            for digest in digests {
+                match self.find(repository, digest).await? {
+                    Some(arriving) => coming.push((*digest, arriving)),
+                    None => missing.push(*digest),
+                }
+            }
+            if !missing.is_empty() {
+                return Err(RegistryError::Missing(missing));
+            }
+            for (digest, arriving) in coming {
+                self.settle(repository, &digest, &arriving).await?;
+                if media_type::is_manifest(&arriving.media_type) {
+                    self.bring_manifest(repository, digest, arriving, depth).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn bring_manifest(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        arriving: Arriving,
+        depth: usize,
+    ) -> Result<(), RegistryError> {
+        let keep = || {
+            let (registry, repository, arriving) = (self.clone(), repository.clone(), arriving.clone());
+            blocking(move || {
+                let bytes = registry.content().read_blob(&arriving.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
+                registry.keep_manifest(&repository, &digest, Some(&arriving.media_type), &bytes)
+            })
+        };
+        if let Err(RegistryError::Missing(missing)) = keep().await {
+            self.bring(repository, &missing, depth + 1).await?;
+        }
+        keep().await.map(|_| ())
+    }
+
+    /// Asks elsewhere for what is not here, unless it was deleted here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn find(&self, repository: &Repository, digest: &Digest) -> Result<Option<Arriving>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
+        let (registry, within, name) = (self.clone(), repository.clone(), *digest);
+        if blocking(move || registry.is_blocked(&within, &name)).await? {
+            return Ok(None);
+        }
+        Ok(elsewhere.find(repository, digest).await)
+    }
+
+    /// What a tag points to: of what is here and what others say the later, unless that was deleted here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return self.tag_here(repository, tag).await };
+        let said = elsewhere.resolve(repository, tag).await;
+        let (registry, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking(move || {
+            let here = registry.tag(&repository, &tag)?;
+            let said = match said {
+                Some(said) if here.as_ref().is_none_or(|here| here.set_at < said.set_at) => said,
+                _ => return Ok(here),
+            };
+            let blocked = registry.is_blocked(&repository, &tag)? || registry.is_blocked(&repository, &said.digest)?;
+            Ok(if blocked { here } else { Some(said) })
+        })
+        .await
+    }
+
+    /// What a tag was set to here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn tag_here(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
+        let (registry, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking(move || registry.tag(&repository, &tag)).await
     }
 
     /// Reads some of a range of what arrives once it is here: at least a byte, at most `most`, and none of an empty range. What

@@ -1,12 +1,13 @@
 //! Blobs of a repository: which are here, from where they came, and their reading. Content is for those who may read a repository
 //! that has it: a digest alone opens nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha512};
 
 use super::catalog::{self, BLOBS, BlobRow, DIGESTS};
-use super::{Change, Registry, RegistryError};
+use super::{Change, Elsewhere, Registry, RegistryError};
 use crate::content::{BlobReader, Pin};
 use crate::model::BlobHash;
 use crate::oci::{Digest, Repository};
@@ -123,12 +124,14 @@ impl Registry {
     /// Takes a blob out of a repository. It is not asked for elsewhere any more, until it is pushed again.
     ///
     /// # Errors
-    /// [`RegistryError::NoBlob`] when it is not there, or when the catalog cannot be written.
+    /// [`RegistryError::NoBlob`] when it is neither there nor known to be elsewhere, or when the catalog cannot be written.
     pub fn delete_blob(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
+        let has = |elsewhere: Arc<dyn Elsewhere>| elsewhere.has(repository, digest);
+        let elsewhere = !self.is_blocked(repository, digest)? && self.elsewhere().is_some_and(has);
         {
             let _changing = self.changing();
             self.0.catalog.write(|txn| {
-                if !catalog::remove_blob(txn, repository, digest)? {
+                if !catalog::remove_blob(txn, repository, digest)? && !elsewhere {
                     return Err(RegistryError::NoBlob { repository: repository.clone(), digest: *digest });
                 }
                 catalog::block(txn, repository, &digest.to_string(), self.0.clock.now())

@@ -22,6 +22,12 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// is there whole already is answered as such.
     fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>>;
 
+    /// Whether a manifest or blob is known to be elsewhere in the repository. Nobody is asked, and nothing is fetched.
+    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
+        let _ = (repository, digest);
+        false
+    }
+
     /// Has these bytes of what is arriving fetched before the rest.
     fn hurry(&self, arriving: &Arriving, range: Range<u64>);
 

@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::catalog::{self, BLOCKS, MANIFESTS, ManifestRow, REFERRERS, ReferrerRow, TAGS, TagRow};
 use super::error::{MAX_CLOSURE, MAX_DEPTH};
-use super::{Change, Named, Registry, RegistryError};
+use super::{Change, Held, Named, Registry, RegistryError};
 use crate::content::Pin;
 use crate::model::{BlobHash, Sha256Digest, encode};
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag, media_type};
 
 /// A manifest that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,19 +128,20 @@ impl Registry {
             if closure.seen.len() > MAX_CLOSURE {
                 return Err(RegistryError::TooDeep);
             }
-            if let Some(held) = self.blob(repository, &part.digest)? {
-                check_size(part, held.size)?;
-                closure.hashes.insert(held.hash);
-                continue;
-            }
-            let Some(row) = self.manifest_row(repository, &part.digest)? else {
+            let held = match self.manifest_row(repository, &part.digest)? {
+                Some(row) => Some(Held { hash: row.hash, size: row.size }),
+                None => self.blob(repository, &part.digest)?,
+            };
+            let Some(held) = held else {
                 closure.missing.push(part.digest);
                 continue;
             };
-            check_size(part, row.size)?;
-            closure.hashes.insert(row.hash);
-            let bytes = self.0.content.read_blob(&row.hash, MAX_MANIFEST_BYTES as u64)?;
-            self.close_over(repository, &Manifest::parse(&bytes, Some(&row.media_type))?, depth + 1, closure)?;
+            check_size(part, held.size)?;
+            closure.hashes.insert(held.hash);
+            if media_type::is_manifest(&part.media_type) {
+                let bytes = self.0.content.read_blob(&held.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
+                self.close_over(repository, &Manifest::parse(&bytes, Some(&part.media_type))?, depth + 1, closure)?;
+            }
         }
         Ok(())
     }
@@ -218,8 +219,10 @@ impl Registry {
     /// Removes a tag, or a manifest with all its tags. What others have of it does not count any more, until it is put again.
     ///
     /// # Errors
-    /// [`RegistryError::NoManifest`] when it is not here, or when the catalog or the store cannot be written.
+    /// [`RegistryError::NoManifest`] when it is neither here nor known to be elsewhere, or when the catalog or the store cannot be
+    /// written.
     pub fn delete_manifest(&self, repository: &Repository, reference: &Reference) -> Result<(), RegistryError> {
+        let elsewhere = !self.is_blocked(repository, reference)? && self.is_elsewhere(repository, reference);
         let change = {
             let _changing = self.changing();
             let now = self.0.clock.now();
@@ -228,7 +231,7 @@ impl Registry {
                     Reference::Tag(tag) => txn.open_table(TAGS)?.remove((repository.as_str(), tag.as_str()))?.is_some(),
                     Reference::Digest(digest) => remove(txn, repository, digest)?,
                 };
-                if !gone {
+                if !gone && !elsewhere {
                     return Err(no_manifest(repository, reference.clone()));
                 }
                 catalog::block(txn, repository, &reference.to_string(), now)
@@ -243,6 +246,15 @@ impl Registry {
         };
         self.tell(&change);
         Ok(())
+    }
+}
+
+impl Registry {
+    fn is_elsewhere(&self, repository: &Repository, reference: &Reference) -> bool {
+        self.elsewhere().is_some_and(|elsewhere| match reference {
+            Reference::Tag(tag) => elsewhere.tags(repository).contains(tag),
+            Reference::Digest(digest) => elsewhere.has(repository, digest),
+        })
     }
 }
 

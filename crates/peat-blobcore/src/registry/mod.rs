@@ -4,6 +4,7 @@
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
+//! - `http` speaks the distribution protocol (feature `http`)
 //!
 //! Nothing here knows of peers or documents, and nothing that is listed lacks a byte: a manifest is taken once all that it names
 //! is here. Calls that are not `async` may block on the disk: make them on blocking threads. Must never call a blob by a digest
@@ -15,6 +16,8 @@ mod catalog;
 mod claims;
 mod elsewhere;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod listing;
 mod manifests;
 mod package;
