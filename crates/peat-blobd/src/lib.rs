@@ -114,6 +114,9 @@ impl Running {
         let mut serving = serve(bound, &daemon, &stopping);
         registry::serve(listeners, &daemon, &stopping, &mut serving);
         tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
+        for address in &registry {
+            tracing::info!(%address, "the registry serves");
+        }
         let running = Self { daemon, addresses, registry, serving, stop };
         running.connect(config).await;
         Ok(running)
