@@ -21,6 +21,8 @@ type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 /// An IP packet from here on carries payload: acknowledgements and questions are shorter. A probe of a path has 1228 bytes and is
 /// taken for payload; there are two in a minute.
 const PAYLOAD_BYTES: u64 = 1000;
+/// After so long a connection has ended. Then handshakes come first, whose packets are as long as those of payload.
+const CONNECTED: Duration = Duration::from_secs(60);
 /// When so much of payload has crossed, the transfer goes on.
 const FLOW_BYTES: u64 = 32 * 1024;
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -73,13 +75,17 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
         [] => usual.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),
         given => given.to_vec(),
     };
-    let (profiles, runs) = if arguments.quick { (vec!["satcom".into()], 1) } else { (or(&arguments.profile, &["satcom", "radio"]), arguments.runs) };
+    let (profiles, runs) =
+        if arguments.quick { (vec!["satcom".into()], 1) } else { (or(&arguments.profile, &["satcom", "radio"]), arguments.runs) };
     let offs = match &arguments.off[..] {
         [] if arguments.quick => vec![2],
         [] => vec![5, 30],
         given => given.to_vec(),
     };
-    println!("| link | off | first payload, round trips: median (least to greatest) | {} KiB, seconds | runs |\n|---|---|---|---|---|", FLOW_BYTES / 1024);
+    println!(
+        "| link | off | first payload, round trips: median (least to greatest) | {} KiB, seconds | runs |\n|---|---|---|---|---|",
+        FLOW_BYTES / 1024
+    );
     for name in &profiles {
         for off in &offs {
             let mut profile: Profile = name.parse()?;
@@ -93,9 +99,15 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
                 let Return { first, flow } = once(&profile, Duration::from_secs(*off) + more, &programs)?;
                 firsts.push(first.div_duration_f64(round_trip));
                 flows.push(flow.as_secs_f64());
-                eprintln!("{name}, off {off} s: first after {:.2} s, {:.2} round trips; flow after {:.2} s", first.as_secs_f64(), firsts[firsts.len() - 1], flow.as_secs_f64());
+                eprintln!(
+                    "{name}, off {off} s: first after {:.2} s, {:.2} round trips; flow after {:.2} s",
+                    first.as_secs_f64(),
+                    firsts[firsts.len() - 1],
+                    flow.as_secs_f64()
+                );
             }
-            println!("| {name} | {off} s | {} | {} | {runs} |", spread(&mut firsts), spread(&mut flows));
+            let first = if Duration::from_secs(*off) < CONNECTED { spread(&mut firsts) } else { "-".into() };
+            println!("| {name} | {off} s | {first} | {} | {runs} |", spread(&mut flows));
         }
     }
     Ok(())

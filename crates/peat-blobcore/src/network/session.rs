@@ -372,12 +372,14 @@ impl Shared {
 /// Says something empty at short intervals while the connection is used, what was sent waits for an answer, and nothing comes:
 /// the link is off, and goes on soon after it is back. Never ends.
 async fn ask_whether_it_is_back(peer: &Arc<Peer>) {
-    let mut heard = 0;
+    let mut answers = 0;
     loop {
         let is_used = Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(UNHEARD);
         tokio::time::sleep(if is_used { congestion::LOOK_INTERVAL } else { UNUSED_LOOK_INTERVAL }).await;
-        let before = std::mem::replace(&mut heard, peer.connection.stats().udp_rx.datagrams);
-        if is_used && heard == before && peer.queue.is_told(Duration::ZERO) && congestion::is_to_be_asked(&peer.connection) {
+        let came = peer.connection.stats().frame_rx;
+        // What the other side says by itself is no answer.
+        let before = std::mem::replace(&mut answers, came.acks + came.path_acks);
+        if is_used && answers == before && peer.queue.is_told(Duration::ZERO) && congestion::is_to_be_asked(&peer.connection) {
             peer.queue.message(Message::Envelopes(Vec::new()));
         }
     }

@@ -59,7 +59,12 @@ impl ControllerFactory for ByRoundTrip {
 impl ByRoundTrip {
     fn trial(&self, now: Instant, mtu: u16) -> Trial {
         let (short, long) = (Arc::clone(&self.short).build(now, mtu), Arc::clone(&self.long).build(now, mtu));
-        Trial { controls: vec![short, Box::new(Tolerant::new(long))], batches: 0, least: Duration::MAX, silence: Silence::default() }
+        Trial {
+            controls: vec![short, Box::new(Tolerant::new(long))],
+            batches: 0,
+            least: Duration::MAX,
+            silence: Silence::default(),
+        }
     }
 }
 
