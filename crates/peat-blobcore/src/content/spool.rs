@@ -2,7 +2,7 @@
 //! all have come. They are nobody's until a batch has taken them: dropped before, they are gone.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 
 use sha2::{Digest as _, Sha512};
@@ -82,9 +82,68 @@ impl Spooled {
             }
         }
     }
+
+    /// How many they are.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads the first `most` of them, which the caller has found reasonable.
+    ///
+    /// # Errors
+    /// What the store's own files fail with.
+    pub fn read_first(&self, most: u64) -> Result<Vec<u8>, ContentError> {
+        let file = File::open(&self.data.path).map_err(ContentError::io("open", &self.data.path))?;
+        let mut bytes = vec![0; usize::try_from(self.size.min(most)).unwrap_or_default()];
+        file.read_exact_at(&mut bytes, 0).map_err(ContentError::io("read", &self.data.path))?;
+        Ok(bytes)
+    }
+}
+
+/// Bytes that have come and were hashed, so that it is known what they are before they are kept. They are nobody's yet, as
+/// [`Spooled`].
+#[derive(Debug)]
+pub struct Hashed(Staged);
+
+impl Hashed {
+    /// What they are.
+    #[must_use]
+    pub fn blob(&self) -> Ingested {
+        self.0.blob
+    }
+
+    /// Reads them from the first on.
+    ///
+    /// # Errors
+    /// What the store's own files fail with.
+    pub fn open(&self) -> Result<Box<dyn Read + '_>, ContentError> {
+        Ok(match &self.0.bytes {
+            StagedBytes::Inline(bytes) => Box::new(Cursor::new(bytes)),
+            StagedBytes::Files { data, .. } => Box::new(File::open(&data.path).map_err(ContentError::io("open", &data.path))?),
+        })
+    }
+}
+
+impl Content {
+    /// Hashes bytes that were spooled here: best while they are in the cache still.
+    ///
+    /// # Errors
+    /// `NoSpace`, or what the store's own files fail with.
+    pub fn hash_spooled(&self, spooled: Spooled) -> Result<Hashed, ContentError> {
+        self.0.stage_spooled(spooled).map(Hashed)
+    }
 }
 
 impl Batch {
+    /// Adds bytes that were hashed in the same store.
+    ///
+    /// # Errors
+    /// `NoSpace`, or what the store's own files fail with.
+    pub fn add_hashed(&mut self, hashed: Hashed) -> Result<Ingested, ContentError> {
+        self.add(hashed.0)
+    }
+
     /// Adds bytes that were spooled in the same store.
     ///
     /// # Errors

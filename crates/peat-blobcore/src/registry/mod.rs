@@ -4,16 +4,19 @@
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
+//! - `archive` reads and writes layouts and archives, by `closure`
 //! - `http` speaks the distribution protocol (feature `http`)
 //!
 //! Nothing here knows of peers or documents, and nothing that is listed lacks a byte: a manifest is taken once all that it names
 //! is here. Calls that are not `async` may block on the disk: make them on blocking threads. Must never call a blob by a digest
 //! that was not computed here.
 
+pub mod archive;
 mod arriving;
 mod blobs;
 mod catalog;
 mod claims;
+mod closure;
 mod elsewhere;
 mod error;
 #[cfg(feature = "http")]
@@ -22,6 +25,7 @@ mod listing;
 mod manifests;
 mod package;
 mod pins;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -31,11 +35,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use blobs::Held;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
+pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
 pub use error::RegistryError;
 pub use listing::Page;
 pub use manifests::{Put, Stored};
 pub use package::Part;
+pub use stream::BlobStream;
 pub use uploads::{LONGEST_SILENCE, MAX_UPLOADS, UploadId};
 
 use crate::clock::Clock;

@@ -1,0 +1,153 @@
+//! What of an archive becomes blobs of the store: what belongs to an image, once it is what its digest says.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use sha2::{Digest as _, Sha256, Sha512};
+
+use super::intake::{Files, Held, blob_name};
+use super::{ArchiveError, Imported, ImportedBlob, Root};
+use crate::content::{Batch, Content, Hashed, Ingested};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES};
+use crate::registry::closure::{Closure, is_manifest};
+
+/// Most missing blobs that an error names.
+const NAMED_MISSING: usize = 20;
+
+/// What is taken from some files.
+pub(super) struct Keep<'a> {
+    content: &'a Content,
+    pub(super) files: &'a mut dyn Files,
+    batch: Batch,
+    blobs: Vec<ImportedBlob>,
+    known: BTreeMap<Digest, usize>,
+    missing: BTreeMap<Digest, String>,
+}
+
+impl<'a> Keep<'a> {
+    pub(super) fn new(content: &'a Content, files: &'a mut dyn Files) -> Self {
+        Self { content, files, batch: content.batch(), blobs: Vec::new(), known: BTreeMap::new(), missing: BTreeMap::new() }
+    }
+
+    pub(super) fn content(&self) -> &'a Content {
+        self.content
+    }
+
+    /// The bytes of a manifest or configuration of a layout, or of the store, held against its digest.
+    pub(super) fn load(&mut self, digest: &Digest) -> Result<Option<Vec<u8>>, ArchiveError> {
+        let name = blob_name(digest);
+        let bytes = match (self.files.read(&name)?, digest.sha256()) {
+            (None, Some(sha256)) => match self.content.digest(&sha256)? {
+                Some(hash) if self.content.holds(&hash)? => Some(self.content.read_blob(&hash, MAX_MANIFEST_BYTES as u64 + 1)?),
+                _ => None,
+            },
+            (found, _) => found,
+        };
+        let Some(bytes) = bytes else { return Ok(None) };
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(ArchiveError::OverLimit(format!("{name}, of which at most {MAX_MANIFEST_BYTES} bytes are read")));
+        }
+        if is(&bytes, digest) { Ok(Some(bytes)) } else { Err(ArchiveError::Mismatch { name, digest: *digest }) }
+    }
+
+    /// Keeps all that belongs to a manifest of a layout, or notes what is missing.
+    pub(super) fn closure(&mut self, root: &Descriptor) -> Result<(), ArchiveError> {
+        let mut closure = Closure::of(root.clone());
+        while let Some(part) = closure.step() {
+            if is_manifest(&part) {
+                match self.load(&part.digest)? {
+                    Some(bytes) => drop(closure.read(&part, &bytes)?),
+                    None => {
+                        self.missing.insert(part.digest, part.media_type.clone());
+                        continue;
+                    }
+                }
+            }
+            self.keep(&part)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a blob that a layout has under its digest, or that is in the store.
+    fn keep(&mut self, part: &Descriptor) -> Result<(), ArchiveError> {
+        if !self.known.contains_key(&part.digest) {
+            match self.files.take(&blob_name(&part.digest))? {
+                Some(Held::Spooled(spooled, sha512)) => {
+                    let hashed = self.content.hash_spooled(spooled)?;
+                    self.add_checked(part, hashed, sha512)?;
+                }
+                Some(Held::Hashed(hashed, sha512)) => self.add_checked(part, hashed, sha512)?,
+                Some(Held::Here) | None => match self.in_store(&part.digest)? {
+                    Some(blob) => self.note(part.digest, blob, &part.media_type),
+                    None => {
+                        self.missing.insert(part.digest, part.media_type.clone());
+                        return Ok(());
+                    }
+                },
+            }
+        }
+        let actual = self.blobs[self.known[&part.digest]].blob.size;
+        if actual == part.size {
+            Ok(())
+        } else {
+            Err(ArchiveError::SizeDiffers { digest: part.digest, claimed: part.size, actual })
+        }
+    }
+
+    /// The blob of the store that a digest names, if it is held.
+    pub(super) fn in_store(&self, digest: &Digest) -> Result<Option<Ingested>, ArchiveError> {
+        let Some(sha256) = digest.sha256() else { return Ok(None) };
+        let Some(hash) = self.content.digest(&sha256)? else { return Ok(None) };
+        Ok(self.content.size(&hash)?.map(|size| Ingested { hash, sha256, size }))
+    }
+
+    fn add_checked(&mut self, part: &Descriptor, hashed: Hashed, sha512: Option<[u8; 64]>) -> Result<(), ArchiveError> {
+        let right = match part.digest {
+            Digest::Sha256(sha256) => hashed.blob().sha256 == sha256,
+            Digest::Sha512(bytes) => sha512 == Some(bytes),
+        };
+        if !right {
+            return Err(ArchiveError::Mismatch { name: blob_name(&part.digest), digest: part.digest });
+        }
+        self.add(part.digest, hashed, &part.media_type)
+    }
+
+    /// Keeps a blob whose digest was computed here.
+    pub(super) fn add(&mut self, digest: Digest, hashed: Hashed, media_type: &str) -> Result<(), ArchiveError> {
+        let blob = self.batch.add_hashed(hashed)?;
+        self.note(digest, blob, media_type);
+        Ok(())
+    }
+
+    /// Keeps bytes that were made here.
+    pub(super) fn add_bytes(&mut self, bytes: &[u8], media_type: &str) -> Result<Digest, ArchiveError> {
+        let blob = self.batch.add_bytes(bytes)?;
+        self.note(blob.sha256.into(), blob, media_type);
+        Ok(blob.sha256.into())
+    }
+
+    pub(super) fn note(&mut self, digest: Digest, blob: Ingested, media_type: &str) {
+        if let Entry::Vacant(slot) = self.known.entry(digest) {
+            slot.insert(self.blobs.len());
+            self.blobs.push(ImportedBlob { digest, blob, media_type: media_type.to_owned() });
+        }
+    }
+
+    /// Makes whole what was kept, if nothing is missing.
+    pub(super) fn finish(self, roots: Vec<Root>) -> Result<Imported, ArchiveError> {
+        if !self.missing.is_empty() {
+            let first = self.missing.iter().take(NAMED_MISSING).map(|(digest, media_type)| format!("{digest} ({media_type})"));
+            return Err(ArchiveError::Missing { count: self.missing.len(), first: first.collect() });
+        }
+        self.batch.commit()?;
+        Ok(Imported { roots, blobs: self.blobs })
+    }
+}
+
+/// Whether bytes are what a digest names.
+pub(super) fn is(bytes: &[u8], digest: &Digest) -> bool {
+    match digest {
+        Digest::Sha256(sha256) => Sha256::digest(bytes)[..] == sha256.as_bytes()[..],
+        Digest::Sha512(sha512) => Sha512::digest(bytes)[..] == sha512[..],
+    }
+}
