@@ -13,7 +13,7 @@ use crate::model::BlobHash;
 use crate::oci::{Digest, Repository};
 
 /// How long a blob is kept that no manifest names.
-const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A blob that is here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

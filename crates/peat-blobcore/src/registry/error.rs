@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::archive::ArchiveError;
 use crate::ErrorKind;
 use crate::content::ContentError;
 use crate::database::Failure;
@@ -90,6 +91,12 @@ pub enum RegistryError {
     /// What came from elsewhere is not what somebody claimed it to be.
     #[error("what was claimed to be {0} is something else")]
     FalseClaim(Digest),
+    /// An archive that is not good, or cannot be written.
+    #[error(transparent)]
+    Archive(Arc<ArchiveError>),
+    /// It is not said which repository an image is for.
+    #[error("it is not said what to call it: {0}")]
+    NoName(String),
     /// The program ends.
     #[error("the registry is shut down")]
     Stopped,
@@ -111,9 +118,13 @@ impl RegistryError {
                 redb::Error::DatabaseAlreadyOpen => ErrorKind::Refused,
                 _ => ErrorKind::Failed,
             },
-            Self::Manifest(_) | Self::Name(_) | Self::OutOfOrder { .. } | Self::SizeDiffers { .. } | Self::TooDeep => {
-                ErrorKind::Usage
-            }
+            Self::Archive(error) => error.kind(),
+            Self::NoName(_)
+            | Self::Manifest(_)
+            | Self::Name(_)
+            | Self::OutOfOrder { .. }
+            | Self::SizeDiffers { .. }
+            | Self::TooDeep => ErrorKind::Usage,
             Self::NoRepository(_)
             | Self::NoManifest { .. }
             | Self::NoBlob { .. }
@@ -135,6 +146,8 @@ impl RegistryError {
             Self::NoRepository(_) | Self::NoManifest { .. } | Self::NoBlob { .. } => {
                 "check the name; what was deleted here stays away until it is pushed again"
             }
+            Self::Archive(error) => return error.hint(),
+            Self::NoName(_) => "name a repository, and a tag where there is one image, as in team/app:1",
             Self::NoUpload(_) => "begin it again; uploads do not outlive a restart or an hour of silence",
             Self::TooManyUploads(_) => "try again when some of them have ended",
             Self::Missing(_) => "push what the manifest names first, its blobs and then the manifests",

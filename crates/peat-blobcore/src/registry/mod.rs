@@ -4,7 +4,7 @@
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
-//! - `archive` reads and writes layouts and archives, by `closure`
+//! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol (feature `http`)
 //!
 //! Nothing here knows of peers or documents, and nothing that is listed lacks a byte: a manifest is taken once all that it names
@@ -19,6 +19,7 @@ mod claims;
 mod closure;
 mod elsewhere;
 mod error;
+mod files;
 #[cfg(feature = "http")]
 pub mod http;
 mod listing;
@@ -38,6 +39,7 @@ pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
 pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
 pub use error::RegistryError;
+pub use files::ImportedImage;
 pub use listing::Page;
 pub use manifests::{Put, Stored};
 pub use package::Part;

@@ -75,14 +75,14 @@ impl From<RegistryError> for Problem {
                 (StatusCode::PAYLOAD_TOO_LARGE, "MANIFEST_INVALID")
             }
             Error::Manifest(_) | Error::SizeDiffers { .. } | Error::TooDeep => (StatusCode::BAD_REQUEST, "MANIFEST_INVALID"),
-            Error::Name(_) => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
+            Error::Name(_) | Error::NoName(_) => (StatusCode::BAD_REQUEST, "NAME_INVALID"),
             Error::NotComing { .. } => (StatusCode::SERVICE_UNAVAILABLE, "BLOB_UNKNOWN"),
             Error::FalseClaim(_) => (StatusCode::BAD_GATEWAY, "DIGEST_INVALID"),
             Error::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "UNKNOWN"),
             Error::Content(_) | Error::Catalog(_) if error.kind() == ErrorKind::NoSpace => {
                 (StatusCode::INSUFFICIENT_STORAGE, "UNKNOWN")
             }
-            Error::Content(_) | Error::Catalog(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+            Error::Content(_) | Error::Catalog(_) | Error::Archive(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
         };
         if status.is_server_error() {
             tracing::warn!(%error, "the registry cannot answer a request");
