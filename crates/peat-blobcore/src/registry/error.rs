@@ -131,6 +131,7 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Content(error) => return error.hint(),
+            Self::Catalog(_) if self.kind() == ErrorKind::NoSpace => return None,
             Self::Catalog(_) => "restart; if it stays, look at the disk's health",
             Self::NoRepository(_) | Self::NoManifest { .. } | Self::NoBlob { .. } => {
                 "check the name; what was deleted here stays away until it is pushed again"
