@@ -61,7 +61,7 @@ pub enum RegistryError {
         /// What was claimed.
         claimed: Digest,
         /// What it is, by the same function.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A manifest names what is not in its repository.
     #[error("the manifest names {} blobs that are not in the repository, the first of them {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
