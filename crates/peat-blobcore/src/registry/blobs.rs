@@ -105,7 +105,7 @@ impl Registry {
             Digest::Sha512(_) => sha512_of(&reader)?,
         };
         if actual != *digest {
-            return Err(RegistryError::DigestDiffers { claimed: *digest, actual });
+            return Err(RegistryError::DigestDiffers { claimed: *digest, actual: Box::new(actual) });
         }
         self.take_in(repository, digest, held)?;
         Ok(held)

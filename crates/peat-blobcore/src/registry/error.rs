@@ -62,7 +62,7 @@ pub enum RegistryError {
         /// What was claimed.
         claimed: Digest,
         /// What it is, by the same function.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A manifest names what is not in its repository.
     #[error("the manifest names {} blobs that are not in the repository, the first of them {}", .0.len(), .0.first().map(ToString::to_string).unwrap_or_default())]
@@ -142,6 +142,7 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Content(error) => return error.hint(),
+            Self::Catalog(_) if self.kind() == ErrorKind::NoSpace => return None,
             Self::Catalog(_) => "restart; if it stays, look at the disk's health",
             Self::NoRepository(_) | Self::NoManifest { .. } | Self::NoBlob { .. } => {
                 "check the name; what was deleted here stays away until it is pushed again"

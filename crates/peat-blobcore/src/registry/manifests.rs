@@ -83,7 +83,7 @@ impl Registry {
     ) -> Result<Put, RegistryError> {
         let actual = digest_like(digest, bytes);
         if actual != *digest {
-            return Err(RegistryError::DigestDiffers { claimed: *digest, actual });
+            return Err(RegistryError::DigestDiffers { claimed: *digest, actual: Box::new(actual) });
         }
         let manifest = Manifest::parse(bytes, media_type)?;
         // What is found to be here stays until it is pinned. Taken before `changing`, here and everywhere.

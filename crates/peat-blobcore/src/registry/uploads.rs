@@ -133,7 +133,7 @@ impl Registry {
         let spool = upload.state().spool.take();
         self.0.uploads.lock().remove(id);
         let spooled = spool.ok_or_else(|| RegistryError::NoUpload(id.to_string()))?.end();
-        let differs = |actual| RegistryError::DigestDiffers { claimed: *digest, actual };
+        let differs = |actual| RegistryError::DigestDiffers { claimed: *digest, actual: Box::new(actual) };
         if let Digest::Sha512(claimed) = digest {
             let actual = spooled.sha512()?;
             if actual != *claimed {

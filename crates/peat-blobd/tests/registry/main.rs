@@ -57,7 +57,7 @@ impl Table {
         }
     }
 
-    fn end(self, rows: usize) {
+    fn end(self) {
         assert!(
             self.broken.is_empty(),
             "{} of {} requirements are broken:\n{}",
@@ -65,6 +65,5 @@ impl Table {
             self.rows,
             self.broken.join("\n")
         );
-        assert_eq!(self.rows, rows, "every requirement was looked at");
     }
 }

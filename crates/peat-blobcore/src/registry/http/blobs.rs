@@ -37,7 +37,7 @@ impl Served {
         if is_passed_on(parts) {
             return Err(missing);
         }
-        match self.registry.find(repository, &digest).await? {
+        match self.patiently(self.registry.find(repository, &digest)).await.unwrap_or(Ok(None))? {
             Some(arriving) => Ok(Source::Coming(arriving)),
             None => Err(missing),
         }

@@ -126,7 +126,7 @@ impl Served {
     }
 
     /// Waits for what is elsewhere, as long as that is waited for.
-    async fn patiently<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+    pub(super) async fn patiently<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::time::timeout(self.options.patience, work).await.ok()
     }
 
