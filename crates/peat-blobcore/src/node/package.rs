@@ -16,8 +16,8 @@ use crate::driver::Request;
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, Manifest, Package, Priority, Scope, TagRecord, TagTarget, Timestamp,
 };
-use crate::oci::{Descriptor, Digest, Reference, Repository, Tag};
-use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry, RegistryError};
+use crate::oci::{Descriptor, Digest, Repository, Tag};
+use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry};
 use crate::replica::{Accepted, Replica};
 
 /// How often what is on its way is looked at though nothing of it has come.
@@ -41,22 +41,9 @@ impl Node {
     ///
     /// # Errors
     /// [`Error::Registry`] when it is not here whole, and what the store and the replica report.
-    pub async fn send_package(
-        &self,
-        repository: Repository,
-        reference: Reference,
-        terms: Terms,
-    ) -> Result<DistributionId, Error> {
+    pub async fn send_package(&self, repository: Repository, digest: Digest, terms: Terms) -> Result<DistributionId, Error> {
         let (job, registry) = (self.job(), self.registry.clone());
         self.write_with(move || {
-            let digest = match &reference {
-                Reference::Digest(digest) => *digest,
-                Reference::Tag(tag) => {
-                    let tagged = registry.tag(&repository, tag)?;
-                    let none = || RegistryError::NoManifest { repository: repository.clone(), reference: reference.clone() };
-                    tagged.ok_or_else(none)?.digest
-                }
-            };
             let _no_collection = job.content.keep_unpinned();
             distribute(&job, &registry, &repository, &digest, &terms)
         })

@@ -10,7 +10,7 @@ use super::closure::Closure;
 use super::{Change, Registry, RegistryError};
 use crate::content::{Pin, Progress};
 use crate::model::BlobHash;
-use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Reference, Repository, Tag, media_type};
+use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
 
 /// An image that came out of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,38 +102,34 @@ impl Registry {
         Ok(manifests.into_iter().chain(parts.into_values()).collect())
     }
 
-    /// Writes an image of a repository as an archive. What is written to is given back, flushed. Blocks.
+    /// Writes an image of a repository as an archive, in which it has this tag. What is written to is given back, flushed. Blocks.
     ///
     /// # Errors
     /// [`RegistryError::NoManifest`] when it is not here, [`RegistryError::Archive`] when it cannot be written in that form.
     pub fn export<W: Write>(
         &self,
         repository: &Repository,
-        reference: &Reference,
+        digest: &Digest,
+        tag: Option<&Tag>,
         format: Format,
         out: W,
     ) -> Result<W, RegistryError> {
-        let none = || super::manifests::no_manifest(repository, reference.clone());
-        let digest = match reference {
-            Reference::Digest(digest) => *digest,
-            Reference::Tag(tag) => self.tag(repository, tag)?.ok_or_else(none)?.digest,
-        };
-        let (_, parts) = self.package(repository, &digest)?;
-        let root = parts.first().ok_or_else(none)?;
+        let (_, parts) = self.package(repository, digest)?;
+        let root = parts.first().expect("the manifest itself comes first");
         let descriptor = Descriptor {
             media_type: root.media_type.clone(),
-            digest,
+            digest: root.digest,
             size: root.size,
             platform: None,
             artifact_type: None,
             annotations: BTreeMap::new(),
             urls: Vec::new(),
         };
-        let names = match (reference, format) {
-            (Reference::Tag(tag), Format::DockerArchive) => vec![format!("{repository}:{tag}")],
-            (Reference::Tag(tag), _) => vec![tag.to_string()],
-            (Reference::Digest(_), _) => Vec::new(),
+        let named = |tag: &Tag| match format {
+            Format::DockerArchive => format!("{repository}:{tag}"),
+            Format::OciLayout | Format::OciArchive => tag.to_string(),
         };
+        let names = tag.map(named).into_iter().collect();
         let hashes: BTreeMap<_, _> = parts.iter().map(|part| (part.digest, part.hash)).collect();
         let lookup = |digest: &Digest| hashes.get(digest).copied();
         Ok(archive::export_to(self.content(), &lookup, &[Export { descriptor, names }], format, out)?)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use n0_future::{StreamExt as _, stream};
 use peat_blobapi::blob::{self, ImageService, oneof::import_image_request::Part};
-use peat_blobcore::oci::{ImageReference, Platform, Reference, Tag};
+use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
 use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
 use peat_blobcore::registry::{ImportedImage, RegistryError};
 use peat_blobcore::{Error, Terms};
@@ -47,17 +47,16 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Images {
-    /// The digest that an image of this registry has.
-    async fn digest(&self, image: &ImageReference) -> Result<peat_blobcore::oci::Digest, ConnectError> {
-        let (registry, image) = (self.0.node.registry().clone(), image.clone());
-        blocking(move || {
-            let none = || RegistryError::NoManifest { repository: image.repository.clone(), reference: image.reference() };
-            match image.reference() {
-                Reference::Digest(digest) => Ok(digest),
-                Reference::Tag(tag) => Ok(registry.tag(&image.repository, &tag)?.ok_or_else(none)?.digest),
+    /// The digest that an image has, by what this node and others say of its tag.
+    async fn digest(&self, image: &ImageReference) -> Result<Digest, ConnectError> {
+        match image.reference() {
+            Reference::Digest(digest) => Ok(digest),
+            Reference::Tag(tag) => {
+                let named = self.0.node.registry().resolve(&image.repository, &tag).await.map_err(failed)?;
+                let (repository, reference) = (image.repository.clone(), image.reference());
+                named.map(|named| named.digest).ok_or_else(|| failed(RegistryError::NoManifest { repository, reference }))
             }
-        })
-        .await
+        }
     }
 
     async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
@@ -135,10 +134,10 @@ impl ImageService for Images {
             _ => Format::OciArchive,
         };
         // What is not there is said before the first byte.
-        self.digest(&image).await?;
+        let digest = self.digest(&image).await?;
         let (registry, (sender, receiver)) = (self.0.node.registry().clone(), mpsc::channel(WAITING));
         let exporting = tokio::task::spawn_blocking(move || {
-            registry.export(&image.repository, &image.reference(), format, Outgoing::new(sender)).map(drop)
+            registry.export(&image.repository, &digest, image.tag.as_ref(), format, Outgoing::new(sender)).map(drop)
         });
         let chunks = stream::unfold((receiver, Some(exporting)), |(mut receiver, exporting)| async move {
             let exporting = exporting?;
@@ -196,8 +195,8 @@ impl ImageService for Images {
             carry: options.carry,
             together: true,
         };
-        let reference = image.reference();
-        let sent = self.0.node.send_package(image.repository, reference, terms).await.map_err(failed)?;
+        let digest = self.digest(&image).await?;
+        let sent = self.0.node.send_package(image.repository, digest, terms).await.map_err(failed)?;
         Response::ok(blob::SendImageResponse { distribution_id: sent.to_string(), ..Default::default() })
     }
 
