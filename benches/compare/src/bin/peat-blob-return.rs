@@ -117,7 +117,8 @@ fn measure(arguments: &Arguments) -> Outcome<()> {
 fn spread(values: &mut [f64]) -> String {
     values.sort_by(f64::total_cmp);
     let (Some(least), Some(greatest)) = (values.first(), values.last()) else { return "-".into() };
-    format!("{:.1} ({least:.1} to {greatest:.1})", values[values.len() / 2])
+    let median = f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2]);
+    format!("{median:.1} ({least:.1} to {greatest:.1})")
 }
 
 /// Cuts the link of a transfer that is under way, for so long.
