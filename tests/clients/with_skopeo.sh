@@ -90,3 +90,23 @@ kill "${daemons[0]}"; wait "${daemons[0]}" || true
 policy copy --quiet --src-tls-verify=false "docker://${registry[bravo]}/team/app:1" "oci:$work/warm:1"
 diff -r "$layout/blobs" "$work/warm/blobs" || fail "what bravo gives without alpha differs"
 say "bravo serves it with alpha gone"
+
+# What CLI and other clients make of it.
+ctl() { peat-blobctl --daemon "unix://$work/bravo/api.sock" "$@"; }
+policy copy --quiet "oci:$layout:1" "docker-archive:$work/saved.tar:team/saved:2"
+gzip "$work/saved.tar"
+ctl image import "$work/saved.tar.gz" >/dev/null
+ctl image export team/saved:2 "$work/exported.tar" --format docker >/dev/null
+layers_of() { skopeo inspect "$1" | sed -n '/"Layers"/,/\]/p'; }
+[ "$(layers_of "docker-archive:$work/exported.tar")" = "$(layers_of "docker-archive:$work/exported.tar:team/saved:2")" ]
+ctl image export team/app:1 "$work/app.tar" >/dev/null
+policy copy --quiet "oci-archive:$work/app.tar:1" "oci:$work/unpacked:1"
+diff -r "$layout/blobs" "$work/unpacked/blobs" || fail "what was exported differs"
+[ "$(ctl image ls --output jsonl | wc -l)" = 2 ] || fail "image ls lists something else"
+say "an archive of docker's went in and out, and an oci-archive out"
+if command -v podman >/dev/null; then
+  storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)
+  podman "${storage[@]}" pull --quiet --tls-verify=false "${registry[bravo]}/team/saved:2" >/dev/null
+  podman "${storage[@]}" image inspect "${registry[bravo]}/team/saved:2" --format '{{.Architecture}}' | grep -qx amd64
+  say "podman pulled it"
+fi

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -22,6 +22,8 @@ use crate::replica::{Accepted, Replica};
 
 /// How often what is on its way is looked at though nothing of it has come.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing of it may come before those who read it are told that it does not. It is fetched all the same.
+const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 
 impl Node {
     /// The registry: images and artifacts that are here, and the way to those of other nodes.
@@ -302,6 +304,10 @@ impl Elsewhere for Mesh {
         self.disproved.lock().unwrap_or_else(PoisonError::into_inner).insert((*digest, arriving.hash));
     }
 
+    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
+        !self.claims.of(repository, digest).is_empty()
+    }
+
     fn repositories(&self) -> Vec<Repository> {
         self.claims.repositories()
     }
@@ -337,7 +343,7 @@ impl Elsewhere for Mesh {
 /// Tells those who read a blob while it comes that there is more of it, until it is whole or nobody reads any more.
 async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival>) {
     let mut arrivals = content.arrivals();
-    let mut before = None;
+    let (mut before, mut since) = (None, Instant::now());
     loop {
         arrivals.borrow_and_update();
         let looked = content.clone();
@@ -348,6 +354,10 @@ async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival
         }
         if before.replace(status) != Some(status) {
             arrival.send_replace(Arrival::Coming);
+            since = Instant::now();
+        } else if since.elapsed() > LONGEST_SILENCE {
+            arrival.send_replace(Arrival::Failed("nobody who has it is in reach".to_owned()));
+            return;
         }
         tokio::select! {
             () = arrival.closed() => return,

@@ -12,7 +12,7 @@ use connectrpc::client::Stream;
 use indicatif::HumanBytes;
 use peat_blobapi::blob::{
     DeleteImageRequest, ExportImageRequest, Image, ImageFormat, ImportImageOptions, ImportImageRequest, ImportImageResponse,
-    ListImagesRequest, SendImageRequest, SendOptions, TagImageRequest, oneof::import_image_request::Part,
+    ListImagesRequest, PullImageRequest, SendImageRequest, SendOptions, TagImageRequest, oneof::import_image_request::Part,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -32,7 +32,12 @@ const CHUNK_BYTES: u64 = 256 * 1024;
 pub(crate) enum Options {
     /// Takes in the images of an OCI layout, an oci-archive, or what `docker save`, `podman save` and Nix make.
     Import(Import),
-    /// Writes an image as an archive.
+    /// Has an image that other nodes have come into this node's registry, to stay.
+    Pull {
+        /// The image: repository:tag or repository@digest.
+        image: String,
+    },
+    /// Writes an image as an archive; what is not here comes from other nodes first.
     Export(Export),
     /// Lists the images that are known, here and elsewhere.
     Ls,
@@ -112,6 +117,11 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
     match options {
         Options::Import(options) => import(&daemon, output, options).await,
         Options::Export(options) => export(&daemon, output, options).await,
+        Options::Pull { image } => {
+            let request = PullImageRequest { image: image.clone(), ..Default::default() };
+            let digest = answer(daemon.images.pull_image(request).await)?.digest;
+            output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
+        }
         Options::Ls => list(&daemon, output).await,
         Options::Send(options) => send(&daemon, output, options).await,
         Options::Tag { image, tag } => {

@@ -59,6 +59,20 @@ impl Images {
         }
     }
 
+    /// The digest of an image, all of which is in this node's registry when this returns.
+    async fn here(&self, image: &ImageReference) -> Result<Digest, ConnectError> {
+        let digest = self.digest(image).await?;
+        let (registry, repository) = (self.0.node.registry().clone(), image.repository.clone());
+        if blocking(move || registry.describe(&repository, &digest)).await?.is_none() {
+            let bring = self.0.node.registry().bring(&image.repository, std::slice::from_ref(&digest), 0);
+            tokio::select! {
+                brought = bring => brought.map_err(failed)?,
+                () = self.0.stopped() => return Err(failed(Error::Stopped)),
+            }
+        }
+        Ok(digest)
+    }
+
     async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
         let options = match requests.next().await.transpose()?.and_then(|first| first.to_owned_message().part) {
             Some(Part::Options(options)) => options,
@@ -134,7 +148,7 @@ impl ImageService for Images {
             _ => Format::OciArchive,
         };
         // What is not there is said before the first byte.
-        let digest = self.digest(&image).await?;
+        let digest = self.here(&image).await?;
         let (registry, (sender, receiver)) = (self.0.node.registry().clone(), mpsc::channel(WAITING));
         let exporting = tokio::task::spawn_blocking(move || {
             registry.export(&image.repository, &digest, image.tag.as_ref(), format, Outgoing::new(sender)).map(drop)
@@ -151,6 +165,15 @@ impl ImageService for Images {
             }
         });
         Ok(Response::new(Box::pin(chunks)))
+    }
+
+    async fn pull_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::PullImageRequest>,
+    ) -> ServiceResult<blob::PullImageResponse> {
+        let digest = self.here(&image("image", &request.to_owned_message().image)?).await?;
+        Response::ok(blob::PullImageResponse { digest: digest.to_string(), ..Default::default() })
     }
 
     async fn list_images(
@@ -195,7 +218,7 @@ impl ImageService for Images {
             carry: options.carry,
             together: true,
         };
-        let digest = self.digest(&image).await?;
+        let digest = self.here(&image).await?;
         let sent = self.0.node.send_package(image.repository, digest, terms).await.map_err(failed)?;
         Response::ok(blob::SendImageResponse { distribution_id: sent.to_string(), ..Default::default() })
     }
@@ -222,7 +245,7 @@ impl ImageService for Images {
         let message = request.to_owned_message();
         let image = image("image", &message.image)?;
         let tag: Tag = message.tag.parse().map_err(|why| invalid("tag", why))?;
-        let digest = self.digest(&image).await?;
+        let digest = self.here(&image).await?;
         let registry = self.0.node.registry().clone();
         blocking(move || registry.set_tag(&image.repository, &tag, &digest)).await?;
         Response::ok(blob::TagImageResponse::default())
