@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
 use super::data::DataDirectory;
+use super::package::Mesh;
+use super::send::Job;
 use super::{Node, blocking};
 use crate::Error;
 use crate::clock::{Clock, SystemClock};
@@ -301,6 +303,14 @@ impl NodeBuilder {
         let runtime = tokio::runtime::Handle::current();
         // On a thread that may block: looking at documents and writing records touch the disk.
         let driver = tokio::task::spawn_blocking(move || runtime.block_on(Driver::new(parts).run(requested, heard)));
+        let job = Job {
+            me: identity.id(),
+            content: content.clone(),
+            replica: replica.clone(),
+            ledger: ledger.clone(),
+            now: clock.now(),
+        };
+        let mesh = Mesh::new(Arc::clone(&clock), job, registry.clone(), claims.clone(), requests.clone());
         let node = Node {
             identity,
             clock,
@@ -314,11 +324,12 @@ impl NodeBuilder {
             watchers,
             progress,
             claims,
+            mesh: Arc::new(mesh),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
         };
-        node.registry.set_elsewhere(Some(Arc::new(node.mesh())));
+        node.registry.set_elsewhere(Some(Arc::<Mesh>::clone(&node.mesh)));
         Ok(node)
     }
 }

@@ -52,19 +52,6 @@ impl Node {
         .await
     }
 
-    pub(super) fn mesh(&self) -> Mesh {
-        Mesh {
-            clock: Arc::clone(&self.clock),
-            job: self.job(),
-            registry: self.registry.clone(),
-            replica: self.replica.clone(),
-            content: self.content.clone(),
-            claims: self.claims.clone(),
-            requests: self.requests.clone(),
-            disproved: Mutex::default(),
-        }
-    }
-
     /// Who says that which package is where, each with who has it by now.
     ///
     /// # Errors
@@ -171,9 +158,9 @@ fn latest_tags(replica: &Replica) -> BTreeMap<(String, String), TagTarget> {
 /// The other nodes, as the registry asks them.
 pub(super) struct Mesh {
     clock: Arc<dyn Clock>,
-    job: Job,
+    /// What it takes to say and to read; nothing once the node ends, however long others keep hold of this.
+    job: Mutex<Option<Job>>,
     registry: Registry,
-    replica: Replica,
     content: Content,
     claims: Claims,
     requests: mpsc::Sender<Request>,
@@ -182,8 +169,29 @@ pub(super) struct Mesh {
 }
 
 impl Mesh {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        job: Job,
+        registry: Registry,
+        claims: Claims,
+        requests: mpsc::Sender<Request>,
+    ) -> Self {
+        let content = job.content.clone();
+        Self { clock, job: Mutex::new(Some(job)), registry, content, claims, requests, disproved: Mutex::default() }
+    }
+
+    /// Lets go of the replica: nothing is said or found any more.
+    pub(super) fn close(&self) {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn job(&self) -> Result<Job, Error> {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Job { now: self.clock.now(), ..job.ok_or(Error::Stopped)? })
+    }
+
     fn latest(&self, repository: &Repository, tag: &Tag) -> Option<(Timestamp, EndpointId, TagRecord)> {
-        let said = self.replica.tag(repository.as_str(), tag.as_str()).into_iter();
+        let said = self.job().ok()?.replica.tag(repository.as_str(), tag.as_str()).into_iter();
         said.map(|(author, version, record)| (version, author, record)).max_by_key(|(version, author, _)| (*version, *author))
     }
 
@@ -198,7 +206,7 @@ impl Mesh {
 
     /// Tells others of an image, once: when it has a tag, or is about another.
     fn advertise(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        let job = Job { now: self.clock.now(), ..self.job.clone() };
+        let job = self.job()?;
         if self.claims.packages(repository, digest).iter().any(|(_, package)| package.importer == job.me) {
             return Ok(());
         }
@@ -213,7 +221,7 @@ impl Mesh {
         let _no_collection = job.content.keep_unpinned();
         let (id, accepted) = distribute(&job, &self.registry, repository, digest, &terms)?;
         // Before the driver hears of it: it is not told of twice.
-        if let Some(told) = self.replica.distribution(&id)? {
+        if let Some(told) = job.replica.distribution(&id)? {
             self.claims.learn(&told);
         }
         self.wrote(accepted)
@@ -224,15 +232,15 @@ impl Mesh {
         let Some(named) = self.registry.describe(repository, digest)? else { return Ok(()) };
         let target = TagTarget { digest: digest.to_string(), media_type: named.media_type, size: named.size };
         let record = TagRecord { repository: repository.to_string(), tag: tag.to_string(), target: Some(target) };
-        self.wrote(self.replica.publish_tag(&record)?)
+        self.wrote(self.job()?.replica.publish_tag(&record)?)
     }
 
     /// A tag that this node has set last is taken back for all; another's is passed over here alone.
     fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
-        let me = self.job.me;
+        let Job { me, replica, .. } = self.job()?;
         match self.latest(repository, tag) {
             Some((_, author, record)) if author == me && record.target.is_some() => {
-                self.wrote(self.replica.publish_tag(&TagRecord { target: None, ..record })?)
+                self.wrote(replica.publish_tag(&TagRecord { target: None, ..record })?)
             }
             _ => Ok(()),
         }
@@ -240,19 +248,19 @@ impl Mesh {
 
     /// What this node alone has is not told of any more when it is gone.
     fn removed(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
-        let me = self.job.me;
+        let Job { me, replica, .. } = self.job()?;
         for (id, package) in self.claims.packages(repository, digest) {
-            let Some(found) = self.replica.distribution(&id)? else { continue };
+            let Some(found) = replica.distribution(&id)? else { continue };
             let mut records = found.targets.iter().chain(&found.carriers);
             let elsewhere = records.any(|(id, record)| *id != me && record.state.is_holder());
             if package.importer == me && !elsewhere {
-                self.wrote(self.replica.cancel(&id)?)?;
+                self.wrote(replica.cancel(&id)?)?;
             }
         }
-        for (_, _, record) in
-            self.replica.tags().into_iter().filter(|(author, _, record)| {
-                *author == me && record.repository == repository.as_str() && points_to(record, digest)
-            })
+        for (_, _, record) in replica
+            .tags()
+            .into_iter()
+            .filter(|(author, _, record)| *author == me && record.repository == repository.as_str() && points_to(record, digest))
         {
             if let (Ok(repository), Ok(tag)) = (record.repository.parse(), record.tag.parse()) {
                 self.remove_tag(&repository, &tag)?;
@@ -313,7 +321,8 @@ impl Elsewhere for Mesh {
     }
 
     fn tags(&self, repository: &Repository) -> Vec<Tag> {
-        let tags = latest_tags(&self.replica).into_keys();
+        let Ok(job) = self.job() else { return Vec::new() };
+        let tags = latest_tags(&job.replica).into_keys();
         tags.filter(|(of, _)| of == repository.as_str()).filter_map(|(_, tag)| tag.parse().ok()).collect()
     }
 

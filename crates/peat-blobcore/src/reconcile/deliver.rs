@@ -172,7 +172,7 @@ impl Pass<'_> {
 
     /// The record that describes a fetching job. What is over soon is not recorded in between.
     fn progress(&self, id: DistributionId) -> Option<(TargetState, Option<String>)> {
-        let Some(job) = self.memory.jobs.get(&id) else { return None };
+        let job = self.memory.jobs.get(&id)?;
         let Work::Fetching(fetching) = &job.work else { return None };
         let place = has_place(self.policy, &job.distribution.manifest);
         if matches!(fetching.reason, Some(PinReason::Sent) | None) {

@@ -250,7 +250,7 @@ mod tests {
         cancelled.cancelled = Some(Timestamp::from_millis(1));
         claims.learn(&cancelled);
         assert_eq!(claims.of(&ab, &digest(2)), []);
-        assert_eq!(claims.repositories(), [c.clone()]);
+        assert_eq!(claims.repositories(), std::slice::from_ref(&c));
         claims.forget(&DistributionId::from_bytes([2; 32]));
         assert!(claims.all().is_empty() && claims.packages_of(&BlobHash::from_bytes([1; 32])).is_empty());
     }

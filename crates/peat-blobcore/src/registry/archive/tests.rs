@@ -209,6 +209,9 @@ fn docker(layers: &[Vec<u8>], tags: &str) -> Entries {
     entries
 }
 
+/// A name in an archive, and its bytes.
+type Entry = (String, Vec<u8>);
+
 #[test]
 fn a_layout_comes_in_whole_in_any_order_and_however_it_is_packed() {
     let maker = rich();
@@ -323,7 +326,7 @@ fn docker_archives_get_a_manifest_that_is_always_the_same() {
 #[test]
 fn a_docker_archive_that_contradicts_itself_is_refused() {
     let entries = docker(&[noise(1, 50_000)], "[]");
-    let change = |at: usize, f: &dyn Fn(&mut (String, Vec<u8>))| {
+    let change = |at: usize, f: &dyn Fn(&mut Entry)| {
         let mut changed = entries.clone();
         f(&mut changed[at]);
         Store::new().import(&tar(&changed)).expect_err("it is refused")
