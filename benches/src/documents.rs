@@ -119,6 +119,7 @@ pub(crate) fn manifest(sender: EndpointId, target: EndpointId, number: usize, no
         expiry: now.plus(Manifest::DEFAULT_LIFETIME),
         carry: Carry::Members,
         together: true,
+        package: None,
     }
 }
 

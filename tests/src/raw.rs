@@ -320,6 +320,7 @@ impl RawMember {
             expiry: now.plus(Duration::from_secs(3600)),
             carry: Carry::None,
             together: false,
+            package: None,
         };
         self.replica.create_distribution(&manifest).expect("it may")
     }

@@ -9,6 +9,7 @@ use crate::identity::IdentityError;
 use crate::model::{DistributionId, ManifestError};
 use crate::network::NetworkError;
 use crate::parcel::ParcelError;
+use crate::registry::RegistryError;
 use crate::replica::ReplicaError;
 
 /// What went wrong in a call of the library.
@@ -32,6 +33,9 @@ pub enum Error {
     /// A parcel.
     #[error(transparent)]
     Parcel(#[from] ParcelError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// What is to be sent does not fit into a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -92,6 +96,7 @@ impl Error {
             Self::Exchange(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Parcel(error) => error.kind(),
+            Self::Registry(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Usage,
             Self::NotForStock(_) => ErrorKind::Refused,
             Self::DataDirectory { source, .. } => ErrorKind::of_io(source),
@@ -112,6 +117,7 @@ impl Error {
             Self::Exchange(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::Parcel(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
             Self::Manifest(_) => None,
             Self::DataDirectory { .. } if self.kind() == ErrorKind::NoSpace => None,
             Self::DataDirectory { .. } => Some("name a directory on a local file system that this user may write to".to_owned()),

@@ -16,7 +16,7 @@
 //!
 //! - [`model`], [`document`], [`reconcile`], [`oci`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
-//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`]: effects. They decide nothing about
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`], [`registry`]: effects. They decide nothing about
 //!   distributions.
 //! - [`Node`] and its driver wire the two.
 //!
@@ -45,8 +45,8 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use network::IdleLinks;
 pub use node::{
-    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, ParcelReport, PeerStats, SendRequest, Sent, Skipped,
-    StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
+    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, PackageStatus, ParcelReport, PeerStats, SendRequest,
+    Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};

@@ -9,7 +9,7 @@ use clap::Args;
 use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection, UnaryResponse};
 use connectrpc::{ConnectError, Protocol};
 use http::Uri;
-use peat_blobapi::blob::{BlobServiceClient, GetDistributionRequest, GetDistributionResponse};
+use peat_blobapi::blob::{BlobServiceClient, GetDistributionRequest, GetDistributionResponse, ImageServiceClient};
 use peat_blobapi::tls::{self, Pair};
 
 use crate::failure::{Failure, Kind, of_daemon};
@@ -91,6 +91,7 @@ pub(crate) fn data_directory() -> PathBuf {
 /// A connection with the daemon.
 pub(crate) struct Daemon {
     pub(crate) client: BlobServiceClient<SharedHttp2Connection>,
+    pub(crate) images: ImageServiceClient<SharedHttp2Connection>,
     /// Whether paths mean the same to it as to this program.
     pub(crate) is_local: bool,
 }
@@ -115,8 +116,10 @@ impl Daemon {
         if let Some(token) = token {
             config = config.with_default_header("authorization", format!("Bearer {token}"));
         }
-        let client = BlobServiceClient::new(connection.shared(WAITING_CALLS), config);
-        Ok(Self { client, is_local: matches!(place, Place::Unix(_)) })
+        let connection = connection.shared(WAITING_CALLS);
+        let images = ImageServiceClient::new(connection.clone(), config.clone());
+        let client = BlobServiceClient::new(connection, config);
+        Ok(Self { client, images, is_local: matches!(place, Place::Unix(_)) })
     }
 
     /// A distribution by its id or the beginning of it.

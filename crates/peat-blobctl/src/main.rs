@@ -87,6 +87,9 @@ enum Verb {
     /// Puts envelopes and blobs into one file, for links that are a USB stick, and takes them out.
     #[command(subcommand)]
     Parcel(verbs::parcel::Options),
+    /// Takes images in and out, lists them, and has other nodes take them.
+    #[command(subcommand)]
+    Image(verbs::image::Options),
     /// Says what stock clients of iroh-blobs (sendme) may fetch from the node.
     #[command(subcommand)]
     Stock(verbs::stock::Options),
@@ -168,6 +171,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Check => on_runtime(verbs::store::check(output, address)),
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
         Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
+        Verb::Image(options) => on_runtime(verbs::image::run(&options, output, address)),
         Verb::Stock(options) => on_runtime(verbs::stock::run(&options, output, address)),
         Verb::Revoke(options) => on_runtime(verbs::declare::run(verbs::declare::Declaration::Revoked, &options, output, address)),
         Verb::Node(options) => on_runtime(verbs::node::run(&options, output, address)),

@@ -5,11 +5,13 @@ mod api;
 pub mod config;
 mod health;
 mod metrics;
+mod registry;
 mod server;
 mod silence;
 mod tcp;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -36,8 +38,8 @@ pub enum Error {
     /// The node.
     #[error(transparent)]
     Node(#[from] peat_blobcore::Error),
-    /// A socket of the API.
-    #[error("cannot serve the API at {listen}: {source}")]
+    /// A socket of the API or of the registry.
+    #[error("cannot serve at {listen}: {source}")]
     Listen {
         /// Which.
         listen: String,
@@ -65,7 +67,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Node(error) => error.hint(),
-            Self::Listen { .. } => Some("stop what holds it, or choose another with --listen".to_owned()),
+            Self::Listen { .. } => Some("stop what holds it, or choose another with --listen or --registry-listen".to_owned()),
             Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
         }
     }
@@ -75,6 +77,7 @@ impl Error {
 pub struct Running {
     daemon: Arc<Daemon>,
     addresses: Vec<Listen>,
+    registry: Vec<SocketAddr>,
     serving: JoinSet<()>,
     stop: watch::Sender<bool>,
 }
@@ -100,16 +103,21 @@ impl Running {
     /// Serves a node, or gives it back.
     async fn serve(node: Node, tls: Option<Arc<ServerConfig>>, config: &Arc<Config>) -> Result<Self, (Error, Node)> {
         // The node has come first, since it makes the data directory that a socket may be in, and holds it alone.
-        let (bound, addresses) = match bind_all(config).await {
+        let bound = async { Ok((bind_all(config).await?, registry::bind_all(&config.registry_listen).await?)) };
+        let ((bound, addresses), (listeners, registry)) = match bound.await {
             Ok(bound) => bound,
             Err(error) => return Err((error, node)),
         };
         let (stop, stopping) = watch::channel(false);
         let daemon = Arc::new(Daemon::new(node, Arc::clone(config), stopping.clone()));
         daemon.replace_tls(tls);
-        let serving = serve(bound, &daemon, &stopping);
+        let mut serving = serve(bound, &daemon, &stopping);
+        registry::serve(listeners, &daemon, &stopping, &mut serving);
         tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
-        let running = Self { daemon, addresses, serving, stop };
+        for address in &registry {
+            tracing::info!(%address, "the registry serves");
+        }
+        let running = Self { daemon, addresses, registry, serving, stop };
         running.connect(config).await;
         Ok(running)
     }
@@ -124,6 +132,12 @@ impl Running {
     #[must_use]
     pub fn addresses(&self) -> &[Listen] {
         &self.addresses
+    }
+
+    /// Where the registry is served, with the ports that the system chose.
+    #[must_use]
+    pub fn registry_addresses(&self) -> &[SocketAddr] {
+        &self.registry
     }
 
     /// Asks after the daemon's life, for who watches over it.

@@ -130,11 +130,11 @@ async fn admit(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) 
     (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], what).into_response()
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Bearer ")
 }
 
 /// Compares hashes, so that how long it takes says nothing of the token.
-fn is_equal(given: &str, token: &str) -> bool {
+pub(crate) fn is_equal(given: &str, token: &str) -> bool {
     blake3::hash(given.as_bytes()) == blake3::hash(token.as_bytes())
 }

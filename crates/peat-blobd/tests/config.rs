@@ -121,6 +121,8 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
         let text = match setting.name {
             "data-dir" | "inbox" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
+            "registry-listen" => "127.0.0.1:1,[::1]:2",
+            "registry-read-only" => "true",
             "insecure" | "gossip" | "carry" => "false",
             "token-file" | "shared-key-file" => &secret,
             "shared-key" => KEY,

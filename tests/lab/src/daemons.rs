@@ -135,18 +135,27 @@ impl<'a> Daemons<'a> {
     /// # Errors
     /// If the distribution is not completed.
     pub fn send(&self, path: &Path, to: &[usize], deadline: Duration) -> Result<(), LabError> {
-        let mut arguments = vec!["send".to_owned(), path.display().to_string(), "--wait".into()];
-        arguments.extend(["--timeout".into(), format!("{}s", deadline.as_secs())]);
-        for seat in to {
-            arguments.extend(["--to".into(), self.ids[*seat].clone()]);
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let said = self.ask(&self.seats[0], &arguments)?;
+        let said = self.send_with(path, to, &["--wait", "--timeout", &format!("{}s", deadline.as_secs())])?;
         let state = serde_json::from_slice::<serde_json::Value>(&said).ok().map(|said| said["status"]["state"].clone());
         match state {
             Some(state) if state == "completed" => Ok(()),
             other => Err(LabError::Command { what: "peat-blobctl send".into(), message: format!("the state is {other:?}") }),
         }
+    }
+
+    /// Sends a file or directory from the first seat to others, and waits for nothing.
+    ///
+    /// # Errors
+    /// If it is not taken.
+    pub fn offer(&self, path: &Path, to: &[usize]) -> Result<(), LabError> {
+        self.send_with(path, to, &[]).map(|_| ())
+    }
+
+    fn send_with(&self, path: &Path, to: &[usize], flags: &[&str]) -> Result<Vec<u8>, LabError> {
+        let path = path.display().to_string();
+        let to = to.iter().flat_map(|seat| ["--to", &self.ids[*seat]]);
+        let arguments: Vec<&str> = ["send", &path].into_iter().chain(to).chain(flags.iter().copied()).collect();
+        self.ask(&self.seats[0], &arguments)
     }
 
     /// What the daemons logged, for who has to find out why something failed.

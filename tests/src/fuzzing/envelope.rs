@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use peat_blobcore::document::{Body, Document, Edit, Envelope, Kind, MAX_REGISTER_BYTES, Section};
-use peat_blobcore::model::{NodeRecord, Retirement, Revocation, TargetState, Timestamp};
+use peat_blobcore::model::{NodeRecord, Retirement, Revocation, TagRecord, TargetState, Timestamp};
 
 use super::document::{World, record, repair};
 use super::fixture::{Author, Input};
@@ -95,6 +95,11 @@ fn register(kind: Kind, value: &[u8]) {
         }
         Kind::Retired => drop(minicbor::decode::<Retirement>(value)),
         Kind::Revoked => drop(minicbor::decode::<Revocation>(value)),
+        Kind::Tag => {
+            if let Ok(record) = minicbor::decode::<TagRecord>(value) {
+                let _ = TagRecord::key(&record.repository, &record.tag);
+            }
+        }
         Kind::Distribution => unreachable!("it has no register"),
     }
 }

@@ -96,6 +96,7 @@ pub(super) fn a_manifest() -> Manifest {
         expiry: EXPIRY,
         carry: Carry::Members,
         together: false,
+        package: None,
     }
 }
 

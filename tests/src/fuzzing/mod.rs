@@ -9,6 +9,7 @@ mod fixture;
 mod insider;
 mod manifest;
 mod parcel;
+mod registry;
 pub mod seeds;
 mod small;
 mod stock;
@@ -18,6 +19,7 @@ pub use certificate::certificate;
 pub use envelope::envelope;
 pub use manifest::manifest;
 pub use parcel::parcel;
+pub use registry::{image, request, upload};
 pub use small::{hint, path};
 pub use stock::stock;
 pub use wire::wire;
@@ -26,13 +28,16 @@ pub use wire::wire;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
+    ("image", image),
     ("manifest", manifest),
     ("parcel", parcel),
     ("path", path),
+    ("request", request),
     ("stock", stock),
+    ("upload", upload),
     ("wire", wire),
 ];

@@ -33,10 +33,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "certificate" => certificates(),
         "envelope" => envelopes(),
         "hint" => hints(),
+        "image" => super::registry::images(),
         "manifest" => manifests(),
         "parcel" => parcels(),
         "path" => paths(),
+        "request" => super::registry::requests(),
         "stock" => stock_requests(),
+        "upload" => super::registry::uploads(),
         "wire" => wires(),
         other => panic!("no target {other}"),
     }

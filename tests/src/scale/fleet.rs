@@ -220,6 +220,7 @@ fn manifest(sender: EndpointId, number: usize, scope: Scope, made_at: Timestamp,
         expiry: made_at.plus(lifetime),
         carry: Carry::Members,
         together: true,
+        package: None,
     }
 }
 

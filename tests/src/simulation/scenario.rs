@@ -186,6 +186,7 @@ impl Scenario {
             expiry: made_at.plus(lifetime),
             carry,
             together: self.rng.chance(50),
+            package: None,
         };
         let (id, _) = manifest.seal().expect("a valid manifest");
         world.nodes[sender].blobs.extend(blobs_of(&manifest));

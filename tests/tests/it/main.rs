@@ -10,6 +10,7 @@ mod lan;
 mod limits;
 mod naming;
 mod nodes;
+mod packages;
 mod parcels;
 mod reflink;
 mod relay;

@@ -432,6 +432,7 @@ impl Shared {
         let last = progress.held.count().checked_sub(1).is_some_and(|last| progress.held.contains(last));
         let held = progress.held.len() * GROUP_BYTES - if last { short } else { 0 };
         self.slot.held.store(held, Ordering::Relaxed);
+        self.content.0.arrivals.send_replace(());
     }
 
     fn sync(&self) -> Result<(), ContentError> {

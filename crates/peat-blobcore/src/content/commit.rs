@@ -148,6 +148,7 @@ impl Inner {
         });
         self.index.write(|txn| index::insert(txn, now, blobs))?;
         fault::point("content.commit.indexed");
+        self.arrivals.send_replace(());
         Ok(())
     }
 

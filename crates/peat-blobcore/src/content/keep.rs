@@ -35,6 +35,16 @@ pub enum Pin {
     /// Stock clients of iroh-blobs may have them: the blob of this hash, or a collection and all that it names.
     #[n(3)]
     Stock(#[n(0)] BlobHash),
+    /// A repository of the registry has this manifest, which needs them.
+    #[n(4)]
+    Package {
+        /// The repository's name.
+        #[n(0)]
+        repository: String,
+        /// The manifest's digest.
+        #[n(1)]
+        digest: String,
+    },
 }
 
 /// What this node is to the distribution that it keeps blobs for.

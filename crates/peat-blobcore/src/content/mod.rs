@@ -57,6 +57,8 @@ pub use spool::{Hashed, Spool, Spooled};
 pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};
 pub use tree::Known;
 
+use tokio::sync::watch;
+
 use crate::clock::Clock;
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
@@ -152,6 +154,8 @@ struct Inner {
     readers: Mutex<BTreeMap<BlobHash, usize>>,
     /// What was found damaged or gone and nobody was told of yet.
     lost: Mutex<BTreeSet<BlobHash>>,
+    /// Touched whenever more of any blob is here.
+    arrivals: watch::Sender<()>,
 }
 
 impl fmt::Debug for Content {
@@ -181,6 +185,7 @@ impl Content {
             assemblies: registry::Registry::default(),
             readers: Mutex::default(),
             lost: Mutex::default(),
+            arrivals: watch::Sender::default(),
         };
         inner.recover(unclean)?;
         Ok(Self(Arc::new(inner)))
@@ -203,6 +208,11 @@ impl Content {
     /// Where it is.
     pub(crate) fn directory(&self) -> &Path {
         self.0.layout.dir()
+    }
+
+    /// Changes whenever more of any blob is here: for who waits for some of one.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<()> {
+        self.0.arrivals.subscribe()
     }
 
     /// What was found damaged or gone since this was asked last.

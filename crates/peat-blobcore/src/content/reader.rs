@@ -52,6 +52,36 @@ impl Content {
         })
     }
 
+    /// Reads verified bytes from `offset` on of a blob that is held or is being put together, and says how many: none when those
+    /// at `offset` are not here, or the blob has ended.
+    ///
+    /// # Errors
+    /// What the store's files failed with.
+    pub fn read_held(&self, hash: &BlobHash, offset: u64, buffer: &mut [u8]) -> Result<usize, ContentError> {
+        match self.open_blob(hash) {
+            Ok(reader) => return reader.read_at(offset, buffer),
+            Err(ContentError::Absent(_) | ContentError::Damaged(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let Some(assembly) = self.0.assemblies.open(hash) else {
+            // It may have become whole since the first look.
+            return if self.holds(hash)? { self.open_blob(hash)?.read_at(offset, buffer) } else { Ok(0) };
+        };
+        let Some(held) = assembly.held_ranges().into_iter().find(|held| held.contains(&offset)) else { return Ok(0) };
+        let start = offset - offset % GROUP_BYTES;
+        let most = offset.saturating_add(buffer.len() as u64).min(held.end);
+        let end = most.next_multiple_of(GROUP_BYTES).min(held.end).min(start + MAX_BLOCK_BYTES);
+        let length = usize::try_from(end.min(most) - offset).expect("at most a block");
+        let range = start..end;
+        let mut copier = Copier { range: tree::covering(&range), offset, buffer: &mut buffer[..length] };
+        match assembly.visit(&range, &mut copier) {
+            Ok(()) => Ok(length),
+            // Damaged since: it is fetched again.
+            Err(ContentError::Absent(_) | ContentError::Damaged(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Encodes a range of a blob, of at most [`MAX_BLOCK_BYTES`] at group boundaries (or the blob's end), for
     /// [`Assembly::write_block`](super::Assembly::write_block) on another node, so that it can be verified by itself. Serves
     /// what an open assembly has verified, too.

@@ -5,10 +5,14 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::FileExt as _;
 
+use sha2::{Digest as _, Sha512};
+
 use super::commit::{Staged, StagedBytes};
 use super::ingest::stage_inline;
 use super::layout::StagedPath;
 use super::{Batch, Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES};
+
+const READ_BYTES: usize = 256 * 1024;
 
 impl Content {
     /// Begins to take in bytes that come piece by piece.
@@ -42,6 +46,12 @@ impl Spool {
         Ok(())
     }
 
+    /// Bytes that have come so far.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.spooled.size
+    }
+
     /// All have come: no descriptor is held for them any more.
     #[must_use]
     pub fn end(self) -> Spooled {
@@ -57,6 +67,22 @@ pub struct Spooled {
 }
 
 impl Spooled {
+    /// Their SHA-512, for who must know it before they are taken.
+    ///
+    /// # Errors
+    /// What the store's own files fail with.
+    pub fn sha512(&self) -> Result<[u8; 64], ContentError> {
+        let read = |source| ContentError::io("read", &self.data.path)(source);
+        let mut file = File::open(&self.data.path).map_err(ContentError::io("open", &self.data.path))?;
+        let (mut hasher, mut buffer) = (Sha512::new(), vec![0; READ_BYTES]);
+        loop {
+            match file.read(&mut buffer).map_err(read)? {
+                0 => return Ok(hasher.finalize().into()),
+                more => hasher.update(&buffer[..more]),
+            }
+        }
+    }
+
     /// How many they are.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -94,9 +120,7 @@ impl Hashed {
     pub fn open(&self) -> Result<Box<dyn Read + '_>, ContentError> {
         Ok(match &self.0.bytes {
             StagedBytes::Inline(bytes) => Box::new(Cursor::new(bytes)),
-            StagedBytes::Files { data, .. } => {
-                Box::new(File::open(&data.path).map_err(ContentError::io("open", &data.path))?)
-            }
+            StagedBytes::Files { data, .. } => Box::new(File::open(&data.path).map_err(ContentError::io("open", &data.path))?),
         })
     }
 }

@@ -32,10 +32,12 @@ pub enum Kind {
     Retired,
     /// The register `revoked/<endpoint id>`.
     Revoked,
+    /// The register `tags/<repository>/<tag>/<endpoint id>`.
+    Tag,
 }
 
 impl Kind {
-    /// The number in the payload. 5 and 6 are kept for packages and tags.
+    /// The number in the payload. 5 was kept for packages, which are distributions.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -43,11 +45,12 @@ impl Kind {
             Self::Node => 2,
             Self::Retired => 3,
             Self::Revoked => 4,
+            Self::Tag => 6,
         }
     }
 
     fn from_number(number: u8) -> Option<Self> {
-        [Self::Distribution, Self::Node, Self::Retired, Self::Revoked].into_iter().find(|kind| kind.number() == number)
+        [Self::Distribution, Self::Node, Self::Retired, Self::Revoked, Self::Tag].into_iter().find(|kind| kind.number() == number)
     }
 }
 
@@ -83,7 +86,7 @@ impl Body {
 pub struct Envelope {
     /// What it is about.
     pub kind: Kind,
-    /// The distribution id, or the endpoint id that the register is about.
+    /// The distribution id, the endpoint id that the register is about, or the [key of a tag](crate::model::TagRecord::key).
     pub key: [u8; 32],
     /// Who says it.
     pub author: EndpointId,
@@ -183,7 +186,7 @@ impl Envelope {
         let read: Payload = decode_whole(payload)?;
         let body = match (kind, read.change, read.register_version, read.register_value) {
             (Kind::Distribution, Some(change), None, None) => Body::Change(change.into()),
-            (Kind::Node | Kind::Retired | Kind::Revoked, None, Some(version), Some(value)) => {
+            (Kind::Node | Kind::Retired | Kind::Revoked | Kind::Tag, None, Some(version), Some(value)) => {
                 Body::register(version, value.into())?
             }
             _ => return Err(EnvelopeError::BodyDoesNotFit),
@@ -308,8 +311,8 @@ mod tests {
     fn a_newer_kind_or_version_is_told_from_a_broken_envelope() {
         let mut bytes = register(&SecretKey::from_bytes(&[1; 32])).seal(&SecretKey::from_bytes(&[1; 32]));
         assert_eq!(bytes[SIGNATURE_BYTES + 3..SIGNATURE_BYTES + 5], [1, 3], "key 1, kind 3");
-        bytes[SIGNATURE_BYTES + 4] = 6;
-        assert!(matches!(Envelope::open(&bytes), Err(EnvelopeError::UnknownKind(6))));
+        bytes[SIGNATURE_BYTES + 4] = 7;
+        assert!(matches!(Envelope::open(&bytes), Err(EnvelopeError::UnknownKind(7))));
         bytes[SIGNATURE_BYTES + 2] = 2;
         assert!(matches!(Envelope::open(&bytes), Err(EnvelopeError::UnknownVersion(2))));
     }

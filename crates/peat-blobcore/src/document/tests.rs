@@ -67,6 +67,7 @@ fn manifest(sender: &Life) -> Manifest {
         expiry: EXPIRY,
         carry: Carry::Members,
         together: false,
+        package: None,
     }
 }
 

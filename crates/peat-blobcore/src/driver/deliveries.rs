@@ -1,4 +1,4 @@
-//! Hands deliveries to the inbox, off the loop and several at a time, so that they share a barrier.
+//! Hands deliveries to the inbox, off the loop and several at a time, so that they share a barrier; and packages to the registry.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::content::{Content, ContentError, Exported};
 use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome, Written};
-use crate::model::{BlobHash, DistributionId};
+use crate::model::{BlobHash, DistributionId, FileEntry, Package};
 use crate::reconcile::{FileOutcome, Retry};
+use crate::registry::Registry;
 
 /// Deliveries that share a call, and with it a barrier.
 const DELIVERIES_PER_CALL: usize = 256;
@@ -29,11 +30,34 @@ pub(super) struct Deliveries {
     clock: Arc<dyn Clock>,
     waiting: VecDeque<Delivery>,
     under_way: JoinSet<Vec<Ended>>,
+    registry: Registry,
+    /// Packages that become part of the registry.
+    packages: JoinSet<Vec<Ended>>,
 }
 
 impl Deliveries {
-    pub(super) fn new(inbox: Option<Inbox>, content: Content, clock: Arc<dyn Clock>) -> Self {
-        Self { inbox, content, clock, waiting: VecDeque::new(), under_way: JoinSet::new() }
+    pub(super) fn new(inbox: Option<Inbox>, registry: Registry, content: Content, clock: Arc<dyn Clock>) -> Self {
+        let (waiting, under_way, packages) = (VecDeque::new(), JoinSet::new(), JoinSet::new());
+        Self { inbox, content, clock, waiting, under_way, registry, packages }
+    }
+
+    /// Takes a package into the registry.
+    pub(super) fn keep(&mut self, id: DistributionId, package: Package, files: Arc<[FileEntry]>) {
+        let registry = self.registry.clone();
+        self.packages.spawn_blocking(move || {
+            let outcome = match registry.keep_claimed(&package, &files) {
+                Ok(()) => FileOutcome::Delivered,
+                Err(error) => {
+                    let retry = match error.kind() {
+                        ErrorKind::NoSpace => Retry::WithRoom,
+                        ErrorKind::Integrity | ErrorKind::Usage => Retry::Never,
+                        _ => Retry::Later,
+                    };
+                    FileOutcome::Failed { error: error.to_string(), retry }
+                }
+            };
+            vec![(id, (0_u32..).take(files.len()).map(|index| (index, outcome.clone())).collect())]
+        });
     }
 
     /// Delivers, now or after what is under way.
@@ -44,19 +68,21 @@ impl Deliveries {
 
     /// The end of a call. Pends while none is under way.
     pub(super) async fn ended(&mut self) -> Vec<Ended> {
-        match self.under_way.join_next().await {
-            Some(ended) => {
+        tokio::select! {
+            Some(ended) = self.under_way.join_next() => {
                 self.begin();
                 ended.expect("the inbox does not panic, and its calls are not cancelled")
             }
-            None => std::future::pending().await,
+            Some(ended) = self.packages.join_next() => ended.expect("the registry does not panic, and its calls are not cancelled"),
+            else => std::future::pending().await,
         }
     }
 
-    /// Waits for the call under way and begins no other.
+    /// Waits for the calls under way and begins no other.
     pub(super) async fn stop(&mut self) {
         self.waiting.clear();
         while self.under_way.join_next().await.is_some() {}
+        while self.packages.join_next().await.is_some() {}
     }
 
     fn begin(&mut self) {

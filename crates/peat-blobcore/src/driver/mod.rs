@@ -26,6 +26,7 @@ use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
+use crate::registry::{Claims, Registry};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -49,6 +50,8 @@ pub(crate) enum Request {
     Wrote(Accepted),
     /// The user wants a distribution delivered again.
     Redeliver(DistributionId),
+    /// A client of the registry asks for blobs of a package.
+    Asked { distribution: DistributionId, blobs: Vec<BlobHash> },
     /// The policy is another one now.
     Policy(Box<Policy>),
     /// Whether only what is critical crosses the link, from now on.
@@ -87,6 +90,8 @@ pub(crate) struct Parts {
     pub(crate) record: NodeRecord,
     pub(crate) progress: Arc<Progress>,
     pub(crate) nodes: SharedNodes,
+    pub(crate) claims: Claims,
+    pub(crate) registry: Registry,
     pub(crate) watchers: broadcast::Sender<NodeEvent>,
     /// Spreads waits; differs between nodes.
     pub(crate) seed: u64,
@@ -118,12 +123,30 @@ pub(crate) struct Driver {
     lists: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     /// Documents that could not be written; they are looked at again.
     unwritten: BTreeSet<DistributionId>,
+    /// What is said of packages, for the registry.
+    claims: Claims,
+    registry: Registry,
 }
 
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { identity, clock, replica, content, inbox, network, policy, stall, record, progress, nodes, watchers, seed } =
-            parts;
+        let Parts {
+            identity,
+            clock,
+            replica,
+            content,
+            inbox,
+            network,
+            policy,
+            stall,
+            record,
+            progress,
+            nodes,
+            claims,
+            registry,
+            watchers,
+            seed,
+        } = parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
             world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
@@ -133,12 +156,14 @@ impl Driver {
             room: Room::new(
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
             ),
-            deliveries: Deliveries::new(inbox, content.clone(), Arc::clone(&clock)),
+            deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
+            registry,
             progress_ticks: 0,
             timer: None,
             ahead: VecDeque::new(),
             lists: BTreeMap::new(),
             unwritten: BTreeSet::new(),
+            claims,
             identity,
             clock,
             replica,
@@ -215,6 +240,7 @@ impl Driver {
         let distributions = self.replica.distributions();
         self.decide(Event::Started { distributions: distributions.clone() }).await;
         for id in distributions {
+            self.learn_claims(&id);
             self.redeliver_if_lost(id).await;
         }
     }
@@ -222,11 +248,19 @@ impl Driver {
     /// Delivers again what this node has signed a receipt for and its ledger knows nothing of: the disk, or the ledger on it,
     /// was lost. Equal files are left as they are.
     async fn redeliver_if_lost(&mut self, id: DistributionId) {
-        let (Some(inbox), Some(distribution)) = (self.inbox.clone(), self.world.distribution(&id)) else { return };
+        let Some(distribution) = self.world.distribution(&id) else { return };
         let signed = distribution.targets.get(&self.identity.id()).is_some_and(|record| record.state.is_receipt());
         if !signed {
             return;
         }
+        if let Some(package) = &distribution.manifest.package {
+            if self.registry.has_lost(package) {
+                tracing::warn!(distribution = %id, "a package that was kept here is unknown to the registry: it is taken in again");
+                self.decide(Event::Redeliver(id)).await;
+            }
+            return;
+        }
+        let Some(inbox) = self.inbox.clone() else { return };
         let lost = match self.world.files(&distribution) {
             Some(Ok(files)) => match files.first() {
                 Some(first) => inbox.knows(&id, 0, distribution.manifest.file_count(), first).map(|known| !known),
@@ -298,6 +332,9 @@ impl Driver {
         let Some(distribution) = self.world.distribution(&id) else { return };
         let Some(Ok(files)) = self.world.files(&distribution) else { return };
         let manifest = &distribution.manifest;
+        if let Some(package) = &manifest.package {
+            return self.deliveries.keep(id, package.clone(), files);
+        }
         self.deliveries.add(Delivery {
             id,
             sender: manifest.sender,
@@ -418,6 +455,7 @@ impl Driver {
                 self.changed(accepted.changes).await;
             }
             Request::Redeliver(id) => self.decide(Event::Redeliver(id)).await,
+            Request::Asked { distribution, blobs } => self.decide(Event::Asked { distribution, blobs }).await,
             Request::Policy(policy) => {
                 self.policy = Policy { inbox: self.policy.inbox, metered: self.policy.metered, ..*policy };
                 self.decide(Event::PolicyChanged).await;
@@ -520,13 +558,14 @@ impl Driver {
 
     /// Tells reconcile what reads differently now.
     async fn changed(&mut self, changes: Vec<Change>) {
-        let registers = changes.iter().any(|change| !matches!(change, Change::Distribution(_)));
+        let registers = changes.iter().any(|change| !matches!(change, Change::Distribution(_) | Change::Tag(_)));
         if registers {
             self.world.refresh_nodes();
         }
         for change in changes {
             match change {
                 Change::Distribution(id) => {
+                    self.learn_claims(&id);
                     self.decide(Event::DistributionChanged(id)).await;
                     self.redeliver_if_lost(id).await;
                 }
@@ -536,6 +575,8 @@ impl Driver {
                     }
                     self.decide(Event::NodeChanged(id)).await;
                 }
+                // The registry looks tags up when it is asked.
+                Change::Tag(_) => {}
                 Change::Retired(id) => {
                     self.network.forget(id).await;
                     self.decide(Event::NodeChanged(id)).await;
@@ -547,6 +588,13 @@ impl Driver {
                     self.decide(Event::NodeChanged(id)).await;
                 }
             }
+        }
+    }
+
+    fn learn_claims(&self, id: &DistributionId) {
+        match self.world.distribution(id) {
+            Some(distribution) => self.claims.learn(&distribution),
+            None => self.claims.forget(id),
         }
     }
 
@@ -583,6 +631,10 @@ impl Driver {
         match self.replica.expire() {
             Ok(accepted) => self.changed(accepted.changes).await,
             Err(error) => tracing::error!(%error, "cannot drop what has expired"),
+        }
+        match self.replica.renew_tags() {
+            Ok(accepted) => self.pass_on(&accepted).await,
+            Err(error) => tracing::error!(%error, "cannot say again what this node's tags point to"),
         }
         self.write_again().await;
         self.mend().await;
@@ -625,8 +677,11 @@ impl Driver {
     }
 
     fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
+        let is_package = self.world.distribution(&distribution).is_some_and(|found| found.manifest.package.is_some());
         for (index, outcome) in outcomes {
             match outcome {
+                // What went into the registry is no file of the inbox.
+                FileOutcome::Delivered | FileOutcome::AlreadyThere if is_package => {}
                 FileOutcome::Delivered | FileOutcome::AlreadyThere => {
                     self.tell(NodeEvent::File { distribution, index: *index });
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use minicbor::Decoder;
 
 use super::{
-    BlobHash, DistributionId, EndpointId, RelativePath, Scope, Sha256Digest, Timestamp, UnsafePath, decode_whole, encode,
+    BlobHash, DistributionId, EndpointId, Package, RelativePath, Scope, Sha256Digest, Timestamp, UnsafePath, decode_whole, encode,
 };
 
 /// Longest encoded manifest, in bytes.
@@ -53,6 +53,9 @@ pub struct Manifest {
     /// Whether its files appear in an inbox all at once, or each as it comes.
     #[n(8)]
     pub together: bool,
+    /// What it is, when its files are the blobs of a package.
+    #[n(9)]
+    pub package: Option<Package>,
 }
 
 /// The files of a distribution.
@@ -316,7 +319,8 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), ManifestError> {
-        if self.bundle.len() > MAX_TEXT_BYTES {
+        let package = self.package.iter().flat_map(|package| [&package.repository, &package.digest]);
+        if package.chain([&self.bundle]).any(|text| text.len() > MAX_TEXT_BYTES) {
             return Err(ManifestError::TextTooLong);
         }
         match &self.files {
@@ -369,6 +373,7 @@ mod tests {
             expiry: Timestamp::from_millis(2_000),
             carry: Carry::Members,
             together: true,
+            package: None,
         }
     }
 

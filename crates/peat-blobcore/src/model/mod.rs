@@ -6,6 +6,7 @@ mod credential;
 mod ids;
 mod manifest;
 mod node_record;
+mod package;
 mod path;
 mod scope;
 mod status;
@@ -20,6 +21,7 @@ pub use manifest::{
     ManifestError, Priority,
 };
 pub use node_record::{MAX_NODE_RECORD_BYTES, NodeRecord, Retirement, Revocation};
+pub use package::{Package, TagRecord, TagTarget};
 pub use path::{MAX_COMPONENT_BYTES, MAX_PATH_BYTES, RelativePath, UnsafePath};
 pub use scope::{Labels, NodeRef, Requirement, Scope, Selector, SelectorError};
 pub use status::{DistributionState, MAX_ERROR_BYTES, TargetRecord, TargetState};

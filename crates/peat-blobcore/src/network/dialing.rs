@@ -10,6 +10,11 @@ use crate::model::{EndpointId, Timestamp};
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause between two dials of one peer.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// The longest pause for who was connected not long ago: it may be an outage, which ends any moment. A dial knocks every five
+/// seconds or more often, so a longer pause than this would be felt, and a shorter one hardly.
+const MAX_OUTAGE_PAUSE: Duration = Duration::from_secs(4);
+/// How long one hopes so.
+const OUTAGE: Duration = Duration::from_secs(10 * 60);
 /// A connection that ended sooner counts as a failed dial: who takes it and drops it at once must not be knocked at for ever.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -25,6 +30,8 @@ struct Peer {
     fixed: bool,
     state: State,
     failures: u32,
+    /// When a connection with it that had stood for a while ended.
+    lost: Option<Timestamp>,
     /// How often its connection was let go since it was last out of reach.
     looks: u32,
     /// Its connection was let go: it has its place, whatever the number of connections.
@@ -107,9 +114,11 @@ impl Dialing {
 
     /// The connection has ended: dial again soon, but not in the same instant, in which the other side dials too.
     pub(crate) fn disconnected(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
-        if let Some(Peer { state: State::Connected(since), failures, rests, .. }) = self.peers.get_mut(peer) {
+        if let Some(Peer { state: State::Connected(since), failures, lost, rests, .. }) = self.peers.get_mut(peer) {
             *rests = false;
-            *failures = if now.since(*since) < STEADY { failures.saturating_add(1) } else { 0 };
+            let was_steady = now.since(*since) >= STEADY;
+            *failures = if was_steady { 0 } else { failures.saturating_add(1) };
+            *lost = if was_steady { Some(now) } else { *lost };
         }
         self.pause(peer, now, seed);
     }
@@ -141,14 +150,19 @@ impl Dialing {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.failures = entry.failures.saturating_add(1);
             entry.looks = 0;
-            entry.rests = false;
+            if std::mem::take(&mut entry.rests) {
+                // It was in reach until now.
+                entry.lost = Some(now);
+            }
         }
         self.pause(peer, now, seed);
     }
 
     fn pause(&mut self, peer: &EndpointId, now: Timestamp, seed: u64) {
         if let Some(entry) = self.peers.get_mut(peer).filter(|entry| entry.state != State::Left) {
-            let longest = MIN_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(MAX_PAUSE);
+            let is_outage = entry.lost.is_some_and(|lost| now.since(lost) < OUTAGE);
+            let most = if is_outage { MAX_OUTAGE_PAUSE } else { MAX_PAUSE };
+            let longest = MIN_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(most);
             // Between half of the pause and all of it, so that nodes that failed together do not dial together.
             let share = (seed ^ u64::from(peer.as_bytes()[0])) % 512;
             entry.state = State::At(now.plus(longest.mul_f64(0.5 + share as f64 / 1024.0)));
@@ -214,6 +228,39 @@ mod tests {
         let later = now.plus(STEADY);
         dialing.disconnected(&PEER, later, 0);
         assert!(dialing.next().expect("dialled again").since(later) <= MIN_PAUSE);
+    }
+
+    #[test]
+    fn who_was_connected_not_long_ago_is_dialled_after_short_pauses_for_a_while() {
+        let longest_until = |dialing: &mut Dialing, mut now: Timestamp, until: Timestamp| {
+            let mut longest = Duration::ZERO;
+            while now < until {
+                let next = dialing.next().expect("a dial is planned");
+                longest = longest.max(next.since(now));
+                now = next;
+                assert_eq!(dialing.due(now, 1), [PEER]);
+                dialing.failed(&PEER, now, 0);
+            }
+            longest
+        };
+        let (lost, hopeless) = (at(0).plus(STEADY), at(0).plus(STEADY).plus(OUTAGE));
+        for rested in [false, true] {
+            let mut dialing = Dialing::default();
+            dialing.connected(PEER, at(0));
+            if rested {
+                dialing.rests(&PEER, at(0), &IdleLinks::default(), true);
+                dialing.hurry(PEER);
+                assert_eq!(dialing.due(lost, 1), [PEER]);
+                dialing.failed(&PEER, lost, 0);
+            } else {
+                dialing.disconnected(&PEER, lost, 0);
+            }
+            assert!(longest_until(&mut dialing, lost, hopeless) <= MAX_OUTAGE_PAUSE);
+            let now = dialing.next().expect("a dial is planned");
+            let _ = dialing.due(now, 1);
+            dialing.failed(&PEER, now, 0);
+            assert!(longest_until(&mut dialing, now, now.plus(OUTAGE)) > MAX_PAUSE / 3, "then it is dialled as seldom as others");
+        }
     }
 
     #[test]

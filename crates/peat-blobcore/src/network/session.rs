@@ -10,6 +10,7 @@ use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::congestion;
 use super::endpoint::{CloseCode, widen};
 use super::idle::IdleLinks;
 use super::lobby::Seat;
@@ -35,6 +36,10 @@ const MAX_ADMITTED: usize = 64;
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes of one frame at most; they also end at [`ENVELOPE_BATCH_BYTES`].
 const ENVELOPE_BATCH: usize = 1024;
+/// What was written before this has been heard, or the connection has ended.
+const UNHEARD: Duration = Duration::from_secs(60);
+/// How often to look whether a connection is used.
+const UNUSED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// The control stream goes before all streams of blocks.
 const CONTROL_PRIORITY: i32 = 100;
 
@@ -275,6 +280,7 @@ impl Shared {
             outcome = self.write(&entry, &mut send) => outcome,
             outcome = self.serve(&entry) => outcome,
             () = self.has_nothing_to_carry(&entry), if !dialled => Err(SessionError::Idle),
+            () = ask_whether_it_is_back(&entry) => Ok(()),
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
         // Whoever lets it go has waited longer than a message takes: what the other has said since then was not heard.
@@ -363,6 +369,22 @@ impl Shared {
     }
 }
 
+/// Says something empty at short intervals while the connection is used, what was sent waits for an answer, and nothing comes:
+/// the link is off, and goes on soon after it is back. Never ends.
+async fn ask_whether_it_is_back(peer: &Arc<Peer>) {
+    let mut answers = 0;
+    loop {
+        let is_used = Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(UNHEARD);
+        tokio::time::sleep(if is_used { congestion::LOOK_INTERVAL } else { UNUSED_LOOK_INTERVAL }).await;
+        let came = peer.connection.stats().frame_rx;
+        // What the other side says by itself is no answer.
+        let before = std::mem::replace(&mut answers, came.acks + came.path_acks);
+        if is_used && answers == before && peer.queue.is_told(Duration::ZERO) && congestion::is_to_be_asked(&peer.connection) {
+            peer.queue.message(Message::Envelopes(Vec::new()));
+        }
+    }
+}
+
 /// Whether the peer has closed this connection for having nothing to carry.
 fn was_let_go(connection: &Connection) -> bool {
     let reason = connection.close_reason();
@@ -427,6 +449,8 @@ impl Reader {
                 Ok(())
             }
             Message::Want(_) => Err(SessionError::Protocol("it wants too many envelopes at once")),
+            // It asks whether this side is there, which QUIC has answered.
+            Message::Envelopes(envelopes) if envelopes.is_empty() => Ok(()),
             Message::Envelopes(envelopes) => self.accept(envelopes).await,
             Message::Reconciled => {
                 if !self.initiator {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
 use super::data::DataDirectory;
+use super::package::Mesh;
+use super::send::Job;
 use super::{Node, blocking};
 use crate::Error;
 use crate::clock::{Clock, SystemClock};
@@ -21,6 +23,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
+use crate::registry::{Claims, Registry};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -224,13 +227,14 @@ impl NodeBuilder {
         } = self;
         let opened_clock = Arc::clone(&clock);
         let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, ledger, inbox } = opened;
+        let Opened { data, identity, replica, content, registry, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
         let (requests, requested) = mpsc::channel(WAITING_REQUESTS);
         let (watchers, _) = broadcast::channel(WAITING_EVENTS);
         let nodes = SharedNodes::default();
+        let claims = Claims::default();
         let limiter = Limiter::new(Arc::clone(&clock), {
             let nodes = Arc::clone(&nodes);
             Box::new(move |id| {
@@ -245,7 +249,12 @@ impl NodeBuilder {
             clock: Arc::clone(&clock),
             replica: replica.clone(),
             content: content.clone(),
-            entitlement: Arc::new(Entitled { replica: replica.clone(), content: content.clone(), nodes: Arc::clone(&nodes) }),
+            entitlement: Arc::new(Entitled {
+                replica: replica.clone(),
+                content: content.clone(),
+                nodes: Arc::clone(&nodes),
+                claims: claims.clone(),
+            }),
             limiter,
             listen,
             resolver,
@@ -286,27 +295,42 @@ impl NodeBuilder {
             record,
             progress: Arc::clone(&progress),
             nodes,
+            claims: claims.clone(),
+            registry: registry.clone(),
             watchers: watchers.clone(),
             seed,
         };
         let runtime = tokio::runtime::Handle::current();
         // On a thread that may block: looking at documents and writing records touch the disk.
         let driver = tokio::task::spawn_blocking(move || runtime.block_on(Driver::new(parts).run(requested, heard)));
-        Ok(Node {
+        let job = Job {
+            me: identity.id(),
+            content: content.clone(),
+            replica: replica.clone(),
+            ledger: ledger.clone(),
+            now: clock.now(),
+        };
+        let mesh = Mesh::new(Arc::clone(&clock), job, registry.clone(), claims.clone(), requests.clone());
+        let node = Node {
             identity,
             clock,
             replica,
             content,
+            registry,
             ledger,
             inbox,
             network,
             requests,
             watchers,
             progress,
+            claims,
+            mesh: Arc::new(mesh),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
-        })
+        };
+        node.registry.set_elsewhere(Some(Arc::<Mesh>::clone(&node.mesh)));
+        Ok(node)
     }
 }
 
@@ -315,6 +339,7 @@ struct Opened {
     identity: Identity,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
 }
@@ -343,10 +368,11 @@ fn open(
     };
     let membership = Arc::new(identity.formation().clone());
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
-    let content = Content::open(&data.join("content"), options, clock)?;
+    let content = Content::open(&data.join("content"), options, Arc::clone(&clock))?;
+    let registry = Registry::open(&data.join("registry.redb"), content.clone(), clock)?;
     let ledger = Ledger::open(&data.join("exchange.redb"))?;
     let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, ledger, inbox })
+    Ok(Opened { data, identity, replica, content, registry, ledger, inbox })
 }
 
 impl Membership for Formation {
@@ -359,11 +385,12 @@ impl Membership for Formation {
     }
 }
 
-/// Who may have what, by the pins of the store and the documents that they are for.
+/// Who may have what, by the pins of the store, what packages it is part of, and the documents that these are for.
 struct Entitled {
     replica: Replica,
     content: Content,
     nodes: SharedNodes,
+    claims: Claims,
 }
 
 impl Entitlement for Entitled {
@@ -382,7 +409,8 @@ impl Entitlement for Entitled {
                 found.map(|found| found.manifest.priority)
             })
         };
-        pinned.iter().map(|ids| ids.iter().filter_map(&mut entitles).max()).collect()
+        let packages = blobs.iter().map(|blob| self.claims.packages_of(blob));
+        pinned.iter().zip(packages).map(|(ids, packages)| ids.iter().chain(&packages).filter_map(&mut entitles).max()).collect()
     }
 }
 

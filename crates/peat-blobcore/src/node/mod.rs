@@ -3,6 +3,7 @@
 mod builder;
 mod data;
 mod event;
+mod package;
 mod parcel;
 mod peer;
 mod send;
@@ -11,6 +12,7 @@ mod stock;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use package::PackageStatus;
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};
@@ -36,6 +38,7 @@ use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
 use crate::reconcile::Policy;
+use crate::registry::{Claims, Registry};
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
 use crate::transfer::{BlockBytes, Limits, LimitsInForce};
 use data::DataDirectory;
@@ -47,12 +50,15 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     replica: Replica,
     content: Content,
+    registry: Registry,
     ledger: Ledger,
     inbox: Option<Inbox>,
     network: Arc<Network>,
     requests: mpsc::Sender<Request>,
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
+    claims: Claims,
+    mesh: Arc<package::Mesh>,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
@@ -379,6 +385,11 @@ impl Node {
         match Arc::try_unwrap(self.network) {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
+        }
+        self.mesh.close();
+        let registry = self.registry;
+        if blocking(move || registry.close()).await.is_err() {
+            tracing::error!("the registry was not closed");
         }
         self.replica.close().await;
         let content = self.content;

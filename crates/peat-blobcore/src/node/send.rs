@@ -9,8 +9,8 @@ use crate::Error;
 use crate::content::{Batch, Content, ContentError, Pin, PinRole, Spooled};
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
-    BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Priority, RelativePath,
-    Scope, Timestamp,
+    BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Package, Priority,
+    RelativePath, Scope, Timestamp,
 };
 use crate::replica::{Accepted, Replica};
 
@@ -145,7 +145,7 @@ impl Node {
             if files.is_empty() {
                 return Err(Error::nothing_to_send(&root, &skipped));
             }
-            let (distribution, accepted) = job.distribute(&files, &terms)?;
+            let (distribution, accepted) = job.distribute(&files, &terms, None)?;
             Ok((Sent { distribution, bundle: terms.bundle, files, skipped }, accepted))
         })
         .await
@@ -183,7 +183,7 @@ impl Node {
                     return Err(ContentError::Absent(file.blob).into());
                 }
             }
-            job.distribute(&files, &terms)
+            job.distribute(&files, &terms, None)
         })
         .await
     }
@@ -219,13 +219,13 @@ impl Node {
             };
             let files = files.into_iter().map(entry).collect::<Result<Vec<_>, Error>>()?;
             batch.commit()?;
-            let (distribution, accepted) = job.distribute(&files, &terms)?;
+            let (distribution, accepted) = job.distribute(&files, &terms, None)?;
             Ok((Sent { distribution, bundle: terms.bundle, files, skipped: Vec::new() }, accepted))
         })
         .await
     }
 
-    fn job(&self) -> Job {
+    pub(super) fn job(&self) -> Job {
         Job {
             me: self.id(),
             content: self.content.clone(),
@@ -237,12 +237,13 @@ impl Node {
 }
 
 /// What a call needs, off the async threads.
-struct Job {
-    me: EndpointId,
-    content: Content,
-    replica: Replica,
-    ledger: Ledger,
-    now: Timestamp,
+#[derive(Clone)]
+pub(super) struct Job {
+    pub(super) me: EndpointId,
+    pub(super) content: Content,
+    pub(super) replica: Replica,
+    pub(super) ledger: Ledger,
+    pub(super) now: Timestamp,
 }
 
 impl Job {
@@ -253,7 +254,12 @@ impl Job {
         self.ingest(walk, root, root_name)
     }
 
-    fn distribute(&self, files: &[FileEntry], terms: &Terms) -> Result<(DistributionId, Accepted), Error> {
+    pub(super) fn distribute(
+        &self,
+        files: &[FileEntry],
+        terms: &Terms,
+        package: Option<Package>,
+    ) -> Result<(DistributionId, Accepted), Error> {
         let mut blobs: Vec<BlobHash> = files.iter().map(|file| file.blob).collect();
         let listed = self.list(files)?;
         if let Files::List { blob, .. } = &listed {
@@ -270,6 +276,7 @@ impl Job {
             expiry: made_at.plus(terms.lifetime),
             carry: terms.carry.clone(),
             together: terms.together,
+            package,
         };
         let (id, _) = manifest.seal()?;
         // Pinned before anybody can ask for it, so that no collection comes between.

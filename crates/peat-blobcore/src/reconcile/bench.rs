@@ -60,6 +60,7 @@ impl Sketch {
             expiry: Timestamp::from_millis(500_000_000),
             carry: self.carry.clone(),
             together: self.together,
+            package: None,
         };
         let (id, _) = manifest.seal().expect("a valid manifest");
         let (targets, carriers) = (BTreeMap::new(), BTreeMap::new());
@@ -124,6 +125,8 @@ pub(super) struct Bench {
     pub(super) delivering: BTreeMap<DistributionId, Vec<u32>>,
     pub(super) inbox: BTreeMap<DistributionId, BTreeSet<u32>>,
     pub(super) states: BTreeMap<DistributionId, crate::model::DistributionState>,
+    /// What clients of the registry have asked for.
+    pub(super) asked: BTreeSet<DistributionId>,
 }
 
 impl Bench {
@@ -142,6 +145,7 @@ impl Bench {
             delivering: BTreeMap::new(),
             inbox: BTreeMap::new(),
             states: BTreeMap::new(),
+            asked: BTreeSet::new(),
         }
     }
 
@@ -161,6 +165,13 @@ impl Bench {
     pub(super) fn say(&mut self, id: DistributionId, who: u8, state: TargetState) {
         let record = TargetRecord { state, bytes: 0, error: None, time: self.now };
         self.edit(id, |document| _ = document.targets.insert(peer(who), record));
+    }
+
+    /// A client of the registry asks for blobs.
+    pub(super) fn ask(&mut self, id: DistributionId, blobs: &[u8]) -> Vec<Action> {
+        self.asked.insert(id);
+        let blobs = blobs.iter().map(|blob| BlobHash::from_bytes([*blob; 32])).collect();
+        self.settle(Event::Asked { distribution: id, blobs })
     }
 
     pub(super) fn raw(&mut self, event: Event) -> Vec<Action> {
@@ -226,7 +237,8 @@ impl Bench {
         let carried = document.manifest.carry.permits(&peer(ME)) && self.policy.carry_quota_bytes > 0;
         let sent = document.manifest.sender == peer(ME);
         assert!(mine || carried || sent, "fetches only what is meant for it, carried, or its own");
-        assert!(self.view.pins.contains_key(&distribution), "fetches only what is pinned");
+        let asked = carried && !mine && self.asked.contains(&distribution);
+        assert!(asked || self.view.pins.contains_key(&distribution), "fetches only what is pinned or asked for");
         assert_ne!(source, peer(ME));
         for (blob, size) in blobs.iter().copied() {
             assert!(!self.view.blobs.contains(&blob), "fetches only what is not here");

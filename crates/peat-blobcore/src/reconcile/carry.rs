@@ -20,13 +20,13 @@ impl Pass<'_> {
     pub(super) fn watch_or_carry(&mut self, id: DistributionId, distribution: Arc<Distribution>) {
         let carries = matches!(
             self.memory.jobs.get(&id).map(|job| &job.work),
-            Some(Work::Fetching(fetching)) if fetching.reason == PinReason::Carry
+            Some(Work::Fetching(fetching)) if fetching.reason == Some(PinReason::Carry)
         );
         let said_so = distribution.carriers.get(&self.me).is_some_and(|record| holds_or_will(record.state));
         // Its pin outlives a crash: what was begun goes on without waiting again to be needed.
         let began = self.view.pinned(&id) == Some(PinReason::Carry);
         if carries || said_so || began || self.begins_to_carry(id, &distribution) {
-            return self.fetch(id, distribution, PinReason::Carry);
+            return self.fetch(id, distribution, Some(PinReason::Carry));
         }
         self.pin(id, None, 0);
     }

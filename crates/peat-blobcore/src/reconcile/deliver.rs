@@ -4,12 +4,22 @@
 use super::memory::{Fetching, Work};
 use super::pass::{Pass, cut};
 use super::targets::outstanding;
-use super::{Action, FileOutcome, PinReason, Retry};
+use super::{Action, FileOutcome, PinReason, Policy, Retry};
 use crate::document::Section;
-use crate::model::{DistributionId, TargetRecord, TargetState, Timestamp};
+use crate::model::{DistributionId, Manifest, TargetRecord, TargetState, Timestamp};
 
 /// Changes of a document that are kept for records that end something.
 const RESERVED_CHANGES: u32 = 8;
+
+/// Whether this node has where to put what is meant for it: files into an inbox, packages into its registry.
+pub(super) fn has_place(policy: &Policy, manifest: &Manifest) -> bool {
+    policy.inbox || manifest.package.is_some()
+}
+
+/// Whether nothing of it is delivered before everything is here. Of a package nothing may show before.
+fn comes_together(manifest: &Manifest) -> bool {
+    manifest.together || manifest.package.is_some()
+}
 
 impl Pass<'_> {
     pub(super) fn is_delivering(&self, id: DistributionId) -> bool {
@@ -23,11 +33,11 @@ impl Pass<'_> {
     pub(super) fn deliver(&mut self, id: DistributionId) {
         let Some(job) = self.memory.jobs.get_mut(&id) else { return };
         let Work::Fetching(fetching) = &mut job.work else { return };
-        let possible = fetching.reason == PinReason::Target
-            && self.policy.inbox
+        let possible = fetching.reason == Some(PinReason::Target)
+            && has_place(self.policy, &job.distribution.manifest)
             && fetching.admitted
             && fetching.files.is_some()
-            && (fetching.is_whole() || !job.distribution.manifest.together);
+            && (fetching.is_whole() || !comes_together(&job.distribution.manifest));
         let delivery = &mut fetching.delivery;
         if possible && delivery.under_way.is_empty() && !delivery.ready.is_empty() {
             delivery.under_way = std::mem::take(&mut delivery.ready);
@@ -134,9 +144,10 @@ impl Pass<'_> {
         let rests = !fetching.admitted && self.memory.over_quota.contains(&id) || fetching.no_space.is_some();
         let starved = !whole && !flying && !rests && (!connected || (fetching.todo.is_empty() && !fetching.stuck.is_empty()));
         fetching.starved = if starved { fetching.starved.or(Some(self.now)) } else { None };
-        let announce = whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);
-        let restored = whole && fetching.reason == PinReason::Sent;
-        let for_others = fetching.reason == PinReason::Sent || (whole && fetching.reason == PinReason::Carry);
+        let for_good = fetching.reason.is_some();
+        let announce = for_good && whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);
+        let restored = whole && fetching.reason == Some(PinReason::Sent);
+        let for_others = fetching.reason == Some(PinReason::Sent) || (whole && fetching.reason == Some(PinReason::Carry));
         let mut demands = if starved { job.interests.clone() } else { Default::default() };
         demands.retain(|peer| !self.memory.peers.is_up(peer));
         if for_others {
@@ -161,16 +172,18 @@ impl Pass<'_> {
 
     /// The record that describes a fetching job. What is over soon is not recorded in between.
     fn progress(&self, id: DistributionId) -> Option<(TargetState, Option<String>)> {
-        let Some(Work::Fetching(fetching)) = self.memory.jobs.get(&id).map(|job| &job.work) else { return None };
-        if fetching.reason == PinReason::Sent {
+        let job = self.memory.jobs.get(&id)?;
+        let Work::Fetching(fetching) = &job.work else { return None };
+        let place = has_place(self.policy, &job.distribution.manifest);
+        if matches!(fetching.reason, Some(PinReason::Sent) | None) {
             return None;
         }
         let patience = &self.policy.patience;
         let late = self.now >= fetching.since.plus(patience.quiet);
-        let is_target = fetching.reason == PinReason::Target;
+        let is_target = fetching.reason == Some(PinReason::Target);
         let pending = |error: &str| Some((TargetState::Pending, Some(error.to_owned())));
         if fetching.is_whole() {
-            let shows = is_target && self.policy.inbox && fetching.delivery.error.is_none() && !late;
+            let shows = is_target && place && fetching.delivery.error.is_none() && !late;
             return if shows { None } else { Some((TargetState::Held, fetching.delivery.error.clone())) };
         }
         if is_target && fetching.full {
@@ -204,7 +217,7 @@ impl Pass<'_> {
         }
         fetching.recorded = Some((state, error.clone()));
         self.written.insert(id);
-        let section = if fetching.reason == PinReason::Carry { Section::Carriers } else { Section::Targets };
+        let section = if fetching.reason == Some(PinReason::Carry) { Section::Carriers } else { Section::Targets };
         let record = TargetRecord { state, bytes: fetching.bytes, error, time: self.now };
         self.actions.push(Action::Record { distribution: id, section, record });
     }
@@ -213,7 +226,7 @@ impl Pass<'_> {
     fn reread_record(&mut self, id: DistributionId) {
         let (Some(distribution), me) = (self.view.distribution(&id), self.me) else { return };
         self.with_fetching(id, |fetching| {
-            let carries = fetching.reason == PinReason::Carry;
+            let carries = fetching.reason == Some(PinReason::Carry);
             let records = if carries { &distribution.carriers } else { &distribution.targets };
             fetching.recorded = records.get(&me).map(|record| (record.state, record.error.clone()));
         });

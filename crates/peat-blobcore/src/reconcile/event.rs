@@ -31,6 +31,14 @@ pub enum Event {
     /// Somebody brings blobs of the distribution, so that they need not be fetched: what is wanted of it, to be delivered or
     /// carried, gets its place in the quota and is pinned now.
     Offered(DistributionId),
+    /// A client of this node's registry asks for blobs of a package, wherever they are. They are fetched until they are here,
+    /// though nothing of it be meant for this node, as far as its manifest lets this node hold it for others.
+    Asked {
+        /// Of which distribution.
+        distribution: DistributionId,
+        /// Which blobs.
+        blobs: Vec<BlobHash>,
+    },
     /// A blob came to be here, whole and durable, other than by a fetch.
     BlobHeld(BlobHash),
     /// A blob that was kept here for the distribution is gone, or was found damaged.

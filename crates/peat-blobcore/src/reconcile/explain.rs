@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::decide::{Settled, Verdict, decide};
+use super::deliver::has_place;
 use super::fetch::{Choice, choose};
 use super::memory::{Fetching, Job, Memory, Work};
 use super::targets::is_target;
@@ -189,7 +190,7 @@ fn here(now: Timestamp, policy: &Policy, view: &dyn View, memory: &Memory, job: 
         return Reason::InboxFailed { error, retry_at };
     }
     if fetching.is_whole() {
-        return if policy.inbox { Reason::JustArrived } else { Reason::NoInbox };
+        return if has_place(policy, &job.distribution.manifest) { Reason::JustArrived } else { Reason::NoInbox };
     }
     if let Some(until) = fetching.no_space {
         return Reason::StoreFull(until);

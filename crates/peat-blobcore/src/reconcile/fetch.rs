@@ -27,7 +27,7 @@ enum Offer {
 }
 
 impl Fetching {
-    fn new(now: Timestamp, reason: PinReason) -> Self {
+    fn new(now: Timestamp, reason: Option<PinReason>) -> Self {
         Self {
             reason,
             files: None,
@@ -93,7 +93,7 @@ impl Fetching {
 
 impl Pass<'_> {
     /// Keeps the job of a distribution whose blobs are to be here, and moves it on.
-    pub(super) fn fetch(&mut self, id: DistributionId, distribution: Arc<Distribution>, reason: PinReason) {
+    pub(super) fn fetch(&mut self, id: DistributionId, distribution: Arc<Distribution>, reason: Option<PinReason>) {
         let (now, fits) = (self.now, |work: &Work| matches!(work, Work::Fetching(fetching) if fetching.reason == reason));
         self.keep_job(id, &distribution, || Work::Fetching(Box::new(Fetching::new(now, reason))), fits);
         let sources = self.sources(id, &distribution);
@@ -161,7 +161,11 @@ impl Pass<'_> {
             fetching.miss_list(id, listed, &mut self.memory.wanted);
         }
         fetching.bytes = 0;
+        let asked = self.memory.known.get(&id).filter(|_| fetching.reason.is_none()).map(|known| &known.asked);
         for (index, file) in (0_u32..).zip(files.entries()) {
+            if asked.is_some_and(|asked| !asked.contains(&file.blob)) {
+                continue;
+            }
             let over = fetching.delivery.done.contains(&index) || fetching.delivery.failed.contains_key(&index);
             if over || self.view.holds(&file.blob) {
                 fetching.bytes += file.size;
@@ -495,20 +499,21 @@ impl Pass<'_> {
         if !fetching.admitted {
             let bytes = job.distribution.manifest.total_bytes();
             let (quota, bytes) = match reason {
-                PinReason::Carry => (Some(self.policy.carry_quota_bytes), bytes),
-                PinReason::Target => (self.policy.quota_bytes, bytes),
-                // What it sent is its own, and under nobody's quota.
-                PinReason::Sent => (None, 0),
+                Some(PinReason::Carry) => (Some(self.policy.carry_quota_bytes), bytes),
+                Some(PinReason::Target) => (self.policy.quota_bytes, bytes),
+                // What it sent is its own, and under nobody's quota; what is not pinned goes when there is no room.
+                Some(PinReason::Sent) | None => (None, 0),
             };
             let own = self.memory.known.get(&id).and_then(|known| known.account).map_or(0, |(_, bytes)| bytes);
-            let taken = self.memory.accounts.get(&reason).copied().unwrap_or_default().saturating_sub(own);
+            let taken =
+                reason.and_then(|reason| self.memory.accounts.get(&reason)).copied().unwrap_or_default().saturating_sub(own);
             if quota.is_some_and(|quota| taken.saturating_add(bytes) > quota) {
                 self.memory.over_quota.insert(id);
                 return false;
             }
             self.memory.over_quota.remove(&id);
             self.with_fetching(id, |fetching| fetching.admitted = true);
-            self.pin(id, Some(reason), bytes);
+            self.pin(id, reason, bytes);
         }
         true
     }

@@ -25,6 +25,7 @@ enum Op {
     Cancels(usize),
     Retires(u8),
     Redeliver(usize),
+    Asks(usize, u8),
     Reconciled(u8),
     RoomMade,
     Metered(bool),
@@ -89,6 +90,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<usize>().prop_map(Op::Cancels),
         1 => (2_u8..7).prop_map(Op::Retires),
         1 => any::<usize>().prop_map(Op::Redeliver),
+        2 => (any::<usize>(), 0_u8..12).prop_map(|(what, blob)| Op::Asks(what, blob)),
         1 => (2_u8..7).prop_map(Op::Reconciled),
         1 => Just(Op::RoomMade),
         1 => any::<bool>().prop_map(Op::Metered),
@@ -200,6 +202,11 @@ fn happen(bench: &mut Bench, op: Op) -> Option<Event> {
         Op::Hint(who, what) => {
             let distribution = pick(&known, what)?;
             Some(give(bench, Event::Holding { peer: peer(who), distribution }))
+        }
+        Op::Asks(what, blob) => {
+            let distribution = pick(&known, what)?;
+            bench.asked.insert(distribution);
+            Some(give(bench, Event::Asked { distribution, blobs: vec![BlobHash::from_bytes([blob; 32])] }))
         }
         Op::Redeliver(what) => Some(give(bench, Event::Redeliver(pick(&known, what)?))),
         Op::Reconciled(who) => Some(give(bench, Event::Reconciled(peer(who)))),

@@ -48,6 +48,8 @@ pub(super) struct Known {
     pub(super) state: Option<DistributionState>,
     /// Whether its blobs are to be here once more, though all was done: to be delivered again, or since some were lost.
     pub(super) again: bool,
+    /// Blobs that a client of the registry waits for.
+    pub(super) asked: BTreeSet<BlobHash>,
     pub(super) account: Option<(PinReason, u64)>,
 }
 
@@ -95,7 +97,8 @@ pub(super) struct Seen {
 
 #[derive(Debug, Clone)]
 pub(super) struct Fetching {
-    pub(super) reason: PinReason,
+    /// Why it is kept; nothing when a client of the registry asked for some of it, which makes a cache of it.
+    pub(super) reason: Option<PinReason>,
     pub(super) files: Option<FileSource>,
     /// The blobs that are not here.
     pub(super) missing: BTreeMap<BlobHash, Missing>,

@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod action;
+mod asked;
 mod carry;
 mod decide;
 mod deliver;

@@ -87,6 +87,7 @@ impl Pass<'_> {
             }
             Event::Holding { peer, distribution } => self.hint(peer, distribution),
             Event::Offered(id) => self.offered(id),
+            Event::Asked { distribution, blobs } => self.asked(distribution, blobs),
             Event::BlobHeld(blob) => self.blobs_held([blob]),
             Event::Lost(id) => {
                 self.do_again(id);
@@ -178,7 +179,7 @@ impl Pass<'_> {
         self.look_at(id);
         if let Some(Job { work: Work::Watching(_), distribution, .. }) = self.memory.jobs.get(&id) {
             // Others may carry it too: they do not have it yet, and this node is given it.
-            self.fetch(id, Arc::clone(distribution), PinReason::Carry);
+            self.fetch(id, Arc::clone(distribution), Some(PinReason::Carry));
         }
         if self.admit(id) {
             self.deliver(id);
@@ -218,9 +219,13 @@ impl Pass<'_> {
             return self.halt(id);
         }
         let total = distribution.manifest.total_bytes();
+        let not_meant = matches!(verdict, Verdict::ForOthers | Verdict::Settled(Settled::NotMeant));
+        if not_meant && self.fetch_asked(id, &distribution) {
+            return;
+        }
         match verdict {
             Verdict::Sent => self.send(id, distribution),
-            Verdict::Take => self.fetch(id, distribution, PinReason::Target),
+            Verdict::Take => self.fetch(id, distribution, Some(PinReason::Target)),
             Verdict::ForOthers => self.watch_or_carry(id, distribution),
             Verdict::Refused(refusal) => {
                 self.settle(id, None, 0);
@@ -254,15 +259,16 @@ impl Pass<'_> {
 
     /// What this node sent: kept, told to those who are meant, and closed by a roster.
     fn send(&mut self, id: DistributionId, distribution: Arc<Distribution>) {
-        // What it sent is its own, and under nobody's quota.
-        self.pin(id, Some(PinReason::Sent), 0);
+        // What it sent is its own, and under nobody's quota; what is in the registry is kept there.
+        let is_files = distribution.manifest.package.is_none();
+        self.pin(id, is_files.then_some(PinReason::Sent), 0);
         if self.memory.reconciled
             && let Some(roster) = roster_to_write(self.view, &distribution)
         {
             self.actions.push(Action::WriteRoster { distribution: id, roster });
         }
         if self.memory.known.get(&id).is_some_and(|known| known.again) {
-            return self.fetch(id, distribution, PinReason::Sent);
+            return self.fetch(id, distribution, Some(PinReason::Sent));
         }
         let open = distribution.roster.is_none();
         let demands = self.to_reach(&distribution);

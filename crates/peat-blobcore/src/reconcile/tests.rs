@@ -457,6 +457,59 @@ fn a_member_carries_for_a_target_that_was_out_of_reach_for_a_minute_and_drops_it
 }
 
 #[test]
+fn what_a_client_asks_for_is_fetched_and_nothing_else_and_pinned_for_nothing() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), blobs: vec![(1, 10), (2, 20_000), (3, 20_000)], ..Sketch::default() });
+    bench.settle(Event::PeerUp(peer(2)));
+    assert!(bench.running.is_empty());
+    bench.ask(id, &[2]);
+    let blobs = |bench: &Bench| bench.running.iter().map(|running| running.blob.as_bytes()[0]).collect::<Vec<_>>();
+    assert_eq!(blobs(&bench), [2]);
+    bench.ask(id, &[2, 3]);
+    assert_eq!(blobs(&bench), [2, 3], "while the first is under way");
+    let (two, three) = (bench.running[0], bench.running[1]);
+    bench.fetch_ended(two, FetchOutcome::Unreachable);
+    bench.fetch_ended(three, FetchOutcome::Done);
+    bench.wait(Duration::from_secs(2));
+    assert_eq!(blobs(&bench), [2], "it is tried again");
+    let two = bench.running[0];
+    bench.fetch_ended(two, FetchOutcome::Done);
+    assert!(bench.view.pins.is_empty() && bench.view.documents[&id].carriers.is_empty(), "a part is nothing to speak of");
+    bench.ask(id, &[1]);
+    let one = bench.running[0];
+    let actions = bench.fetch_ended(one, FetchOutcome::Done);
+    assert!(actions.contains(&Action::Announce { distribution: id }));
+    assert_eq!(bench.view.documents[&id].carriers[&peer(ME)].state, TargetState::Held, "others may come for it");
+    assert_eq!(bench.ask(id, &[1, 2, 3]), [], "all of it is here");
+}
+
+#[test]
+fn nobody_fetches_for_a_client_what_it_may_not_hold_and_a_cancelled_package_is_not_waited_for() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    let id = bench.add(&Sketch { scope: only(&[3]), carry: Carry::None, ..Sketch::default() });
+    bench.ask(id, &[1]);
+    assert!(bench.running.is_empty());
+    let id = bench.add(&Sketch { scope: only(&[3]), blobs: vec![(2, 10)], ..Sketch::default() });
+    bench.ask(id, &[2]);
+    assert_eq!(bench.running.len(), 1);
+    let now = bench.now;
+    bench.edit(id, |document| document.cancelled = Some(now));
+    assert!(bench.running.is_empty());
+}
+
+#[test]
+fn a_client_that_asks_brings_about_a_dial_to_who_has_it() {
+    let mut bench = Bench::new();
+    let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });
+    assert!(bench.dialling.is_empty());
+    bench.ask(id, &[1]);
+    assert_eq!(bench.dialling, [peer(2)]);
+    bench.settle(Event::PeerUp(peer(2)));
+    assert_eq!(bench.running.len(), 1);
+}
+
+#[test]
 fn a_carrier_that_crashed_goes_on_at_once() {
     let mut bench = Bench::new();
     let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });

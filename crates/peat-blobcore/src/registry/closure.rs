@@ -157,7 +157,8 @@ mod tests {
             os: "linux".to_owned(),
             variant: variant.map(str::to_owned),
         };
-        let matches = |a: (&str, Option<&str>), b: (&str, Option<&str>)| matches_platform(&platform(a.0, a.1), &platform(b.0, b.1));
+        let matches =
+            |a: (&str, Option<&str>), b: (&str, Option<&str>)| matches_platform(&platform(a.0, a.1), &platform(b.0, b.1));
         assert!(matches(("amd64", None), ("amd64", Some("v2"))) && matches(("arm64", None), ("arm64", Some("v8"))));
         assert!(matches(("arm64", Some("v8")), ("arm64", None)) && matches(("arm", None), ("arm", Some("v7"))));
         assert!(!matches(("arm", Some("v6")), ("arm", Some("v7"))) && !matches(("amd64", None), ("arm64", None)));

@@ -10,7 +10,7 @@ use super::store::Tables;
 use super::waiting::{Offer, On};
 use super::{Accepted, Change, Limits, Membership, Reason, Signer};
 use crate::document::{ChangeError, Document, Envelope, Kind, Verdict};
-use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Timestamp};
+use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, TagRecord, Timestamp};
 
 /// How long an envelope is kept after its expiry, so that clocks may differ.
 pub(super) const GRACE: Duration = Duration::from_secs(2 * 24 * 3600);
@@ -196,6 +196,12 @@ impl<'a, 'txn> Batch<'a, 'txn> {
                 self.check_member(envelope, Some(&record.credential))?;
             }
             Value::Retired(_) | Value::Revoked(_) => self.check_authority(envelope)?,
+            Value::Tag(record) => {
+                if TagRecord::key(&record.repository, &record.tag) != envelope.key {
+                    return Err(Halt::Refuse(Reason::NotPermitted, "a tag under another's key".to_owned()));
+                }
+                self.check_member(envelope, None)?;
+            }
         }
         self.admit_register(offer, version, value)
     }
@@ -247,6 +253,12 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         if envelope.kind == Kind::Node && fresh && self.state.registers.count(Kind::Node) >= self.limits.nodes {
             return Err(Halt::Refuse(Reason::TooMany, "node records".to_owned()));
         }
+        if envelope.kind == Kind::Tag && fresh {
+            let others = self.state.registers.by_authors(Kind::Tag).filter(|(author, _)| *author == envelope.author);
+            if others.count() >= self.limits.tags_per_author {
+                return Err(Halt::Refuse(Reason::TooMany, "tags of one author".to_owned()));
+            }
+        }
         match effect {
             Effect::Clone(Some(surplus)) if surplus == id => {
                 return Err(Halt::Refuse(Reason::Surplus, "a third claim to one version".to_owned()));
@@ -266,6 +278,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             Kind::Node => self.met(envelope)?,
             Kind::Retired => self.changes.extend([Change::Retired(subject)]),
             Kind::Revoked => self.purge(subject)?,
+            Kind::Tag => self.changes.extend([Change::Tag(envelope.key)]),
             Kind::Distribution => unreachable!("a change is no register"),
         }
         Ok(())
@@ -404,6 +417,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         self.changes.insert(match kind {
             Kind::Retired => Change::Retired(subject),
             Kind::Revoked => Change::Revoked(subject),
+            Kind::Tag => Change::Tag(*subject.as_bytes()),
             Kind::Node | Kind::Distribution => Change::Node(subject),
         });
         Ok(())

@@ -11,6 +11,8 @@ pub struct Limits {
     pub envelopes_per_document: usize,
     /// Node records.
     pub nodes: usize,
+    /// Tags of one author, removed ones included.
+    pub tags_per_author: usize,
     /// Envelopes that wait for what they depend on, in memory.
     pub waiting: usize,
     /// The bytes of those.
@@ -27,6 +29,7 @@ impl Default for Limits {
             documents_per_sender: 50_000,
             envelopes_per_document: 50_000,
             nodes: 10_000,
+            tags_per_author: 10_000,
             waiting: 1024,
             waiting_bytes: 8 * 1024 * 1024,
             refused: 4096,

@@ -89,4 +89,6 @@ pub enum Change {
     Retired(EndpointId),
     /// A node was revoked.
     Revoked(EndpointId),
+    /// A tag, by its [key](crate::model::TagRecord::key).
+    Tag([u8; 32]),
 }

@@ -6,13 +6,13 @@ use crate::model::{DistributionId, EnvelopeId};
 
 impl Replica {
     /// The envelopes of all registers: revocations first, so that nothing of who was expelled is taken in after them, then
-    /// the members, then who has retired.
+    /// the members, then who has retired, then tags.
     ///
     /// # Errors
     /// [`ReplicaError::Store`] when they cannot be read.
     pub fn registers(&self) -> Result<Vec<EnvelopeId>, ReplicaError> {
         let mut ids = Vec::new();
-        for kind in [Kind::Revoked, Kind::Node, Kind::Retired] {
+        for kind in [Kind::Revoked, Kind::Node, Kind::Retired, Kind::Tag] {
             self.store().of_kind(kind, |id, _| ids.push(id))?;
         }
         Ok(ids)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::document::{Body, Envelope, Kind};
-use crate::model::{Credential, EndpointId, EnvelopeId, NodeRecord, Retirement, Revocation, decode_whole};
+use crate::model::{Credential, EndpointId, EnvelopeId, NodeRecord, Retirement, Revocation, TagRecord, decode_whole};
 
 /// The value of a register.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,7 @@ pub(super) enum Value {
     Node(Arc<NodeRecord>),
     Retired(Retirement),
     Revoked(Revocation),
+    Tag(TagRecord),
 }
 
 impl Value {
@@ -24,6 +25,7 @@ impl Value {
             Kind::Node => decode_whole(value).ok().map(|record| Self::Node(Arc::new(record))),
             Kind::Retired => decode_whole(value).ok().map(Self::Retired),
             Kind::Revoked => decode_whole(value).ok().map(Self::Revoked),
+            Kind::Tag => decode_whole(value).ok().map(Self::Tag),
         };
         Some((*version, value?))
     }
@@ -36,6 +38,15 @@ pub(super) struct Slot {
     pub(super) value: Value,
     /// The envelopes of that version: the one that counts, and perhaps one more.
     pub(super) ids: BTreeSet<EnvelopeId>,
+}
+
+impl Slot {
+    pub(super) fn tag(&self) -> Option<&TagRecord> {
+        match &self.value {
+            Value::Tag(record) => Some(record),
+            _ => None,
+        }
+    }
 }
 
 /// What an envelope does to a register.
@@ -111,6 +122,22 @@ impl Registers {
 
     pub(super) fn count(&self, kind: Kind) -> usize {
         self.of(kind).count()
+    }
+
+    /// What everyone says under a key, with the versions.
+    pub(super) fn about(&self, kind: Kind, subject: EndpointId) -> impl Iterator<Item = (EndpointId, &Slot)> {
+        let zero = EndpointId::from_bytes([0; 32]);
+        let range = self.0.range((kind, subject, zero)..);
+        range
+            .take_while(move |((other_kind, other, _), _)| (*other_kind, *other) == (kind, subject))
+            .map(|((.., author), slot)| (*author, slot))
+    }
+
+    /// The registers of a kind with who wrote them.
+    pub(super) fn by_authors(&self, kind: Kind) -> impl Iterator<Item = (EndpointId, &Slot)> {
+        let zero = EndpointId::from_bytes([0; 32]);
+        let range = self.0.range((kind, zero, zero)..);
+        range.take_while(move |((other, ..), _)| *other == kind).map(|((.., author), slot)| (*author, slot))
     }
 
     /// The registers of a kind with what they are about.

@@ -11,7 +11,7 @@ use iroh::SecretKey;
 use tokio::sync::watch;
 
 use super::batch::{Batch, Outcome, load};
-use super::registers::Value;
+use super::registers::{Slot, Value};
 use super::state::{self, State};
 use super::store::{CLOCK, RECONCILED, Store, Tables};
 use super::waiting::Offer;
@@ -20,14 +20,14 @@ use crate::clock::Clock;
 use crate::document::{Body, Distribution, Document, Edit, Envelope, EnvelopeError, Kind, Section, first_change};
 use crate::fault;
 use crate::model::{
-    Credential, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation, TargetRecord, Timestamp,
-    encode,
+    Credential, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation, TagRecord, TargetRecord,
+    Timestamp, encode,
 };
 
-/// How long a node's record counts. Nodes say it again long before.
-const NODE_LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
-/// When a node says its record again though nothing in it changed.
-const NODE_RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
+/// How long a node's record and its tags count. Nodes say them again long before.
+const LIFETIME: Duration = Duration::from_secs(366 * 24 * 3600);
+/// When a node says them again though nothing in them changed.
+const RENEWAL: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// A node's replica. Clones share it.
 #[derive(Clone)]
@@ -194,16 +194,82 @@ impl Replica {
             if let Some(slot) = slot
                 && slot.value == Value::Node(Arc::new(record.clone()))
                 && batch.tables.lives(&id)?.last() == Some(&signer.incarnation)
-                && batch.now.since(Timestamp::from_millis(slot.version)) < NODE_RENEWAL
+                && batch.now.since(Timestamp::from_millis(slot.version)) < RENEWAL
             {
                 return Ok(());
             }
             let version = batch.now.as_millis().max(slot.map_or(0, |slot| slot.version + 1));
             let body = Body::register(version, encode(&record))?;
-            let expiry = Timestamp::from_millis(version).plus(NODE_LIFETIME);
+            let expiry = Timestamp::from_millis(version).plus(LIFETIME);
             say(batch, &self.envelope_of_ours(Kind::Node, *id.as_bytes(), expiry, body), &signer.secret)
         })?;
         Ok(accepted)
+    }
+
+    /// Says what a tag points to, or that it is removed, as this node. Nothing is written when it says so already. It counts
+    /// until somebody says otherwise later: its version is later than all that is known of the tag.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when it is too large, there are too many, or it cannot be stored.
+    pub fn publish_tag(&self, record: &TagRecord) -> Result<Accepted, ReplicaError> {
+        let key = TagRecord::key(&record.repository, &record.tag);
+        let ((), accepted) = self.batch(|batch| {
+            let registers = &batch.state.registers;
+            let said =
+                registers.about(Kind::Tag, EndpointId::from_bytes(key)).max_by_key(|(author, slot)| (slot.version, *author));
+            let latest = said.map_or(0, |(_, slot)| slot.version);
+            if said.is_some_and(|(author, slot)| author == self.core.signer.id() && slot.value == Value::Tag(record.clone())) {
+                return Ok(());
+            }
+            self.say_tag(batch, record, batch.now.as_millis().max(latest + 1))
+        })?;
+        Ok(accepted)
+    }
+
+    /// Says again those of this node's tags that would be forgotten one day.
+    ///
+    /// # Errors
+    /// [`ReplicaError`] when they cannot be stored.
+    pub fn renew_tags(&self) -> Result<Accepted, ReplicaError> {
+        let me = self.core.signer.id();
+        let ((), accepted) = self.batch(|batch| {
+            let now = batch.now;
+            let is_old = |slot: &Slot| now.since(Timestamp::from_millis(slot.version)) >= RENEWAL;
+            let own = batch.state.registers.by_authors(Kind::Tag).filter(|(author, slot)| *author == me && is_old(slot));
+            let due: Vec<_> = own.filter_map(|(_, slot)| slot.tag().cloned()).collect();
+            // One that others have moved since is not ours to say any more.
+            let due = due.into_iter().filter(|record| self.is_latest(batch, record));
+            let due: Vec<_> = due.filter(|record| record.target.is_some()).collect();
+            due.iter().try_for_each(|record| self.say_tag(batch, record, now.as_millis()))
+        })?;
+        Ok(accepted)
+    }
+
+    fn is_latest(&self, batch: &Batch<'_, '_>, record: &TagRecord) -> bool {
+        let key = EndpointId::from_bytes(TagRecord::key(&record.repository, &record.tag));
+        let said = batch.state.registers.about(Kind::Tag, key).max_by_key(|(author, slot)| (slot.version, *author));
+        said.is_some_and(|(author, _)| author == self.core.signer.id())
+    }
+
+    fn say_tag(&self, batch: &mut Batch<'_, '_>, record: &TagRecord, version: u64) -> Result<(), ReplicaError> {
+        let key = TagRecord::key(&record.repository, &record.tag);
+        let body = Body::register(version, encode(record))?;
+        let expiry = Timestamp::from_millis(version).plus(LIFETIME);
+        say(batch, &self.envelope_of_ours(Kind::Tag, key, expiry, body), &self.core.signer.secret)
+    }
+
+    /// What is said of a tag, by whom, and when: the version is a time in milliseconds.
+    #[must_use]
+    pub fn tag(&self, repository: &str, tag: &str) -> Vec<(EndpointId, Timestamp, TagRecord)> {
+        let key = EndpointId::from_bytes(TagRecord::key(repository, tag));
+        let state = self.lock();
+        state.registers.about(Kind::Tag, key).filter_map(tag_of).collect()
+    }
+
+    /// What is said of all tags.
+    #[must_use]
+    pub fn tags(&self) -> Vec<(EndpointId, Timestamp, TagRecord)> {
+        self.lock().registers.by_authors(Kind::Tag).filter_map(tag_of).collect()
     }
 
     /// Declares a node gone for good, as this node: in deterministic mode any member may. Nothing is written when it was
@@ -500,6 +566,10 @@ impl Replica {
             Ok((result?, accepted))
         })
     }
+}
+
+fn tag_of((author, slot): (EndpointId, &Slot)) -> Option<(EndpointId, Timestamp, TagRecord)> {
+    Some((author, Timestamp::from_millis(slot.version), slot.tag()?.clone()))
 }
 
 /// Signs an envelope of this node's, and takes it in.

@@ -33,7 +33,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn load(store: &Store, limits: &Limits, now: Timestamp, life: &Incarnation) -> Result<Self, redb::Error> {
         let mut registers = Registers::default();
-        for kind in [Kind::Node, Kind::Retired, Kind::Revoked] {
+        for kind in [Kind::Node, Kind::Retired, Kind::Revoked, Kind::Tag] {
             store.of_kind(kind, |id, bytes| {
                 if let Ok(envelope) = Envelope::decode(bytes)
                     && let Some((version, value)) = Value::read(&envelope)

@@ -220,6 +220,7 @@ fn manifest(sender: EndpointId, name: &str, made_at: Timestamp) -> Manifest {
         expiry: made_at.plus(Manifest::DEFAULT_LIFETIME),
         carry: Carry::Members,
         together: false,
+        package: None,
     }
 }
 
@@ -282,6 +283,65 @@ fn what_one_node_says_the_other_reads_and_both_are_quiet_then() {
     assert_eq!(quiet, Accepted::default());
     b.publish();
     assert_eq!(sync(&a, &b).envelopes, 0);
+}
+
+fn tag(target: Option<&str>) -> TagRecord {
+    let target = target.map(|digest| TagTarget { digest: digest.to_owned(), media_type: "a/b".to_owned(), size: 7 });
+    TagRecord { repository: "a/b".to_owned(), tag: "1".to_owned(), target }
+}
+
+#[test]
+fn what_is_said_of_a_tag_last_is_what_counts_whoever_said_it_first() {
+    let (a, b) = (Node::new(1), Node::new(2));
+    a.replica.publish_tag(&tag(Some("one"))).expect("published");
+    assert_eq!(a.replica.publish_tag(&tag(Some("one"))).expect("known"), Accepted::default(), "it says so already");
+    sync(&a, &b);
+    // Though its clock is behind, who saw the other's word says the later one.
+    b.clock.set(NOW.minus(DAY / 24));
+    b.replica.publish_tag(&tag(Some("two"))).expect("published");
+    sync(&a, &b);
+    assert_eq!(a.replica.tag("a/b", "1"), b.replica.tag("a/b", "1"));
+    let latest = |node: &Node| node.replica.tags().into_iter().max_by_key(|(author, version, _)| (*version, *author));
+    let (author, _, record) = latest(&a).expect("a tag");
+    assert_eq!((author, record), (b.id(), tag(Some("two"))));
+    a.replica.publish_tag(&tag(None)).expect("removed");
+    sync(&a, &b);
+    assert_eq!(latest(&b).expect("a tag").2, tag(None));
+    assert_eq!((a.replica.tag("a/b", "2"), a.replica.tag("a/c", "1")), (Vec::new(), Vec::new()));
+    assert_equal(&a, &b);
+}
+
+#[test]
+fn a_tag_is_renewed_by_who_said_it_last_and_goes_with_who_is_expelled() {
+    let (a, b) = (Node::new(1), Node::new(2));
+    a.replica.publish_tag(&tag(Some("one"))).expect("published");
+    assert_eq!(a.replica.renew_tags().expect("new"), Accepted::default());
+    for node in [&a, &b] {
+        (0..61).for_each(|_| {
+            node.clock.advance(DAY);
+            node.replica.expire().expect("expired");
+        });
+    }
+    assert_eq!(a.replica.renew_tags().expect("renewed").changes.len(), 1);
+    sync(&a, &b);
+    assert_eq!(b.replica.tags().len(), 1);
+    b.replica.declare(revoked_by(&a, &authority())).expect("revoked");
+    assert_eq!(b.replica.tags(), []);
+}
+
+#[test]
+fn tags_are_bounded_and_no_tag_stands_under_the_key_of_another() {
+    let limits = Limits { tags_per_author: 1, ..Limits::default() };
+    let (a, b) = (Node::with(1, 1, limits, true), Node::new(2));
+    a.replica.publish_tag(&tag(Some("one"))).expect("published");
+    a.replica.publish_tag(&tag(Some("two"))).expect("moved");
+    let other = TagRecord { tag: "2".to_owned(), ..tag(Some("one")) };
+    assert!(matches!(a.replica.publish_tag(&other), Err(ReplicaError::Refused(Reason::TooMany))));
+    let body = Body::register(NOW.as_millis(), encode(&other)).expect("small");
+    let misplaced = b.sign(Kind::Tag, TagRecord::key("a/b", "1"), NOW.plus(DAY), body);
+    sync(&a, &b);
+    a.replica.accept(Some(b.id()), &[misplaced]).expect("refused quietly");
+    assert_eq!(a.replica.stats().refused.get(&Reason::NotPermitted), Some(&1));
 }
 
 #[test]

@@ -37,6 +37,9 @@ const HELPED_GROUPS: u64 = 2 * UNIT_GROUPS;
 const SLOW: Duration = Duration::from_secs(2);
 /// Who is so much slower than the fastest is not waited for either.
 const MUCH_SLOWER: f64 = 8.0;
+/// Bytes a second below which who has all is not asked while another who has all is much faster: the last of what it was asked for
+/// would be waited for, and its link is one that bytes are dear on. Above, a single slow answer means nothing.
+const THIN_RATE: f64 = 1e6;
 /// How much work compressing is worth, as a level of zstd, on a link of at most so many bytes a second: one core does it ten
 /// times as fast as the link carries them, or faster. Above the last it would be the bottleneck of slower machines.
 const LEVELS: [(f64, u8); 2] = [(1e6, 9), (16e6, 3)];
@@ -109,6 +112,11 @@ impl<C> Source<C> {
     fn blocks(&self) -> u64 {
         let bytes = self.rate.unwrap_or_default() * REQUEST_TIME.as_secs_f64();
         (bytes as u64 / self.block).clamp(1, BLOCKS_PER_REQUEST)
+    }
+
+    /// Whether it has sent nothing for long, though it was asked.
+    fn stalls(&self) -> bool {
+        self.requests > 0 && self.heard.elapsed() > SLOW
     }
 
     fn has_all(&self) -> bool {
@@ -233,7 +241,9 @@ impl<C: Clone> Sources<C> {
         let groups = WINDOW_BYTES / GROUP_BYTES / (REQUESTS * givers.max(1)) as u64;
         let request = (1 << groups.max(1).ilog2()) * GROUP_BYTES;
         // The least busy first.
-        let mut order: Vec<_> = self.all.iter().filter(|(_, source)| source.requests < REQUESTS).collect();
+        let most = |source: &Source<C>| if self.is_trusted(source) { REQUESTS } else { 1 };
+        let useful = |source: &Source<C>| source.requests < most(source) && !self.is_dispensable(source);
+        let mut order: Vec<_> = self.all.iter().filter(|(_, source)| useful(source)).collect();
         order.sort_by_key(|(id, source)| (source.requests, **id));
         let ids: Vec<EndpointId> = order.into_iter().map(|(id, _)| *id).collect();
         for id in ids {
@@ -258,6 +268,19 @@ impl<C: Clone> Sources<C> {
         None
     }
 
+    /// Whether one who has all is on a thin link, while another who has all is much faster and gets on.
+    fn is_dispensable(&self, source: &Source<C>) -> bool {
+        let Some(rate) = source.rate.filter(|rate| *rate < THIN_RATE && source.has_all()) else { return false };
+        let gets_on = |other: &&Source<C>| other.has_all() && !other.stalls();
+        self.all.values().filter(gets_on).filter_map(|other| other.rate).any(|other| rate * MUCH_SLOWER < other)
+    }
+
+    /// Whether to ask a source for several parts at once: not for the first ones, while there is another that could turn out to be
+    /// much faster.
+    fn is_trusted(&self, source: &Source<C>) -> bool {
+        !source.has_all() || source.rate.is_some() || self.all.values().filter(|other| other.has_all()).count() == 1
+    }
+
     /// Whether others fetch the same.
     fn is_shared(&self) -> bool {
         self.all.values().any(|source| source.parts.is_some())
@@ -269,10 +292,7 @@ impl<C: Clone> Sources<C> {
         }
         let source = &self.all[id];
         let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
-        let waited_for = |other: &Source<C>| {
-            let stalls = other.requests > 0 && other.heard.elapsed() > SLOW;
-            !stalls && other.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest)
-        };
+        let waited_for = |other: &Source<C>| !other.stalls() && other.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest);
         let fellows = Fellows(self.all.iter().filter(|(_, other)| other.parts.is_some() && waited_for(other)).collect());
         let Some(parts) = &source.parts else { return self.take_unshared(&fellows, assembly, most) };
         let mut compared = 0;

@@ -153,6 +153,37 @@ fn two_who_have_all_share_the_work() {
     assert!(sent[0].abs_diff(sent[1]) <= 20, "{sent:?}");
 }
 
+#[test]
+fn of_two_who_have_all_the_one_on_a_thin_link_is_asked_once_and_again_when_the_other_is_gone() {
+    const THIN: u8 = 1;
+    let (sender, blob, size) = Store::with_blob(200);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    for source in [SENDER, THIN] {
+        fetcher.sources.add(id(source), 0, (), true);
+    }
+    fetcher.ask();
+    let mut sent = [0, 0];
+    for (source, rate) in [(THIN, 20e3), (SENDER, 50e6)] {
+        assert_eq!(fetcher.asked.iter().filter(|asking| asking.source == id(source)).count(), 1, "nothing is known of it");
+        let groups = fetcher.answer(id(source), &sender.content).expect("it is asked");
+        sent[usize::from(source)] += groups.end - groups.start;
+        fetcher.sources.answered(&id(source), 0, Rates { blob: rate, link: rate });
+    }
+    for _ in 0..4 {
+        fetcher.ask();
+        assert!(fetcher.asked.iter().all(|asking| asking.source == id(SENDER)));
+        assert!(fetcher.answer(id(SENDER), &sender.content).is_some());
+        fetcher.sources.answered(&id(SENDER), 0, Rates { blob: 50e6, link: 50e6 });
+    }
+    assert_eq!(sent, [2, 2]);
+    fetcher.asked.clear();
+    fetcher.sources.remove(&id(SENDER), 0);
+    while !fetcher.assembly.is_whole() {
+        fetcher.ask();
+        assert!(fetcher.answer(id(THIN), &sender.content).is_some(), "who is left is asked");
+    }
+}
+
 /// A star: in each round everybody's link carries one request from the sender, and two from each of the others. What one has
 /// got the others hear three rounds later.
 #[test]

@@ -12,6 +12,7 @@ pub(crate) mod follow;
 mod formation;
 pub(crate) mod get;
 pub(crate) mod identity;
+pub(crate) mod image;
 pub(crate) mod keygen;
 pub(crate) mod limits;
 pub(crate) mod list;

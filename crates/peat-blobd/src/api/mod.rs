@@ -5,9 +5,11 @@ mod bundles;
 mod convert;
 pub(crate) mod errors;
 mod health;
+mod images;
 mod limits;
 mod native;
 mod parcels;
+mod pipe;
 mod reflection;
 mod streams;
 mod upload;
@@ -45,6 +47,7 @@ pub(crate) struct Daemon {
 pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
     Router::new()
         .add_service(Arc::new(native::Native(Arc::clone(daemon))))
+        .add_service(Arc::new(images::Images(Arc::clone(daemon))))
         .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
         .add_service(Arc::new(health::Healths(Arc::clone(daemon))))
         .add_service(Arc::new(reflection::v1::Service(Arc::clone(daemon))))

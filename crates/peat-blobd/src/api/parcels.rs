@@ -1,7 +1,6 @@
 //! Parcels over the API: the library reads and writes them on threads that may block, and the stream feeds or drains it.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, InboundStream, ServiceStream};
@@ -11,12 +10,8 @@ use peat_blobcore::{Error, ParcelReport, ParcelSelection};
 use tokio::sync::mpsc;
 
 use super::errors::{failed, invalid};
+use super::pipe::{Incoming, Outgoing, WAITING};
 use super::{Daemon, convert};
-
-/// Bytes of one message of a parcel.
-const CHUNK: usize = 256 * 1024;
-/// Messages between a stream and the thread that reads or writes.
-const WAITING: usize = 4;
 
 /// What is asked for.
 pub(super) fn selection(daemon: &Daemon, request: blob::ExportParcelRequest) -> Result<ParcelSelection, ConnectError> {
@@ -39,10 +34,7 @@ pub(super) fn export(daemon: &Arc<Daemon>, what: ParcelSelection) -> ServiceStre
     let (sender, receiver) = mpsc::channel(WAITING);
     let daemon = Arc::clone(daemon);
     // Who stops reading drops the receiver, and the writer fails with that.
-    let exporting = tokio::spawn(async move {
-        let writer = io::BufWriter::with_capacity(CHUNK, Outgoing(sender));
-        daemon.node.export_parcel(what, writer).await
-    });
+    let exporting = tokio::spawn(async move { daemon.node.export_parcel(what, Outgoing::new(sender)).await });
     Box::pin(stream::unfold((receiver, Some(exporting)), |(mut receiver, exporting)| async move {
         let exporting = exporting?;
         if let Some(chunk) = receiver.recv().await {
@@ -68,8 +60,7 @@ pub(super) async fn import(
 ) -> Result<blob::ParcelReport, ConnectError> {
     let (sender, receiver) = mpsc::channel(WAITING);
     let importer = Arc::clone(daemon);
-    let importing =
-        tokio::spawn(async move { importer.node.import_parcel(Incoming { receiver, chunk: io::Cursor::default() }).await });
+    let importing = tokio::spawn(async move { importer.node.import_parcel(Incoming::new(receiver)).await });
     loop {
         let request = tokio::select! {
             request = requests.next() => request,
@@ -103,41 +94,5 @@ fn message(report: &ParcelReport) -> blob::ParcelReport {
         held_envelopes: report.held_envelopes,
         refused_envelopes: report.refused_envelopes,
         ..Default::default()
-    }
-}
-
-/// The way out of the thread that exports.
-struct Outgoing(mpsc::Sender<Vec<u8>>);
-
-impl Write for Outgoing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let chunk = &bytes[..bytes.len().min(CHUNK)];
-        self.0.blocking_send(chunk.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(chunk.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The way into the thread that imports; its end is the end of the stream.
-struct Incoming {
-    receiver: mpsc::Receiver<Vec<u8>>,
-    chunk: io::Cursor<Vec<u8>>,
-}
-
-impl Read for Incoming {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.chunk.read(bytes)?;
-            if read > 0 || bytes.is_empty() {
-                return Ok(read);
-            }
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.chunk = io::Cursor::new(chunk),
-                None => return Ok(0),
-            }
-        }
     }
 }

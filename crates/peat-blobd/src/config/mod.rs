@@ -51,6 +51,10 @@ pub struct Config {
     pub tls_client_ca: Option<PathBuf>,
     /// Whether the API may be served beyond loopback without a token or `tls_client_ca`.
     pub insecure: bool,
+    /// Where the registry is served; none for nowhere.
+    pub registry_listen: Vec<SocketAddr>,
+    /// Whether clients of the registry can read only.
+    pub registry_read_only: bool,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -131,6 +135,8 @@ impl Config {
             tls_key: None,
             tls_client_ca: None,
             insecure: false,
+            registry_listen: Vec::new(),
+            registry_read_only: false,
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),

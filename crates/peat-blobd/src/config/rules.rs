@@ -102,10 +102,11 @@ fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
 
 /// Beyond loopback the API wants to know who speaks, or somebody's word that it does not.
 fn guard_api(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-    let Some(open) = config.listen.iter().find(|listen| listen.is_beyond_loopback()) else { return Ok(()) };
     if config.token.is_some() || config.tls_client_ca.is_some() {
         return Ok(());
     }
+    guard_registry(config, given, warnings)?;
+    let Some(open) = config.listen.iter().find(|listen| listen.is_beyond_loopback()) else { return Ok(()) };
     let at = origin(given, "listen");
     if !config.insecure {
         if !matches!(&at, Origin::Variable(name) if name == "PEAT_NODE_LISTEN") {
@@ -120,5 +121,21 @@ fn guard_api(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<St
     warnings.push(format!(
         "the API is served without a token or client certificates on {open}: whoever reaches it commands this node"
     ));
+    Ok(())
+}
+
+/// The same for the registry.
+fn guard_registry(config: &Config, given: &GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+    let beyond = |address: &&std::net::SocketAddr| Listen::Tcp(**address).is_beyond_loopback();
+    let Some(open) = config.registry_listen.iter().find(beyond) else { return Ok(()) };
+    if !config.insecure {
+        let message = format!(
+            "the registry at {open} can be reached from other machines; give token_file or tls_client_ca, or `insecure` if all of them may push"
+        );
+        return Err(ConfigError::Rule { at: origin(given, "registry-listen"), message });
+    }
+    let may = if config.registry_read_only { "pull" } else { "push and delete" };
+    warnings
+        .push(format!("the registry is served without a token or client certificates on {open}: whoever reaches it may {may}"));
     Ok(())
 }

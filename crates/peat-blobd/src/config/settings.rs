@@ -147,6 +147,16 @@ pub static SETTINGS: &[Setting] = &[
     .default("false")
     .reloaded(),
     setting(
+        "registry-listen",
+        "ADDRESS,…",
+        "Where clients of images (skopeo, podman, containerd) find the node's registry, as address:port. None: it is not served. Tokens and TLS are those of the API.",
+        many!(registry_listen, |items: &[String]| {
+            items.iter().map(|item| parse::from_text(item, "address:port items")).collect::<Parsed<Vec<_>>>()
+        }),
+    ),
+    setting("registry-read-only", "BOOL", "Clients of the registry cannot push or delete.", switch!(registry_read_only))
+        .default("false"),
+    setting(
         "node-id",
         "NAME",
         "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",

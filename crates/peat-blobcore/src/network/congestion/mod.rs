@@ -4,15 +4,18 @@
 //! congestion, and CUBIC takes each for a full queue: over 2 Mbit/s with 600 ms and 1 % loss it takes three times as long as
 //! BBR. Both hear of the first packets, so that the one that is chosen knows the path already.
 
+mod silence;
 mod tolerant;
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use iroh::endpoint::{Controller, ControllerFactory, ControllerMetrics, RttEstimator};
+use iroh::endpoint::{Connection, Controller, ControllerFactory, ControllerMetrics, RttEstimator};
 use noq_proto::congestion::{Bbr3Config, CubicConfig};
 
+pub(super) use silence::LOOK_INTERVAL;
+use silence::Silence;
 use tolerant::Tolerant;
 
 /// Round trips from here on are long.
@@ -23,6 +26,14 @@ const BATCHES: u32 = 8;
 /// Bytes that BBR sends into a path before it has heard of it: as much as servers of the web send, since each round trip on
 /// the way to a full pipe costs a satellite link more than half a second.
 const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;
+
+/// Whether a connection waits for an answer on the path in use, has heard nothing for longer than a round trip explains, and is due
+/// to ask again. Then one packet gets through, however full the window is.
+pub(super) fn is_to_be_asked(connection: &Connection) -> bool {
+    let path = connection.paths().iter().find(|path| path.is_selected()).map(|path| path.id());
+    let control = path.and_then(|path| connection.congestion_state(path)).and_then(|control| control.into_any().downcast().ok());
+    control.is_some_and(|control: Box<Trial>| control.silence.is_to_be_asked(Instant::now()))
+}
 
 /// Makes the control of each new path.
 #[derive(Debug)]
@@ -48,7 +59,12 @@ impl ControllerFactory for ByRoundTrip {
 impl ByRoundTrip {
     fn trial(&self, now: Instant, mtu: u16) -> Trial {
         let (short, long) = (Arc::clone(&self.short).build(now, mtu), Arc::clone(&self.long).build(now, mtu));
-        Trial { controls: vec![short, Box::new(Tolerant::new(long))], batches: 0, least: Duration::MAX }
+        Trial {
+            controls: vec![short, Box::new(Tolerant::new(long))],
+            batches: 0,
+            least: Duration::MAX,
+            silence: Silence::default(),
+        }
     }
 }
 
@@ -60,6 +76,7 @@ struct Trial {
     controls: Vec<Box<dyn Controller>>,
     batches: u32,
     least: Duration,
+    silence: Silence,
 }
 
 impl Trial {
@@ -83,6 +100,7 @@ impl Controller for Trial {
     }
 
     fn on_packet_sent(&mut self, now: Instant, bytes: u16, number: u64) {
+        self.silence.sent(now, u64::from(bytes));
         self.each(|control| control.on_packet_sent(now, bytes, number));
     }
 
@@ -92,10 +110,12 @@ impl Controller for Trial {
 
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, number: u64, app_limited: bool, rtt: &RttEstimator) {
         self.least = rtt.min();
+        self.silence.answered(now, rtt);
         self.each(|control| control.on_ack(now, sent, bytes, number, app_limited, rtt));
     }
 
     fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
+        self.silence.is_in_flight(in_flight);
         self.each(|control| control.on_end_acks(now, in_flight, app_limited, largest));
         self.batches = self.batches.saturating_add(1);
         if self.batches == BATCHES {
@@ -108,6 +128,7 @@ impl Controller for Trial {
     }
 
     fn on_packet_lost(&mut self, bytes: u16, number: u64, now: Instant) {
+        self.silence.lost(u64::from(bytes));
         self.each(|control| control.on_packet_lost(bytes, number, now));
     }
 
@@ -124,7 +145,7 @@ impl Controller for Trial {
     }
 
     fn window(&self) -> u64 {
-        self.current().window()
+        if self.silence.is_to_be_asked(Instant::now()) { u64::MAX } else { self.current().window() }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -139,8 +160,8 @@ impl Controller for Trial {
         self.current().initial_window()
     }
 
-    fn into_any(mut self: Box<Self>) -> Box<dyn Any> {
-        self.controls.pop().expect("one is always left").into_any()
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 
@@ -158,7 +179,7 @@ mod tests {
             assert_eq!(trial.controls.len(), 2, "chosen after {number} batches");
             trial.on_end_acks(Instant::now(), 0, true, None);
         }
-        Box::new(trial).into_any()
+        trial.controls.pop().expect("one is left").into_any()
     }
 
     #[test]

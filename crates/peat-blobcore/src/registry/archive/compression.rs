@@ -30,8 +30,12 @@ impl Compression {
         match first {
             [0x1f, 0x8b, ..] => Ok(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Err(ArchiveError::Unrecognised("bzip2 is not read here, use gzip or zstd".to_owned())),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(ArchiveError::Unrecognised("xz is not read here, use gzip or zstd".to_owned())),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => {
+                Err(ArchiveError::Unrecognised("bzip2 is not read here, use gzip or zstd".to_owned()))
+            }
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+                Err(ArchiveError::Unrecognised("xz is not read here, use gzip or zstd".to_owned()))
+            }
             _ => Ok(Self::Plain),
         }
     }

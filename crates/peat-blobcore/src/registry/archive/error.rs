@@ -124,7 +124,9 @@ impl ArchiveError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Unrecognised(_) => "name a directory with an OCI layout, or what `docker save`, `podman save` or `skopeo copy` made",
+            Self::Unrecognised(_) => {
+                "name a directory with an OCI layout, or what `docker save`, `podman save` or `skopeo copy` made"
+            }
             Self::Truncated(_) | Self::Mismatch { .. } => "copy it again from where it was made, and compare the sizes",
             Self::Missing { .. } => "export it with all its platforms, or choose the platform that it has",
             Self::OverLimit(_) => "raise the limit if you trust who made it",

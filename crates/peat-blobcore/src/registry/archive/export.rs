@@ -55,7 +55,13 @@ pub type Lookup<'a> = dyn Fn(&Digest) -> Option<BlobHash> + 'a;
 /// # Errors
 /// [`ArchiveError`]; then nothing is there that was not before. (What was added to a layout that existed may stay as blobs that
 /// its index does not name.)
-pub fn export(content: &Content, lookup: &Lookup<'_>, images: &[Export], format: Format, path: &Path) -> Result<(), ArchiveError> {
+pub fn export(
+    content: &Content,
+    lookup: &Lookup<'_>,
+    images: &[Export],
+    format: Format,
+    path: &Path,
+) -> Result<(), ArchiveError> {
     if format == Format::OciLayout {
         return Source::new(content, lookup, images)?.layout(path);
     }
@@ -261,7 +267,8 @@ impl<'a> Source<'a> {
         let old = fs::read(&what).map_err(ArchiveError::read(what.display()))?;
         let bad = |source| ArchiveError::Manifest { what: what.display().to_string(), source };
         Manifest::parse(&old, Some(media_type::OCI_INDEX)).map_err(bad)?;
-        let mut old: Map<String, Value> = serde_json::from_slice(&old).map_err(|error| ArchiveError::malformed(error.to_string()))?;
+        let mut old: Map<String, Value> =
+            serde_json::from_slice(&old).map_err(|error| ArchiveError::malformed(error.to_string()))?;
         let new = self.entries();
         let named: BTreeSet<_> = new.iter().filter_map(name_of).collect();
         let mut entries = match old.remove("manifests") {
@@ -285,7 +292,11 @@ impl<'a> Source<'a> {
             let path = root.join(blob_name(digest));
             let (directory, temporary) = beside(&path)?;
             if directories.insert(directory.clone()) {
-                fs::create_dir_all(&directory).map_err(|source| ArchiveError::Write { action: "create", path: directory, source })?;
+                fs::create_dir_all(&directory).map_err(|source| ArchiveError::Write {
+                    action: "create",
+                    path: directory,
+                    source,
+                })?;
             }
             if fs::metadata(&path).is_ok_and(|known| Some(known.len()) == self.content.size(hash).ok().flatten()) {
                 continue;

@@ -98,7 +98,9 @@ impl<'a> Entries<'a> {
             EntryKind::Link(target) => drop(self.links.insert(name, target)),
             EntryKind::File(size) if [LAYOUT_FILE, INDEX_FILE, MANIFEST_FILE].contains(&&*name) => {
                 if size > MAX_MANIFEST_BYTES as u64 {
-                    return Err(ArchiveError::OverLimit(format!("{name} of {size} bytes, and at most {MAX_MANIFEST_BYTES} are read")));
+                    return Err(ArchiveError::OverLimit(format!(
+                        "{name} of {size} bytes, and at most {MAX_MANIFEST_BYTES} are read"
+                    )));
                 }
                 let mut bytes = Vec::new();
                 tar.read_to_end(&mut bytes).map_err(ArchiveError::read(&name))?;

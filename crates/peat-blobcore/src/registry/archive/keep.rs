@@ -87,7 +87,11 @@ impl<'a> Keep<'a> {
             }
         }
         let actual = self.blobs[self.known[&part.digest]].blob.size;
-        if actual == part.size { Ok(()) } else { Err(ArchiveError::SizeDiffers { digest: part.digest, claimed: part.size, actual }) }
+        if actual == part.size {
+            Ok(())
+        } else {
+            Err(ArchiveError::SizeDiffers { digest: part.digest, claimed: part.size, actual })
+        }
     }
 
     /// The blob of the store that a digest names, if it is held.

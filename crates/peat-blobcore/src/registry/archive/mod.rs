@@ -162,7 +162,11 @@ fn from_files(content: &Content, files: &mut dyn Files, options: &ImportOptions)
     if files.has(MANIFEST_FILE) {
         return docker::import(Keep::new(content, files), options);
     }
-    let why = if files.has("repositories") { "it is a docker-archive of before version 1.10" } else { "it has neither index.json nor manifest.json" };
+    let why = if files.has("repositories") {
+        "it is a docker-archive of before version 1.10"
+    } else {
+        "it has neither index.json nor manifest.json"
+    };
     Err(ArchiveError::Unrecognised(why.to_owned()))
 }
 

@@ -173,8 +173,9 @@ fn rich() -> LayoutMaker {
     maker.name(&index, "latest");
     let empty = maker.blob(media_type::OCI_EMPTY, b"{}");
     let signature = maker.blob("application/x-signature", b"signed");
-    let about =
-        format!(r#"{{"schemaVersion":2,"artifactType":"application/x-sig","config":{empty},"layers":[{signature}],"subject":{index}}}"#);
+    let about = format!(
+        r#"{{"schemaVersion":2,"artifactType":"application/x-sig","config":{empty},"layers":[{signature}],"subject":{index}}}"#
+    );
     let about = maker.blob(media_type::OCI_MANIFEST, about.as_bytes());
     maker.entries.push(about);
     let (chart, bytes) = (noise(9, 70_000), noise(9, 70_000));
@@ -207,6 +208,9 @@ fn docker(layers: &[Vec<u8>], tags: &str) -> Entries {
     entries.push(("manifest.json".to_owned(), list.into_bytes()));
     entries
 }
+
+/// A name in an archive, and its bytes.
+type Entry = (String, Vec<u8>);
 
 #[test]
 fn a_layout_comes_in_whole_in_any_order_and_however_it_is_packed() {
@@ -322,7 +326,7 @@ fn docker_archives_get_a_manifest_that_is_always_the_same() {
 #[test]
 fn a_docker_archive_that_contradicts_itself_is_refused() {
     let entries = docker(&[noise(1, 50_000)], "[]");
-    let change = |at: usize, f: &dyn Fn(&mut (String, Vec<u8>))| {
+    let change = |at: usize, f: &dyn Fn(&mut Entry)| {
         let mut changed = entries.clone();
         f(&mut changed[at]);
         Store::new().import(&tar(&changed)).expect_err("it is refused")
@@ -388,7 +392,11 @@ fn long_names_and_large_sizes_are_read_as_both_standards_write_them() {
     let entries = docker(&[noise(1, 3000)], "[]");
     let long = "n".repeat(180);
     let rest = tar(&entries);
-    let gnu_name = [raw_header("././@LongLink", b'L', "265", ""), { let mut b = vec![0; 512]; b[..180].copy_from_slice(long.as_bytes()); b }];
+    let gnu_name = [raw_header("././@LongLink", b'L', "265", ""), {
+        let mut b = vec![0; 512];
+        b[..180].copy_from_slice(long.as_bytes());
+        b
+    }];
     let gnu = [gnu_name.concat(), raw_header("nn", b'0', "0", ""), rest.clone()].concat();
     Store::new().import(&gnu).expect("a long name");
     // The writer's own.
@@ -405,7 +413,14 @@ fn long_names_and_large_sizes_are_read_as_both_standards_write_them() {
     let pax = |records: &str| {
         let mut block = vec![0; records.len().next_multiple_of(512)];
         block[..records.len()].copy_from_slice(records.as_bytes());
-        [raw_header("pax", b'x', &format!("{:o}", records.len()), ""), block, raw_header("x", b'0', "5", ""), vec![7; 512], rest.clone()].concat()
+        [
+            raw_header("pax", b'x', &format!("{:o}", records.len()), ""),
+            block,
+            raw_header("x", b'0', "5", ""),
+            vec![7; 512],
+            rest.clone(),
+        ]
+        .concat()
     };
     Store::new().import(&pax("8 size=5")).expect_err("no newline");
     Store::new().import(&pax("9 size=5\n")).expect("five bytes");
@@ -502,7 +517,8 @@ fn a_docker_archive_has_images_of_one_platform_with_their_layers_unpacked() {
     let read = Store::new().import(&archive).expect("read again");
     assert_eq!(read.roots[0].names, ["app:1"]);
     let config = |imported: &Imported| {
-        let config = imported.blobs.iter().find(|blob| blob.media_type.contains("config") || blob.media_type.contains("container.image"));
+        let config =
+            imported.blobs.iter().find(|blob| blob.media_type.contains("config") || blob.media_type.contains("container.image"));
         config.expect("it has one").digest
     };
     assert_eq!(config(&read), config(&imported), "an image's id is the digest of its configuration");

@@ -178,9 +178,7 @@ impl Inner {
             None => None,
         };
         match Challenge::parse(challenges) {
-            Some(Challenge::Basic) => {
-                Ok(known.map(|(user, password)| Authorization::Basic(user.clone(), password.clone())))
-            }
+            Some(Challenge::Basic) => Ok(known.map(|(user, password)| Authorization::Basic(user.clone(), password.clone()))),
             Some(Challenge::Bearer { realm, service }) => self.token(&realm, service, scope, known).await.map(Some),
             None => Ok(None),
         }

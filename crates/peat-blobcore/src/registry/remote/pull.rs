@@ -1,6 +1,6 @@
 //! From a registry into the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use super::{Inner, Remote, RemoteError, Scope};
 use crate::content::{Content, ContentError, Ingested};
@@ -31,9 +31,9 @@ const MAX_DEPTH: usize = 8;
 
 /// What a manifest came as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) descriptor: Descriptor,
-    pub(crate) bytes: Vec<u8>,
+pub(super) struct Named {
+    pub(super) descriptor: Descriptor,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Remote {
@@ -56,7 +56,7 @@ impl Remote {
         if let Some(wanted) = platform {
             (found, known) = self.0.choose(repository, found, wanted).await?;
         }
-        let mut pull = Pull { remote: self.0.clone(), content, repository, progress, blobs: Vec::new(), known: BTreeMap::new() };
+        let mut pull = Pull { remote: self.0.clone(), content, repository, progress, blobs: Vec::new(), known: BTreeSet::new() };
         let names = match reference {
             Reference::Tag(tag) => vec![tag.to_string()],
             Reference::Digest(_) => Vec::new(),
@@ -66,12 +66,20 @@ impl Remote {
         pull.closure(found).await?;
         for about in self.0.referrers(repository, &digest).await? {
             let found = self.0.manifest(repository, &Reference::Digest(about.digest)).await?;
+            // The registry says that it refers to it, and the manifest has to say so as well.
+            let manifest = Manifest::parse(&found.bytes, Some(&found.descriptor.media_type));
+            if !manifest.is_ok_and(|manifest| manifest.subject.is_some_and(|subject| subject.digest == digest)) {
+                continue;
+            }
             roots.push(Root { descriptor: found.descriptor.clone(), names: Vec::new(), platform: None });
             pull.closure(found).await?;
         }
         Ok(Imported { roots, blobs: pull.blobs })
     }
 }
+
+/// A blob that was fetched.
+type Fetched = Result<(Descriptor, Ingested), RemoteError>;
 
 /// A pull that is under way.
 struct Pull<'a> {
@@ -80,7 +88,7 @@ struct Pull<'a> {
     repository: &'a Repository,
     progress: Arc<dyn Fn(u64) + Send + Sync>,
     blobs: Vec<ImportedBlob>,
-    known: BTreeMap<Digest, ()>,
+    known: BTreeSet<Digest>,
 }
 
 impl Pull<'_> {
@@ -101,7 +109,7 @@ impl Pull<'_> {
                 self.note(&part, blob);
                 continue;
             }
-            if self.known.contains_key(&part.digest) {
+            if self.known.contains(&part.digest) {
                 continue;
             }
             if let Some(blob) = held(self.content, &part)? {
@@ -115,7 +123,7 @@ impl Pull<'_> {
             let repository = self.repository.clone();
             fetches.spawn(async move {
                 let blob = remote.blob(&content, &repository, &part, &*progress).await?;
-                Ok::<_, RemoteError>((part, blob))
+                Fetched::Ok((part, blob))
             });
         }
         while !fetches.is_empty() {
@@ -124,10 +132,7 @@ impl Pull<'_> {
         Ok(())
     }
 
-    fn take(
-        &mut self,
-        done: Option<Result<Result<(Descriptor, Ingested), RemoteError>, tokio::task::JoinError>>,
-    ) -> Result<(), RemoteError> {
+    fn take(&mut self, done: Option<Result<Fetched, JoinError>>) -> Result<(), RemoteError> {
         let Some(done) = done else { return Ok(()) };
         let (part, blob) = done.map_err(|_| ContentError::Stopped)??;
         self.note(&part, blob);
@@ -150,7 +155,7 @@ impl Pull<'_> {
     }
 
     fn note(&mut self, part: &Descriptor, blob: Ingested) {
-        if self.known.insert(part.digest, ()).is_none() {
+        if self.known.insert(part.digest) {
             self.blobs.push(ImportedBlob { digest: part.digest, blob, media_type: part.media_type.clone() });
         }
     }
@@ -174,7 +179,7 @@ fn held(content: &Content, part: &Descriptor) -> Result<Option<Ingested>, Conten
 
 impl Inner {
     /// A manifest, held against the digest that it was asked for by.
-    pub(crate) async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<Named, RemoteError> {
+    pub(super) async fn manifest(&self, repository: &Repository, reference: &Reference) -> Result<Named, RemoteError> {
         let what = format!("{repository} {reference}");
         let url = self.url(repository, &format!("manifests/{reference}"));
         let accept = media_type::MANIFESTS.join(", ");
@@ -231,7 +236,8 @@ impl Inner {
             }
             let fits = |child: &Descriptor| child.platform.as_ref().is_some_and(|offered| matches_platform(wanted, offered));
             let mut children: Vec<_> = manifest.manifests.into_iter().filter(is_manifest).collect();
-            let Some(chosen) = children.iter().position(fits).or_else(|| children.iter().position(|it| it.platform.is_none())) else {
+            let Some(chosen) = children.iter().position(fits).or_else(|| children.iter().position(|it| it.platform.is_none()))
+            else {
                 break;
             };
             let child = children.swap_remove(chosen);
@@ -276,7 +282,7 @@ impl Inner {
         }
         let (pieces, waiting) = mpsc::channel(WAITING);
         let (writing, digest) = (content.clone(), part.digest);
-        let written = tokio::task::spawn_blocking(move || write(&writing, digest, part_size(waiting)));
+        let written = tokio::task::spawn_blocking(move || write(&writing, digest, pieces_of(waiting)));
         let came = self.body_of(repository, part, &what, pieces, progress).await;
         // The writer ends when no piece can come any more, and keeps what is whole and right alone.
         let written = written.await.map_err(|_| ContentError::Stopped)?;
@@ -332,7 +338,8 @@ impl Inner {
         }
         let begin = *at;
         let url = self.url(repository, &format!("blobs/{}", part.digest));
-        let make = |request: reqwest::RequestBuilder| if begin > 0 { request.header(RANGE, format!("bytes={begin}-")) } else { request };
+        let make =
+            |request: reqwest::RequestBuilder| if begin > 0 { request.header(RANGE, format!("bytes={begin}-")) } else { request };
         let mut response = self.send(Method::GET, url, &Scope::pull(repository), self.options.patience, &make).await?;
         let status = response.status();
         // One that knows no ranges begins anew.
@@ -340,7 +347,12 @@ impl Inner {
             StatusCode::OK => begin,
             StatusCode::PARTIAL_CONTENT if begin > 0 && range_begins(&response) == Some(begin) => 0,
             status if status.is_server_error() => {
-                return Err(RemoteError::Cut { registry: self.registry.clone(), digest: part.digest, attempts: ATTEMPTS, at: begin });
+                return Err(RemoteError::Cut {
+                    registry: self.registry.clone(),
+                    digest: part.digest,
+                    attempts: ATTEMPTS,
+                    at: begin,
+                });
             }
             _ => return Err(self.refusal(response, what).await),
         };
@@ -372,8 +384,8 @@ enum Piece {
     End,
 }
 
-/// Keeps the channel's type out of the writer's sight.
-fn part_size(mut waiting: mpsc::Receiver<Piece>) -> impl FnMut() -> Option<Piece> {
+/// The pieces as they come, waited for on a blocking thread.
+fn pieces_of(mut waiting: mpsc::Receiver<Piece>) -> impl FnMut() -> Option<Piece> {
     move || waiting.blocking_recv()
 }
 

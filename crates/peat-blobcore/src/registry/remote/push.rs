@@ -175,7 +175,9 @@ impl Push<'_> {
         let rest = if at < part.size { self.read(part, hash, at, part.size - at).await? } else { bytes::Bytes::new() };
         let sent = rest.len() as u64;
         at_url.query_pairs_mut().append_pair("digest", &part.digest.to_string());
-        let make = |request: RequestBuilder| request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, sent).body(rest.clone());
+        let make = |request: RequestBuilder| {
+            request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_LENGTH, sent).body(rest.clone())
+        };
         let response = self.send(Method::PUT, at_url, sent, &make).await?;
         if response.status() != StatusCode::CREATED {
             return Err(self.remote.refusal(response, what).await);
@@ -231,7 +233,8 @@ impl Push<'_> {
     /// Whether the registry has something.
     async fn has(&self, url: Url) -> Result<bool, RemoteError> {
         let what = url.path().to_owned();
-        let make = |request: RequestBuilder| request.header(reqwest::header::ACCEPT, crate::oci::media_type::MANIFESTS.join(", "));
+        let make =
+            |request: RequestBuilder| request.header(reqwest::header::ACCEPT, crate::oci::media_type::MANIFESTS.join(", "));
         let response = self.send(Method::HEAD, url, 0, &make).await?;
         match response.status() {
             StatusCode::OK => Ok(true),

@@ -317,7 +317,7 @@ fn an_envelope_of_a_later_kind_is_forgotten_as_refused_when_this_node_is_upgrade
     let (a, b, _) = pair();
     let mut later = b.replica.envelopes_of(Kind::Node, b.id().as_bytes()).expect("read").remove(0).1.to_vec();
     assert_eq!(later[67..69], [1, 2], "key 1, kind 2");
-    later[68] = 6;
+    later[68] = 7;
     a.replica.accept(Some(b.id()), &[later.into()]).expect("refused quietly");
     assert_eq!((a.refused(Reason::Unknown), a.replica.stats().refused_ids), (1, 1));
     assert_eq!(a.restart().replica.stats().refused_ids, 0);

@@ -1,0 +1,377 @@
+//! Packages: the registry of this node, what it tells others, and how it comes to what they have.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use super::send::{Job, Terms};
+use super::{Node, blocking};
+use crate::Error;
+use crate::clock::Clock;
+use crate::content::{BlobStatus, Content};
+use crate::driver::Request;
+use crate::model::{
+    BlobHash, Carry, DistributionId, EndpointId, FileEntry, Manifest, Package, Priority, Scope, TagRecord, TagTarget, Timestamp,
+};
+use crate::oci::{Descriptor, Digest, Repository, Tag};
+use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry};
+use crate::replica::{Accepted, Replica};
+
+/// How often what is on its way is looked at though nothing of it has come.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing of it may come before those who read it are told that it does not. It is fetched all the same.
+const LONGEST_SILENCE: Duration = Duration::from_secs(120);
+
+impl Node {
+    /// The registry: images and artifacts that are here, and the way to those of other nodes.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What other nodes and this one say of packages.
+    #[must_use]
+    pub fn claims(&self) -> &Claims {
+        &self.claims
+    }
+
+    /// Sends an image or artifact of the registry: the nodes that it is meant for take it into theirs. (Any member can pull it
+    /// without that; this makes it be there before it is asked for.) The tag it goes by is told to all when it is set.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] when it is not here whole, and what the store and the replica report.
+    pub async fn send_package(&self, repository: Repository, digest: Digest, terms: Terms) -> Result<DistributionId, Error> {
+        let (job, registry) = (self.job(), self.registry.clone());
+        self.write_with(move || {
+            let _no_collection = job.content.keep_unpinned();
+            distribute(&job, &registry, &repository, &digest, &terms)
+        })
+        .await
+    }
+
+    /// Who says that which package is where, each with who has it by now.
+    ///
+    /// # Errors
+    /// What the replica reports.
+    pub async fn packages(&self) -> Result<Vec<PackageStatus>, Error> {
+        let (claims, replica) = (self.claims.clone(), self.replica.clone());
+        blocking(move || {
+            let all = claims.all().into_iter();
+            let tags = latest_tags(&replica);
+            all.filter_map(|(id, package)| {
+                let found = match replica.distribution(&id) {
+                    Ok(found) => found?,
+                    Err(error) => return Some(Err(error.into())),
+                };
+                let records = found.targets.iter().chain(&found.carriers);
+                let holders = records.filter(|(_, record)| record.state.is_holder()).map(|(id, _)| *id);
+                let name = package.digest.to_string();
+                let pointing = tags
+                    .iter()
+                    .filter(|((repository, _), target)| repository == package.repository.as_str() && target.digest == name);
+                let pointing = pointing.filter_map(|((_, tag), _)| tag.parse().ok()).collect();
+                Some(Ok(PackageStatus {
+                    distribution: id,
+                    repository: package.repository,
+                    digest: package.digest,
+                    tags: pointing,
+                    size: package.blobs.values().map(|blob| blob.size).sum(),
+                    importer: package.importer,
+                    holders: holders.chain([package.importer]).collect(),
+                }))
+            })
+            .collect()
+        })
+        .await?
+    }
+}
+
+/// A package as the mesh knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackageStatus {
+    /// The distribution that tells of it.
+    pub distribution: DistributionId,
+    /// The repository that it belongs to.
+    pub repository: Repository,
+    /// Its manifest.
+    pub digest: Digest,
+    /// The tags that point to it now.
+    pub tags: BTreeSet<Tag>,
+    /// The bytes of its blobs.
+    pub size: u64,
+    /// Who took it in first and says so.
+    pub importer: EndpointId,
+    /// Who has all of it, as far as they have said; the importer among them.
+    pub holders: BTreeSet<EndpointId>,
+}
+
+/// Makes a distribution of a package that is here.
+fn distribute(
+    job: &Job,
+    registry: &Registry,
+    repository: &Repository,
+    digest: &Digest,
+    terms: &Terms,
+) -> Result<(DistributionId, Accepted), Error> {
+    let (manifest, parts) = registry.package(repository, digest)?;
+    let files: Vec<_> = parts.into_iter().map(entry).collect();
+    let subject = manifest.subject.as_ref().map(|subject| subject.digest.to_string());
+    let package = Package {
+        repository: repository.to_string(),
+        digest: digest.to_string(),
+        artifact_type: manifest.artifact_type.filter(|_| subject.is_some()),
+        subject,
+    };
+    job.distribute(&files, terms, Some(package))
+}
+
+fn entry(part: Part) -> FileEntry {
+    FileEntry {
+        root: String::new(),
+        path: part.digest.to_string().into_bytes(),
+        size: part.size,
+        blob: part.hash,
+        sha256: part.sha256,
+        mode: 0,
+        mtime: 0,
+        content_type: Some(part.media_type),
+        display_name: None,
+    }
+}
+
+/// What each tag points to by whoever said so last.
+fn latest_tags(replica: &Replica) -> BTreeMap<(String, String), TagTarget> {
+    let mut latest: BTreeMap<(String, String), (Timestamp, EndpointId, Option<TagTarget>)> = BTreeMap::new();
+    for (author, version, TagRecord { repository, tag, target }) in replica.tags() {
+        let said = (version, author, target);
+        let place = latest.entry((repository, tag)).or_insert_with(|| said.clone());
+        if (place.0, place.1) < (said.0, said.1) {
+            *place = said;
+        }
+    }
+    latest.into_iter().filter_map(|(name, (.., target))| Some((name, target?))).collect()
+}
+
+/// The other nodes, as the registry asks them.
+pub(super) struct Mesh {
+    clock: Arc<dyn Clock>,
+    /// What it takes to say and to read; nothing once the node ends, however long others keep hold of this.
+    job: Mutex<Option<Job>>,
+    registry: Registry,
+    content: Content,
+    claims: Claims,
+    requests: mpsc::Sender<Request>,
+    /// Claims that were found to be false: what the digest is not.
+    disproved: Mutex<BTreeSet<(Digest, BlobHash)>>,
+}
+
+impl Mesh {
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        job: Job,
+        registry: Registry,
+        claims: Claims,
+        requests: mpsc::Sender<Request>,
+    ) -> Self {
+        let content = job.content.clone();
+        Self { clock, job: Mutex::new(Some(job)), registry, content, claims, requests, disproved: Mutex::default() }
+    }
+
+    /// Lets go of the replica: nothing is said or found any more.
+    pub(super) fn close(&self) {
+        self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn job(&self) -> Result<Job, Error> {
+        let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(Job { now: self.clock.now(), ..job.ok_or(Error::Stopped)? })
+    }
+
+    fn latest(&self, repository: &Repository, tag: &Tag) -> Option<(Timestamp, EndpointId, TagRecord)> {
+        let said = self.job().ok()?.replica.tag(repository.as_str(), tag.as_str()).into_iter();
+        said.map(|(author, version, record)| (version, author, record)).max_by_key(|(version, author, _)| (*version, *author))
+    }
+
+    /// The claims of a digest that were not disproved, those first whose bytes are here already.
+    fn claims_of(&self, repository: &Repository, digest: &Digest) -> Vec<Claim> {
+        let disproved = self.disproved.lock().unwrap_or_else(PoisonError::into_inner);
+        let claims = self.claims.of(repository, digest).into_iter();
+        let mut claims: Vec<_> = claims.filter(|claim| !disproved.contains(&(*digest, claim.blob.hash))).collect();
+        claims.sort_by_key(|claim| !self.content.holds(&claim.blob.hash).unwrap_or(false));
+        claims
+    }
+
+    /// Tells others of an image, once: when it has a tag, or is about another.
+    fn advertise(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let job = self.job()?;
+        if self.claims.packages(repository, digest).iter().any(|(_, package)| package.importer == job.me) {
+            return Ok(());
+        }
+        let terms = Terms {
+            bundle: format!("package {repository}@{digest}").chars().take(1000).collect(),
+            scope: Scope::Nodes(Default::default()),
+            priority: Priority::Routine,
+            lifetime: Manifest::MAX_LIFETIME,
+            carry: Carry::Members,
+            together: true,
+        };
+        let _no_collection = job.content.keep_unpinned();
+        let (id, accepted) = distribute(&job, &self.registry, repository, digest, &terms)?;
+        // Before the driver hears of it: it is not told of twice.
+        if let Some(told) = job.replica.distribution(&id)? {
+            self.claims.learn(&told);
+        }
+        self.wrote(accepted)
+    }
+
+    fn set_tag(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<(), Error> {
+        self.advertise(repository, digest)?;
+        let Some(named) = self.registry.describe(repository, digest)? else { return Ok(()) };
+        let target = TagTarget { digest: digest.to_string(), media_type: named.media_type, size: named.size };
+        let record = TagRecord { repository: repository.to_string(), tag: tag.to_string(), target: Some(target) };
+        self.wrote(self.job()?.replica.publish_tag(&record)?)
+    }
+
+    /// A tag that this node has set last is taken back for all; another's is passed over here alone.
+    fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
+        let Job { me, replica, .. } = self.job()?;
+        match self.latest(repository, tag) {
+            Some((_, author, record)) if author == me && record.target.is_some() => {
+                self.wrote(replica.publish_tag(&TagRecord { target: None, ..record })?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What this node alone has is not told of any more when it is gone.
+    fn removed(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        let Job { me, replica, .. } = self.job()?;
+        for (id, package) in self.claims.packages(repository, digest) {
+            let Some(found) = replica.distribution(&id)? else { continue };
+            let mut records = found.targets.iter().chain(&found.carriers);
+            let elsewhere = records.any(|(id, record)| *id != me && record.state.is_holder());
+            if package.importer == me && !elsewhere {
+                self.wrote(replica.cancel(&id)?)?;
+            }
+        }
+        for (_, _, record) in replica
+            .tags()
+            .into_iter()
+            .filter(|(author, _, record)| *author == me && record.repository == repository.as_str() && points_to(record, digest))
+        {
+            if let (Ok(repository), Ok(tag)) = (record.repository.parse(), record.tag.parse()) {
+                self.remove_tag(&repository, &tag)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn wrote(&self, accepted: Accepted) -> Result<(), Error> {
+        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
+    }
+}
+
+fn points_to(record: &TagRecord, digest: &Digest) -> bool {
+    record.target.as_ref().is_some_and(|target| target.digest == digest.to_string())
+}
+
+impl Elsewhere for Mesh {
+    fn resolve<'a>(&'a self, repository: &'a Repository, tag: &'a Tag) -> Answer<'a, Option<Named>> {
+        Box::pin(async move {
+            let (set_at, _, record) = self.latest(repository, tag)?;
+            let target = record.target?;
+            let digest = target.digest.parse().ok()?;
+            Some(Named { digest, media_type: target.media_type, size: target.size, set_at })
+        })
+    }
+
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>> {
+        Box::pin(async move {
+            let claims = self.claims_of(repository, digest);
+            let first = claims.first()?.clone();
+            let blob = first.blob;
+            let (sender, progress) = watch::channel(Arrival::Coming);
+            let arriving =
+                Arriving { hash: blob.hash, size: blob.size, media_type: blob.media_type, claimed_by: first.importer, progress };
+            // Whoever speaks of the same bytes may lead to who has them.
+            for claim in claims.iter().filter(|claim| claim.blob.hash == blob.hash) {
+                let request = Request::Asked { distribution: claim.distribution, blobs: vec![blob.hash] };
+                self.requests.send(request).await.ok()?;
+            }
+            tokio::spawn(follow(self.content.clone(), blob.hash, sender));
+            Some(arriving)
+        })
+    }
+
+    fn hurry(&self, _arriving: &Arriving, _range: Range<u64>) {}
+
+    fn disprove(&self, _repository: &Repository, digest: &Digest, arriving: &Arriving) {
+        self.disproved.lock().unwrap_or_else(PoisonError::into_inner).insert((*digest, arriving.hash));
+    }
+
+    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
+        !self.claims.of(repository, digest).is_empty()
+    }
+
+    fn repositories(&self) -> Vec<Repository> {
+        self.claims.repositories()
+    }
+
+    fn tags(&self, repository: &Repository) -> Vec<Tag> {
+        let Ok(job) = self.job() else { return Vec::new() };
+        let tags = latest_tags(&job.replica).into_keys();
+        tags.filter(|(of, _)| of == repository.as_str()).filter_map(|(_, tag)| tag.parse().ok()).collect()
+    }
+
+    fn referrers(&self, repository: &Repository, subject: &Digest) -> Vec<Descriptor> {
+        self.claims.referrers(repository, subject)
+    }
+
+    fn changed(&self, change: &Change) {
+        let told = match change {
+            Change::TagSet(repository, tag, digest) => self.set_tag(repository, tag, digest),
+            Change::TagRemoved(repository, tag) => self.remove_tag(repository, tag),
+            Change::ManifestPut(repository, digest) => match self.registry.package(repository, digest) {
+                Ok((manifest, _)) if manifest.subject.is_some() => self.advertise(repository, digest),
+                // A part of an index, or it is tagged next.
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.into()),
+            },
+            Change::ManifestRemoved(repository, digest) => self.removed(repository, digest),
+            Change::BlobRemoved(..) => Ok(()),
+        };
+        if let Err(error) = told {
+            tracing::error!(%error, ?change, "cannot tell others of a change in the registry");
+        }
+    }
+}
+
+/// Tells those who read a blob while it comes that there is more of it, until it is whole or nobody reads any more.
+async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival>) {
+    let mut arrivals = content.arrivals();
+    let (mut before, mut since) = (None, Instant::now());
+    loop {
+        arrivals.borrow_and_update();
+        let looked = content.clone();
+        let Ok(Ok(status)) = tokio::task::spawn_blocking(move || looked.status(&hash)).await else { return };
+        if matches!(status, BlobStatus::Held { .. }) {
+            arrival.send_replace(Arrival::Whole);
+            return;
+        }
+        if before.replace(status) != Some(status) {
+            arrival.send_replace(Arrival::Coming);
+            since = Instant::now();
+        } else if since.elapsed() > LONGEST_SILENCE {
+            arrival.send_replace(Arrival::Failed("nobody who has it is in reach".to_owned()));
+            return;
+        }
+        tokio::select! {
+            () = arrival.closed() => return,
+            changed = arrivals.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What comes from elsewhere, read while it comes. Bytes leave only once they are verified against the hash that somebody claimed,
+//! and the last of them only once the digest is found to be right, so that nobody ends up with all of what is something else.
+
+use std::ops::Range;
+
+use tokio::sync::watch;
+
+use super::error::MAX_DEPTH;
+use super::{Answer, Arrival, Arriving, Held, Named, Registry, RegistryError, blocking};
+use crate::oci::{Digest, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
+
+/// Bytes of the end of a blob that are withheld until its digest is found to be right.
+const WITHHELD: u64 = 64 * 1024;
+
+impl Registry {
+    /// Waits until something that arrives is here whole, is what its digest says, and is the repository's.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotComing`]; [`RegistryError::FalseClaim`], and who claimed it is named elsewhere; or what the store fails
+    /// with.
+    pub async fn settle(&self, repository: &Repository, digest: &Digest, arriving: &Arriving) -> Result<Held, RegistryError> {
+        let mut progress = arriving.progress.clone();
+        loop {
+            let state = progress.borrow_and_update().clone();
+            if let Arrival::Failed(why) = state {
+                return Err(RegistryError::NotComing { digest: *digest, why });
+            }
+            if state == Arrival::Whole || self.is_whole(arriving).await? {
+                break;
+            }
+            self.next(digest, arriving, &mut progress).await?;
+        }
+        let (registry, repository, name, hash) = (self.clone(), repository.clone(), *digest, arriving.hash);
+        let (within, owner) = (repository.clone(), repository);
+        let adopted = blocking(move || {
+            // It may have been found by a reader whose question is older than a deletion here.
+            if registry.is_blocked(&within, &name)? {
+                return Err(RegistryError::NoBlob { repository: within, digest: name });
+            }
+            registry.adopt_blob(&within, &name, &hash)
+        })
+        .await;
+        if let Err(RegistryError::DigestDiffers { .. }) = adopted {
+            tracing::warn!(%digest, blob = %arriving.hash, by = %arriving.claimed_by, "a blob is not what a node claimed");
+            if let Some(elsewhere) = self.elsewhere() {
+                elsewhere.disprove(&owner, digest, arriving);
+            }
+            return Err(RegistryError::FalseClaim(*digest));
+        }
+        adopted
+    }
+
+    /// Has content come that a manifest names and that is elsewhere, manifests with all that they name; returns once all of it
+    /// is the repository's.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`] with what is not elsewhere either, or those of [`Registry::settle`].
+    pub fn bring<'a>(
+        &'a self,
+        repository: &'a Repository,
+        digests: &'a [Digest],
+        depth: usize,
+    ) -> Answer<'a, Result<(), RegistryError>> {
+        Box::pin(async move {
+            if depth > MAX_DEPTH {
+                return Err(RegistryError::TooDeep);
+            }
+            let (mut coming, mut missing) = (Vec::new(), Vec::new());
+            for digest in digests {
+                match self.find(repository, digest).await? {
+                    Some(arriving) => coming.push((*digest, arriving)),
+                    None => missing.push(*digest),
+                }
+            }
+            if !missing.is_empty() {
+                return Err(RegistryError::Missing(missing));
+            }
+            for (digest, arriving) in coming {
+                self.settle(repository, &digest, &arriving).await?;
+                if media_type::is_manifest(&arriving.media_type) {
+                    self.bring_manifest(repository, digest, arriving, depth).await?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn bring_manifest(
+        &self,
+        repository: &Repository,
+        digest: Digest,
+        arriving: Arriving,
+        depth: usize,
+    ) -> Result<(), RegistryError> {
+        let keep = || {
+            let (registry, repository, arriving) = (self.clone(), repository.clone(), arriving.clone());
+            blocking(move || {
+                let bytes = registry.content().read_blob(&arriving.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
+                registry.keep_manifest(&repository, &digest, Some(&arriving.media_type), &bytes)
+            })
+        };
+        if let Err(RegistryError::Missing(missing)) = keep().await {
+            self.bring(repository, &missing, depth + 1).await?;
+        }
+        keep().await.map(|_| ())
+    }
+
+    /// Asks elsewhere for what is not here, unless it was deleted here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn find(&self, repository: &Repository, digest: &Digest) -> Result<Option<Arriving>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
+        let (registry, within, name) = (self.clone(), repository.clone(), *digest);
+        if blocking(move || registry.is_blocked(&within, &name)).await? {
+            return Ok(None);
+        }
+        Ok(elsewhere.find(repository, digest).await)
+    }
+
+    /// What a tag points to: of what is here and what others say the later, unless that was deleted here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn resolve(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return self.tag_here(repository, tag).await };
+        let said = elsewhere.resolve(repository, tag).await;
+        let (registry, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking(move || {
+            let here = registry.tag(&repository, &tag)?;
+            let said = match said {
+                Some(said) if here.as_ref().is_none_or(|here| here.set_at < said.set_at) => said,
+                _ => return Ok(here),
+            };
+            let blocked = registry.is_blocked(&repository, &tag)? || registry.is_blocked(&repository, &said.digest)?;
+            Ok(if blocked { here } else { Some(said) })
+        })
+        .await
+    }
+
+    /// What a tag was set to here.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn tag_here(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
+        let (registry, repository, tag) = (self.clone(), repository.clone(), tag.clone());
+        blocking(move || registry.tag(&repository, &tag)).await
+    }
+
+    /// Reads some of a range of what arrives once it is here: at least a byte, at most `most`, and none of an empty range. What
+    /// is within the last 64 KiB of the blob waits for [`Registry::settle`].
+    ///
+    /// # Errors
+    /// Those of [`Registry::settle`].
+    pub async fn read_arriving(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        arriving: &Arriving,
+        range: Range<u64>,
+        most: usize,
+    ) -> Result<Vec<u8>, RegistryError> {
+        let withheld = arriving.size.saturating_sub(WITHHELD);
+        if range.start >= withheld {
+            self.settle(repository, digest, arriving).await?;
+        }
+        let end = if range.start < withheld { range.end.min(withheld) } else { range.end };
+        let end = end.min(range.start.saturating_add(most as u64));
+        if range.start >= end {
+            return Ok(Vec::new());
+        }
+        let mut progress = arriving.progress.clone();
+        let mut hurried = false;
+        loop {
+            let state = progress.borrow_and_update().clone();
+            let (content, hash, start) = (self.content().clone(), arriving.hash, range.start);
+            let read = blocking(move || {
+                let mut bytes = vec![0; usize::try_from(end - start).expect("at most what was asked for")];
+                let read = content.read_held(&hash, start, &mut bytes)?;
+                bytes.truncate(read);
+                Ok(bytes)
+            });
+            let bytes = read.await?;
+            if !bytes.is_empty() {
+                return Ok(bytes);
+            }
+            if let Arrival::Failed(why) = state {
+                return Err(RegistryError::NotComing { digest: *digest, why });
+            }
+            if !hurried && let Some(elsewhere) = self.elsewhere() {
+                elsewhere.hurry(arriving, range.start..end);
+                hurried = true;
+            }
+            self.next(digest, arriving, &mut progress).await?;
+        }
+    }
+
+    /// Waits for more.
+    async fn next(
+        &self,
+        digest: &Digest,
+        arriving: &Arriving,
+        progress: &mut watch::Receiver<Arrival>,
+    ) -> Result<(), RegistryError> {
+        if progress.changed().await.is_ok() || self.is_whole(arriving).await? {
+            return Ok(());
+        }
+        Err(RegistryError::NotComing { digest: *digest, why: "nobody fetches it any more".to_owned() })
+    }
+
+    async fn is_whole(&self, arriving: &Arriving) -> Result<bool, RegistryError> {
+        let (content, hash) = (self.content().clone(), arriving.hash);
+        blocking(move || Ok(content.holds(&hash)?)).await
+    }
+}

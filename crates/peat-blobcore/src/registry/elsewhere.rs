@@ -1,0 +1,103 @@
+//! The way to what is not here. The node answers it with the mesh; tests with what they like.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use crate::model::{BlobHash, EndpointId, Timestamp};
+use crate::oci::{Descriptor, Digest, Repository, Tag};
+
+/// What comes of a question, later.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Where a registry asks for what it does not hold: the mesh, an upstream. It is asked before every answer of "not here", and an
+/// answer may be waited for, within a bound that the asker sets by dropping it.
+pub trait Elsewhere: Send + Sync + 'static {
+    /// What a tag points to, as others say.
+    fn resolve<'a>(&'a self, repository: &'a Repository, tag: &'a Tag) -> Answer<'a, Option<Named>>;
+
+    /// A manifest or blob that the repository has elsewhere. It is being fetched from then on, into the registry's store; what
+    /// is there whole already is answered as such.
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>>;
+
+    /// Whether a manifest or blob is known to be elsewhere in the repository. Nobody is asked, and nothing is fetched.
+    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
+        let _ = (repository, digest);
+        false
+    }
+
+    /// Has these bytes of what is arriving fetched before the rest.
+    fn hurry(&self, arriving: &Arriving, range: Range<u64>);
+
+    /// What has arrived is not what was claimed: whoever claimed it is not to be believed again.
+    fn disprove(&self, repository: &Repository, digest: &Digest, arriving: &Arriving);
+
+    /// The repositories that others have, in any order.
+    fn repositories(&self) -> Vec<Repository>;
+
+    /// The tags that others have in a repository, in any order.
+    fn tags(&self, repository: &Repository) -> Vec<Tag>;
+
+    /// The manifests that others have about this one, in any order.
+    fn referrers(&self, repository: &Repository, subject: &Digest) -> Vec<Descriptor>;
+
+    /// Said after a change that is durable, on the thread that made it, which may block.
+    fn changed(&self, change: &Change);
+}
+
+/// What a tag points to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The manifest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When the tag was set: of two the later one counts.
+    pub set_at: Timestamp,
+}
+
+/// Content on its way into the store. Clones are of the same.
+#[derive(Debug, Clone)]
+pub struct Arriving {
+    /// The blob that somebody claims it to be.
+    pub hash: BlobHash,
+    /// Its size in bytes, by the same claim.
+    pub size: u64,
+    /// Its media type, by the same claim.
+    pub media_type: String,
+    /// Who claims it.
+    pub claimed_by: EndpointId,
+    /// How far it is. It changes, if only by being sent again, whenever more of it is verified; when its sender is gone
+    /// the store is looked at a last time.
+    pub progress: watch::Receiver<Arrival>,
+}
+
+/// How far something that arrives is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// It comes. What of it is verified the store says.
+    Coming,
+    /// All of it is in the store, durably.
+    Whole,
+    /// It will not come, and why.
+    Failed(String),
+}
+
+/// Something that others may want to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A manifest was put here; everything that it names is here.
+    ManifestPut(Repository, Digest),
+    /// A tag was set here.
+    TagSet(Repository, Tag, Digest),
+    /// A manifest was removed here, with the tags that pointed to it.
+    ManifestRemoved(Repository, Digest),
+    /// A tag was removed here.
+    TagRemoved(Repository, Tag),
+    /// A blob was removed from a repository here.
+    BlobRemoved(Repository, Digest),
+}

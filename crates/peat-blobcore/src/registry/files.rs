@@ -1,0 +1,180 @@
+//! Images between files and repositories: what an archive has becomes part of a repository under its tags, and back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::sync::Arc;
+
+use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Origin, Root};
+use super::blobs::LEASE;
+use super::closure::Closure;
+use super::{Change, Registry, RegistryError};
+use crate::content::{Pin, Progress};
+use crate::model::BlobHash;
+use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
+
+/// An image that came out of an archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImportedImage {
+    /// The repository that it is in now.
+    pub repository: Repository,
+    /// The tags that were set; none for what is about another manifest.
+    pub tags: Vec<Tag>,
+    /// Its manifest.
+    pub digest: Digest,
+    /// The bytes of its blobs.
+    pub size: u64,
+}
+
+impl Registry {
+    /// Takes in the images of an archive, each under the name that it has there; `into` names the one image of an archive that has
+    /// no name, or another. Others are told of them. Blocks.
+    ///
+    /// # Errors
+    /// [`RegistryError::Archive`] when the archive is not good, [`RegistryError::NoName`] when it is not said where an image
+    /// belongs, else what the store fails with. Nothing shows in a repository then that was not whole.
+    pub fn import(
+        &self,
+        origin: Origin<'_>,
+        into: Option<&ImageReference>,
+        options: &ImportOptions,
+        progress: &mut Progress<'_>,
+    ) -> Result<Vec<ImportedImage>, RegistryError> {
+        let unpinned = self.content().keep_unpinned();
+        let imported = archive::import(self.content(), origin, options, progress)?;
+        let names = imported.roots.iter().map(|root| named(root, into, imported.roots.len()));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        // Each is kept before anything is told: `keep_manifest` takes the same guard.
+        let mut images = Vec::new();
+        let parts: BTreeMap<Digest, (BlobHash, String, u64)> =
+            imported.blobs.iter().map(|blob| (blob.digest, (blob.blob.hash, blob.media_type.clone(), blob.blob.size))).collect();
+        for (root, names) in imported.roots.iter().zip(&names) {
+            for (repository, tags) in names {
+                let closure = self.parts_of(&root.descriptor, &parts)?;
+                let name = format!("import {repository} {}", root.descriptor.digest);
+                let hashes: Vec<_> = closure.iter().map(|(_, hash, ..)| *hash).collect();
+                self.content().pin(&Pin::Lease { name, until: self.0.clock.now().plus(LEASE) }, &hashes)?;
+                images.push((root.descriptor.digest, repository.clone(), tags.clone(), closure));
+            }
+        }
+        drop(unpinned);
+        images.into_iter().map(|(digest, repository, tags, parts)| self.keep_imported(digest, repository, tags, &parts)).collect()
+    }
+
+    fn keep_imported(
+        &self,
+        digest: Digest,
+        repository: Repository,
+        tags: BTreeSet<Tag>,
+        parts: &[(Digest, BlobHash, String, u64)],
+    ) -> Result<ImportedImage, RegistryError> {
+        let size = parts.iter().map(|(.., size)| size).sum();
+        let parts: Vec<_> = parts.iter().map(|(digest, hash, kind, _)| (*digest, *hash, kind.clone())).collect();
+        self.keep_package(&repository, &digest, &parts)?;
+        self.tell(&Change::ManifestPut(repository.clone(), digest));
+        for tag in &tags {
+            self.set_tag(&repository, tag, &digest)?;
+        }
+        Ok(ImportedImage { repository, tags: tags.into_iter().collect(), digest, size })
+    }
+
+    /// The closure of a manifest among blobs that are in the store, each manifest before what it names.
+    fn parts_of(
+        &self,
+        root: &Descriptor,
+        blobs: &BTreeMap<Digest, (BlobHash, String, u64)>,
+    ) -> Result<Vec<(Digest, BlobHash, String, u64)>, RegistryError> {
+        let (mut closure, mut parts) = (Closure::of(root.clone()), BTreeMap::new());
+        let mut manifests = Vec::new();
+        while let Some(part) = closure.step() {
+            // What was left out for its platform is not part of what is kept.
+            let Some((hash, _, size)) = blobs.get(&part.digest) else { continue };
+            let row = (part.digest, *hash, part.media_type.clone(), *size);
+            if media_type::is_manifest(&part.media_type) {
+                let bytes = self.content().read_blob(hash, MAX_MANIFEST_BYTES as u64)?;
+                closure.read(&part, &bytes).map_err(ArchiveError::from)?;
+                manifests.push(row);
+            } else {
+                parts.insert(part.digest, row);
+            }
+        }
+        let order: BTreeMap<_, _> = closure.upwards().into_iter().rev().zip(0..).collect();
+        manifests.sort_by_key(|(digest, ..)| order.get(digest).copied().unwrap_or(usize::MAX));
+        Ok(manifests.into_iter().chain(parts.into_values()).collect())
+    }
+
+    /// Writes an image of a repository as an archive, in which it has this tag. What is written to is given back, flushed. Blocks.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoManifest`] when it is not here, [`RegistryError::Archive`] when it cannot be written in that form.
+    pub fn export<W: Write>(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        tag: Option<&Tag>,
+        format: Format,
+        out: W,
+    ) -> Result<W, RegistryError> {
+        let (_, parts) = self.package(repository, digest)?;
+        let root = parts.first().expect("the manifest itself comes first");
+        let descriptor = Descriptor {
+            media_type: root.media_type.clone(),
+            digest: root.digest,
+            size: root.size,
+            platform: None,
+            artifact_type: None,
+            annotations: BTreeMap::new(),
+            urls: Vec::new(),
+        };
+        let named = |tag: &Tag| match format {
+            Format::DockerArchive => format!("{repository}:{tag}"),
+            Format::OciLayout | Format::OciArchive => tag.to_string(),
+        };
+        let names = tag.map(named).into_iter().collect();
+        let hashes: BTreeMap<_, _> = parts.iter().map(|part| (part.digest, part.hash)).collect();
+        let lookup = |digest: &Digest| hashes.get(digest).copied();
+        Ok(archive::export_to(self.content(), &lookup, &[Export { descriptor, names }], format, out)?)
+    }
+}
+
+/// Where an image belongs: by what the caller says, else by what it is called in the archive.
+fn named(
+    root: &Root,
+    into: Option<&ImageReference>,
+    images: usize,
+) -> Result<BTreeMap<Repository, BTreeSet<Tag>>, RegistryError> {
+    let mut places: BTreeMap<Repository, BTreeSet<Tag>> = BTreeMap::new();
+    if let Some(into) = into {
+        let tags = places.entry(into.repository.clone()).or_default();
+        match &into.tag {
+            Some(_) if images > 1 => {
+                return Err(RegistryError::NoName("an archive of several images cannot have one tag".to_owned()));
+            }
+            Some(tag) => _ = tags.insert(tag.clone()),
+            None => {
+                let own = root.names.iter().filter_map(|name| name.rsplit(['/', ':']).next()?.parse().ok());
+                tags.extend(own);
+                if tags.is_empty() && images == 1 {
+                    tags.insert(Tag::latest());
+                }
+            }
+        }
+        return Ok(places);
+    }
+    for name in &root.names {
+        // A layout may have but tags.
+        let Ok(reference) = name.parse::<ImageReference>() else { continue };
+        if name.contains([':', '/']) {
+            places.entry(reference.repository).or_default().insert(reference.tag.unwrap_or_else(Tag::latest));
+        }
+    }
+    match places.is_empty() {
+        true => Err(RegistryError::NoName(format!("an image is called {:?} in the archive", root.names.join(", ")))),
+        false => Ok(places),
+    }
+}
+
+impl From<ArchiveError> for RegistryError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(Arc::new(error))
+    }
+}

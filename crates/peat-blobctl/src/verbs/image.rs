@@ -1,0 +1,299 @@
+//! `image`: images and artifacts of the OCI in the node's registry, in from archives, out to them, and across to other nodes.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use connectrpc::client::Stream;
+use indicatif::HumanBytes;
+use peat_blobapi::blob::{
+    DeleteImageRequest, ExportImageRequest, Image, ImageFormat, ImportImageOptions, ImportImageRequest, ImportImageResponse,
+    ListImagesRequest, PullImageRequest, SendImageRequest, SendOptions, TagImageRequest, oneof::import_image_request::Part,
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::awake::Awake;
+use crate::daemon::{Address, Daemon, answer};
+use crate::failure::{Failure, of_daemon};
+use crate::output::Output;
+use crate::replacement::Replacement;
+use crate::{show, values};
+
+/// Bytes of one message to the daemon.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Options {
+    /// Takes in the images of an OCI layout, an oci-archive, or what `docker save`, `podman save` and Nix make.
+    Import(Import),
+    /// Has an image that other nodes have come into this node's registry, to stay.
+    Pull {
+        /// The image: repository:tag or repository@digest.
+        image: String,
+    },
+    /// Writes an image as an archive; what is not here comes from other nodes first.
+    Export(Export),
+    /// Lists the images that are known, here and elsewhere.
+    Ls,
+    /// Has nodes take an image into their registries before anybody asks for it.
+    Send(Send),
+    /// Has one more tag point to an image.
+    Tag {
+        /// The image: repository:tag or repository@digest.
+        image: String,
+        /// The new tag.
+        tag: String,
+    },
+    /// Removes a tag, or an image with its tags, from this node.
+    Rm {
+        /// repository:tag, for the tag alone, or repository@digest.
+        image: String,
+    },
+}
+
+/// What to take in.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The directory of a layout, an archive, or - for standard input.
+    path: PathBuf,
+    /// What to call it: repository or repository:tag. Without it, the names in the archive count.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Take what is for this platform alone, as linux/arm64.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Read the archive here and stream it, for a daemon that does not see this machine's files.
+    #[arg(long)]
+    stream: bool,
+}
+
+/// What to write.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The image: repository:tag or repository@digest.
+    image: String,
+    /// The file, which is replaced once the archive is whole; or - for standard output.
+    file: PathBuf,
+    /// The form of the archive.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// The form of an archive.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Format {
+    /// A tar archive of an OCI layout.
+    #[default]
+    Oci,
+    /// What `docker load` reads.
+    Docker,
+}
+
+/// What to send to whom.
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The image: repository:tag or repository@digest.
+    image: String,
+    /// Whom it is for: all, a node's name or endpoint id (may be given several times), or a label selector as in role=edge.
+    #[arg(long, value_name = "WHO", default_value = "all")]
+    to: Vec<String>,
+    /// How urgent it is.
+    #[arg(long, value_enum, default_value_t)]
+    priority: values::Priority,
+    /// How long it is tried; at most 366d.
+    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = values::duration)]
+    lifetime: Duration,
+}
+
+/// Does it.
+pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -> Result<(), Failure> {
+    let daemon = Daemon::connect(address).await?;
+    match options {
+        Options::Import(options) => import(&daemon, output, options).await,
+        Options::Export(options) => export(&daemon, output, options).await,
+        Options::Pull { image } => {
+            let request = PullImageRequest { image: image.clone(), ..Default::default() };
+            let digest = answer(daemon.images.pull_image(request).await)?.digest;
+            output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
+        }
+        Options::Ls => list(&daemon, output).await,
+        Options::Send(options) => send(&daemon, output, options).await,
+        Options::Tag { image, tag } => {
+            let request = TagImageRequest { image: image.clone(), tag: tag.clone(), ..Default::default() };
+            answer(daemon.images.tag_image(request).await)?;
+            output.result(&json!({ "image": image, "tag": tag }), || format!("{tag} points to {image}"))
+        }
+        Options::Rm { image } => {
+            answer(daemon.images.delete_image(DeleteImageRequest { image: image.clone(), ..Default::default() }).await)?;
+            output.result(&json!({ "image": image }), || format!("{image} is gone from this node"))
+        }
+    }
+}
+
+async fn import(daemon: &Daemon, output: &Output, options: &Import) -> Result<(), Failure> {
+    let is_stdin = options.path == Path::new("-");
+    let mut what = ImportImageOptions {
+        name: options.name.clone().unwrap_or_default(),
+        platform: options.platform.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    let cannot = || Failure::io(format!("cannot read {}", options.path.display()));
+    let archive: Option<Box<dyn Read + std::marker::Send>> = if is_stdin {
+        Some(Box::new(std::io::stdin()))
+    } else if daemon.is_local && !options.stream {
+        let path = std::path::absolute(&options.path).map_err(cannot())?;
+        what.path =
+            path.to_str().ok_or_else(|| Failure::usage("the path is not UTF-8").hint("give it as -, or rename it"))?.into();
+        None
+    } else if options.path.is_dir() {
+        return Err(Failure::usage(format!("{} is a directory, which cannot be streamed", options.path.display()))
+            .hint(format!("tar -C {} -c . | peat-blobctl image import -", options.path.display())));
+    } else {
+        Some(Box::new(File::open(&options.path).map_err(cannot())?))
+    };
+    let imported = hand_over(daemon, what, archive, cannot()).await?;
+    let document = json!({ "images": imported.images.iter().map(|image| json!({
+        "repository": image.repository,
+        "tags": image.tags,
+        "digest": image.digest,
+        "bytes": image.bytes,
+    })).collect::<Vec<_>>() });
+    output.result(&document, || {
+        let rows = imported.images.iter().map(|image| {
+            [image.repository.clone(), image.tags.join(", "), image.digest.clone(), HumanBytes(image.bytes).to_string()]
+        });
+        show::table(["repository", "tags", "digest", "size"], rows)
+    })
+}
+
+/// What is said to the daemon. It breaks off where the archive cannot be read, which has no end then.
+struct Requests(mpsc::Receiver<ImportImageRequest>);
+
+impl Stream for Requests {
+    type Item = ImportImageRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context)
+    }
+}
+
+fn part(part: Part) -> ImportImageRequest {
+    ImportImageRequest { part: Some(part), ..Default::default() }
+}
+
+async fn hand_over(
+    daemon: &Daemon,
+    options: ImportImageOptions,
+    archive: Option<Box<dyn Read + std::marker::Send>>,
+    cannot_read: impl FnOnce(std::io::Error) -> Failure + std::marker::Send + 'static,
+) -> Result<ImportImageResponse, Failure> {
+    let (sender, receiver) = mpsc::channel(4);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut going_on = sender.blocking_send(part(Part::Options(options.into()))).is_ok();
+        let Some(mut archive) = archive else { return Ok(()) };
+        // A daemon that has ended the call says why.
+        while going_on {
+            let mut chunk = Vec::new();
+            if let Err(error) = archive.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk) {
+                return Err(cannot_read(error));
+            }
+            going_on = !chunk.is_empty() && sender.blocking_send(part(Part::Chunk(chunk))).is_ok();
+        }
+        Ok(())
+    });
+    let awake = Awake::new(Requests(receiver), || part(Part::Chunk(Vec::new())));
+    let imported = daemon.images.import_image(awake).await;
+    // What could not be read comes before what the daemon makes of its beginning.
+    if imported.is_err()
+        && let Ok(Err(failure)) = reading.await
+    {
+        return Err(failure);
+    }
+    answer(imported)
+}
+
+async fn export(daemon: &Daemon, output: &Output, options: &Export) -> Result<(), Failure> {
+    let format = match options.format {
+        Format::Oci => ImageFormat::IMAGE_FORMAT_OCI_ARCHIVE,
+        Format::Docker => ImageFormat::IMAGE_FORMAT_DOCKER_ARCHIVE,
+    };
+    let request = ExportImageRequest { image: options.image.clone(), format: format.into(), ..Default::default() };
+    if options.file == Path::new("-") {
+        return fetch(daemon, request, |bytes| output.bytes(bytes)).await.map(drop);
+    }
+    let mut file = Replacement::begin(&options.file)?;
+    let bytes = fetch(daemon, request, |bytes| file.write(bytes)).await?;
+    file.finish()?;
+    output.result(&json!({ "image": options.image, "file": options.file, "bytes": bytes }), || {
+        format!("{}: {}, {}", options.file.display(), options.image, HumanBytes(bytes))
+    })
+}
+
+async fn fetch(
+    daemon: &Daemon,
+    request: ExportImageRequest,
+    mut write: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<u64, Failure> {
+    let mut parts = daemon.images.export_image(request).await.map_err(|error| of_daemon(&error))?;
+    let mut bytes = 0;
+    while let Some(part) = parts.message().await.map_err(|error| of_daemon(&error))? {
+        let chunk = part.to_owned_message().chunk;
+        bytes += chunk.len() as u64;
+        write(&chunk)?;
+    }
+    Ok(bytes)
+}
+
+async fn list(daemon: &Daemon, output: &Output) -> Result<(), Failure> {
+    let images = answer(daemon.images.list_images(ListImagesRequest::default()).await)?.images;
+    let items = images.iter().map(image_json).collect::<Vec<_>>();
+    output.list("images", &items, || {
+        if images.is_empty() {
+            return "no images are known here".to_owned();
+        }
+        let rows = images.iter().map(|image| {
+            let names = image.holders.iter().zip(&image.holder_names).map(|(id, name)| show::node(name, id));
+            [
+                show::printable(&image.repository),
+                show::printable(&image.tags.join(", ")),
+                image.digest.chars().take(19).collect(),
+                HumanBytes(image.bytes).to_string(),
+                if image.here { "yes" } else { "no" }.to_owned(),
+                names.collect::<Vec<_>>().join(", "),
+            ]
+        });
+        show::table(["repository", "tags", "digest", "size", "here", "holders"], rows)
+    })
+}
+
+fn image_json(image: &Image) -> Value {
+    json!({
+        "repository": image.repository,
+        "tags": image.tags,
+        "digest": image.digest,
+        "bytes": image.bytes,
+        "here": image.here,
+        "holders": image.holders,
+    })
+}
+
+async fn send(daemon: &Daemon, output: &Output, options: &Send) -> Result<(), Failure> {
+    let scope = values::scope(&options.to).map_err(|why| Failure::usage(format!("--to: {why}")))?;
+    let what = SendOptions {
+        scope: values::api_scope(&scope).into(),
+        priority: values::api_priority(options.priority.into()).into(),
+        lifetime_millis: u64::try_from(options.lifetime.as_millis()).unwrap_or(u64::MAX),
+        ..Default::default()
+    };
+    let request = SendImageRequest { image: options.image.clone(), options: what.into(), ..Default::default() };
+    let id = answer(daemon.images.send_image(request).await)?.distribution_id;
+    output.result(&json!({ "image": options.image, "distribution_id": id }), || {
+        format!("{}  {}\n`peat-blobctl wait {}` waits for the receipts", id, options.image, show::short(&id))
+    })
+}

@@ -1,0 +1,253 @@
+//! Images over the API: what is taken in and given out goes through the library's registry on threads that may block.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
+use n0_future::{StreamExt as _, stream};
+use peat_blobapi::blob::{self, ImageService, oneof::import_image_request::Part};
+use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
+use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
+use peat_blobcore::registry::{ImportedImage, RegistryError};
+use peat_blobcore::{Error, Terms};
+use tokio::sync::mpsc;
+
+use super::attachments::new_bundle;
+use super::errors::{failed, invalid};
+use super::pipe::{Incoming, Outgoing, WAITING};
+use super::{Daemon, convert};
+use crate::silence;
+
+/// The service.
+pub(crate) struct Images(pub(crate) Arc<Daemon>);
+
+fn image(field: &str, text: &str) -> Result<ImageReference, ConnectError> {
+    let image: ImageReference = text.parse().map_err(|why| invalid(field, why))?;
+    match image.registry {
+        Some(registry) => Err(invalid(field, format_args!("{registry} is a registry: name the repository alone"))),
+        None => Ok(image),
+    }
+}
+
+/// `os/architecture[/variant]`.
+fn platform(text: &str) -> Result<Option<Platform>, ConnectError> {
+    let mut words = text.split('/').map(str::to_owned);
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some(word), None, None, None) if word.is_empty() => Ok(None),
+        (Some(os), Some(architecture), variant, None) => Ok(Some(Platform { architecture, os, variant })),
+        _ => Err(invalid("platform", format_args!("{text:?} is none: write linux/amd64 or linux/arm/v7"))),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, ConnectError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
+}
+
+impl Images {
+    /// The digest that an image has, by what this node and others say of its tag.
+    async fn digest(&self, image: &ImageReference) -> Result<Digest, ConnectError> {
+        match image.reference() {
+            Reference::Digest(digest) => Ok(digest),
+            Reference::Tag(tag) => {
+                let named = self.0.node.registry().resolve(&image.repository, &tag).await.map_err(failed)?;
+                let (repository, reference) = (image.repository.clone(), image.reference());
+                named.map(|named| named.digest).ok_or_else(|| failed(RegistryError::NoManifest { repository, reference }))
+            }
+        }
+    }
+
+    /// The digest of an image, all of which is in this node's registry when this returns.
+    async fn here(&self, image: &ImageReference) -> Result<Digest, ConnectError> {
+        let digest = self.digest(image).await?;
+        let (registry, repository) = (self.0.node.registry().clone(), image.repository.clone());
+        if blocking(move || registry.describe(&repository, &digest)).await?.is_none() {
+            let bring = self.0.node.registry().bring(&image.repository, std::slice::from_ref(&digest), 0);
+            tokio::select! {
+                brought = bring => brought.map_err(failed)?,
+                () = self.0.stopped() => return Err(failed(Error::Stopped)),
+            }
+        }
+        Ok(digest)
+    }
+
+    async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
+        let options = match requests.next().await.transpose()?.and_then(|first| first.to_owned_message().part) {
+            Some(Part::Options(options)) => options,
+            _ => return Err(invalid("options", "they come first")),
+        };
+        let name = Some(options.name.as_str()).filter(|name| !name.is_empty());
+        let name = name.map(|name| image("name", name)).transpose()?;
+        let limits = ImportOptions { platform: platform(&options.platform)?, ..ImportOptions::default() };
+        let registry = self.0.node.registry().clone();
+        let mut going_on = |_| std::ops::ControlFlow::Continue(());
+        if !options.path.is_empty() {
+            let path = PathBuf::from(&options.path);
+            if !path.is_absolute() {
+                return Err(invalid("path", format_args!("{:?} is not an absolute path", options.path)));
+            }
+            return blocking(move || registry.import(Origin::Path(&path), name.as_ref(), &limits, &mut going_on)).await;
+        }
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let importing = tokio::task::spawn_blocking(move || {
+            registry.import(Origin::Stream(Box::new(Incoming::new(receiver))), name.as_ref(), &limits, &mut going_on)
+        });
+        loop {
+            let request = tokio::select! {
+                request = requests.next() => request,
+                () = self.0.stopped() => return Err(failed(Error::Stopped)),
+            };
+            // A caller who breaks off leaves an archive that has no end.
+            match request.transpose()?.map(|request| request.to_owned_message().part) {
+                Some(Some(Part::Chunk(chunk))) if chunk.is_empty() => {}
+                // An import that has ended early says why below.
+                Some(Some(Part::Chunk(chunk))) => {
+                    if sender.send(chunk).await.is_err() {
+                        break;
+                    }
+                }
+                Some(_) => return Err(invalid("part", "after the options come chunks")),
+                None => break,
+            }
+        }
+        drop(sender);
+        importing.await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
+    }
+}
+
+// The generated traits return what can be encoded as a message; these return the messages.
+#[allow(refining_impl_trait)]
+impl ImageService for Images {
+    async fn import_image(
+        &self,
+        ctx: RequestContext,
+        requests: InboundStream<blob::ImportImageRequest>,
+    ) -> ServiceResult<blob::ImportImageResponse> {
+        let images = self.import(silence::explained(&ctx, requests)).await?;
+        let images = images.into_iter().map(|image| blob::ImportedImage {
+            repository: image.repository.to_string(),
+            tags: image.tags.iter().map(ToString::to_string).collect(),
+            digest: image.digest.to_string(),
+            bytes: image.size,
+            ..Default::default()
+        });
+        Response::ok(blob::ImportImageResponse { images: images.collect(), ..Default::default() })
+    }
+
+    async fn export_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::ExportImageRequest>,
+    ) -> ServiceResult<ServiceStream<blob::ExportImageResponse>> {
+        let request = request.to_owned_message();
+        let image = image("image", &request.image)?;
+        let format = match request.format.as_known() {
+            Some(blob::ImageFormat::IMAGE_FORMAT_DOCKER_ARCHIVE) => Format::DockerArchive,
+            _ => Format::OciArchive,
+        };
+        // What is not there is said before the first byte.
+        let digest = self.here(&image).await?;
+        let (registry, (sender, receiver)) = (self.0.node.registry().clone(), mpsc::channel(WAITING));
+        let exporting = tokio::task::spawn_blocking(move || {
+            registry.export(&image.repository, &digest, image.tag.as_ref(), format, Outgoing::new(sender)).map(drop)
+        });
+        let chunks = stream::unfold((receiver, Some(exporting)), |(mut receiver, exporting)| async move {
+            let exporting = exporting?;
+            if let Some(chunk) = receiver.recv().await {
+                return Some((Ok(blob::ExportImageResponse { chunk, ..Default::default() }), (receiver, Some(exporting))));
+            }
+            match exporting.await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some((Err(failed(error)), (receiver, None))),
+                Err(_) => Some((Err(failed(Error::Stopped)), (receiver, None))),
+            }
+        });
+        Ok(Response::new(Box::pin(chunks)))
+    }
+
+    async fn pull_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::PullImageRequest>,
+    ) -> ServiceResult<blob::PullImageResponse> {
+        let digest = self.here(&image("image", &request.to_owned_message().image)?).await?;
+        Response::ok(blob::PullImageResponse { digest: digest.to_string(), ..Default::default() })
+    }
+
+    async fn list_images(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, blob::ListImagesRequest>,
+    ) -> ServiceResult<blob::ListImagesResponse> {
+        let node = &self.0.node;
+        let names: BTreeMap<_, _> = node.members().into_iter().map(|(id, record)| (id, record.name)).collect();
+        // Several may speak of one image, and one may have sent it several times.
+        let mut images: BTreeMap<_, blob::Image> = BTreeMap::new();
+        for package in node.packages().await.map_err(failed)? {
+            let here = node.registry().describe(&package.repository, &package.digest).map_err(failed)?.is_some();
+            let image = images.entry((package.repository.clone(), package.digest)).or_default();
+            let mut holders: std::collections::BTreeSet<_> = image.holders.drain(..).collect();
+            holders.extend(package.holders.iter().map(ToString::to_string));
+            image.repository = package.repository.to_string();
+            image.tags = package.tags.iter().map(ToString::to_string).collect();
+            image.digest = package.digest.to_string();
+            image.bytes = package.size;
+            image.here = here;
+            let name_of = |id: &String| id.parse().ok().and_then(|id| names.get(&id).cloned()).unwrap_or_default();
+            image.holder_names = holders.iter().map(name_of).collect();
+            image.holders = holders.into_iter().collect();
+        }
+        Response::ok(blob::ListImagesResponse { images: images.into_values().collect(), ..Default::default() })
+    }
+
+    async fn send_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::SendImageRequest>,
+    ) -> ServiceResult<blob::SendImageResponse> {
+        let message = request.to_owned_message();
+        let image = image("image", &message.image)?;
+        let options = convert::request(Path::new("/").into(), &message.options, self.0.config().default_priority)?;
+        let terms = Terms {
+            bundle: options.bundle.unwrap_or_else(|| new_bundle(&self.0)),
+            scope: options.scope,
+            priority: options.priority,
+            lifetime: options.lifetime,
+            carry: options.carry,
+            together: true,
+        };
+        let digest = self.here(&image).await?;
+        let sent = self.0.node.send_package(image.repository, digest, terms).await.map_err(failed)?;
+        Response::ok(blob::SendImageResponse { distribution_id: sent.to_string(), ..Default::default() })
+    }
+
+    async fn delete_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::DeleteImageRequest>,
+    ) -> ServiceResult<blob::DeleteImageResponse> {
+        let image = image("image", &request.to_owned_message().image)?;
+        if image.tag.is_none() && image.digest.is_none() {
+            return Err(invalid("image", "say which: repository:tag or repository@digest"));
+        }
+        let registry = self.0.node.registry().clone();
+        blocking(move || registry.delete_manifest(&image.repository, &image.reference())).await?;
+        Response::ok(blob::DeleteImageResponse::default())
+    }
+
+    async fn tag_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::TagImageRequest>,
+    ) -> ServiceResult<blob::TagImageResponse> {
+        let message = request.to_owned_message();
+        let image = image("image", &message.image)?;
+        let tag: Tag = message.tag.parse().map_err(|why| invalid("tag", why))?;
+        let digest = self.here(&image).await?;
+        let registry = self.0.node.registry().clone();
+        blocking(move || registry.set_tag(&image.repository, &tag, &digest)).await?;
+        Response::ok(blob::TagImageResponse::default())
+    }
+}
