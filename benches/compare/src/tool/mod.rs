@@ -130,7 +130,7 @@ impl Tool {
     /// Why it cannot do this, though it should.
     pub(crate) fn lacks(self, work: &Work) -> Option<&'static str> {
         match (self, work.task) {
-            (Self::Ours, Task::Image) => Some("has no images yet"),
+            (Self::Ours, Task::Image) => Some("is not measured with images yet"),
             (Self::Sendme, Task::Version) => Some("cannot: it replaces no file"),
             _ => None,
         }
