@@ -86,13 +86,21 @@ for pull in "${pulls[@]}"; do wait "$pull" || fail "a pull from bravo failed"; d
 for n in 1 2 3 4 5; do diff -r "$layout/blobs" "$work/cold$n/blobs" || fail "what bravo gives differs"; done
 say "five skopeos pulled from bravo what only alpha had, at once and cold"
 
+# Alpha as a registry like any other: bravo is its client.
+ctl() { peat-blobctl --daemon "unix://$work/bravo/api.sock" "$@"; }
+policy copy --quiet --dest-tls-verify=false "oci:$layout:1" "docker://${registry[alpha]}/other/thing:9"
+ctl image pull "${registry[alpha]}/other/thing:9" --insecure >/dev/null
+ctl image export other/thing:9 "$work/thing.tar" >/dev/null
+policy copy --quiet "oci-archive:$work/thing.tar:9" "oci:$work/thing:9"
+diff -r "$layout/blobs" "$work/thing/blobs" || fail "what was pulled from a registry differs"
+say "bravo pulled from a registry as its client"
+
 kill "${daemons[0]}"; wait "${daemons[0]}" || true
 policy copy --quiet --src-tls-verify=false "docker://${registry[bravo]}/team/app:1" "oci:$work/warm:1"
 diff -r "$layout/blobs" "$work/warm/blobs" || fail "what bravo gives without alpha differs"
 say "bravo serves it with alpha gone"
 
 # What CLI and other clients make of it.
-ctl() { peat-blobctl --daemon "unix://$work/bravo/api.sock" "$@"; }
 policy copy --quiet "oci:$layout:1" "docker-archive:$work/saved.tar:team/saved:2"
 gzip "$work/saved.tar"
 ctl image import "$work/saved.tar.gz" >/dev/null
@@ -102,7 +110,7 @@ layers_of() { skopeo inspect "$1" | sed -n '/"Layers"/,/\]/p'; }
 ctl image export team/app:1 "$work/app.tar" >/dev/null
 policy copy --quiet "oci-archive:$work/app.tar:1" "oci:$work/unpacked:1"
 diff -r "$layout/blobs" "$work/unpacked/blobs" || fail "what was exported differs"
-[ "$(ctl image ls --output jsonl | wc -l)" = 2 ] || fail "image ls lists something else"
+[ "$(ctl image ls --output jsonl | wc -l)" = 3 ] || fail "image ls lists something else"
 say "an archive of docker's went in and out, and an oci-archive out"
 if command -v podman >/dev/null; then
   storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::archive::ArchiveError;
+#[cfg(feature = "http")]
+use super::remote::RemoteError;
 use crate::ErrorKind;
 use crate::content::ContentError;
 use crate::database::Failure;
@@ -94,6 +96,10 @@ pub enum RegistryError {
     /// An archive that is not good, or cannot be written.
     #[error(transparent)]
     Archive(Arc<ArchiveError>),
+    /// Another registry.
+    #[cfg(feature = "http")]
+    #[error(transparent)]
+    Remote(Arc<RemoteError>),
     /// It is not said which repository an image is for.
     #[error("it is not said what to call it: {0}")]
     NoName(String),
@@ -119,6 +125,8 @@ impl RegistryError {
                 _ => ErrorKind::Failed,
             },
             Self::Archive(error) => error.kind(),
+            #[cfg(feature = "http")]
+            Self::Remote(error) => error.kind(),
             Self::NoName(_)
             | Self::Manifest(_)
             | Self::Name(_)
@@ -148,6 +156,8 @@ impl RegistryError {
                 "check the name; what was deleted here stays away until it is pushed again"
             }
             Self::Archive(error) => return error.hint(),
+            #[cfg(feature = "http")]
+            Self::Remote(error) => return error.hint(),
             Self::NoName(_) => "name a repository, and a tag where there is one image, as in team/app:1",
             Self::NoUpload(_) => "begin it again; uploads do not outlive a restart or an hour of silence",
             Self::TooManyUploads(_) => "try again when some of them have ended",

@@ -2,14 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 
-use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Origin, Root};
+use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, Origin, Root};
 use super::blobs::LEASE;
 use super::closure::Closure;
+#[cfg(feature = "http")]
+use super::remote::Remote;
 use super::{Change, Registry, RegistryError};
 use crate::content::{Pin, Progress};
 use crate::model::BlobHash;
+#[cfg(feature = "http")]
+use crate::oci::Platform;
 use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
 
 /// An image that came out of an archive.
@@ -41,6 +45,38 @@ impl Registry {
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
         let imported = archive::import(self.content(), origin, options, progress)?;
+        self.take(&imported, into, unpinned)
+    }
+
+    /// Pulls an image of another registry, with what is about it. It has the same name here, without the registry. Blocks, on a
+    /// thread beside the runtime.
+    ///
+    /// # Errors
+    /// [`RegistryError::Remote`], or those of [`Registry::import`].
+    #[cfg(feature = "http")]
+    pub fn pull(
+        &self,
+        remote: &Remote,
+        image: &ImageReference,
+        platform: Option<&Platform>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Vec<ImportedImage>, RegistryError> {
+        let unpinned = self.content().keep_unpinned();
+        // What is about it has no tag, and so the tag is not for all that comes.
+        let into = ImageReference { registry: None, digest: None, tag: None, ..image.clone() };
+        let reference = image.reference();
+        let pull = remote.pull(self.content(), &image.repository, &reference, platform, Arc::new(|_| {}));
+        let imported = runtime.block_on(pull).map_err(|error| RegistryError::Remote(Arc::new(error)))?;
+        self.take(&imported, Some(&into), unpinned)
+    }
+
+    /// Has what is in the store become part of repositories.
+    fn take(
+        &self,
+        imported: &Imported,
+        into: Option<&ImageReference>,
+        unpinned: RwLockReadGuard<'_, ()>,
+    ) -> Result<Vec<ImportedImage>, RegistryError> {
         let names = imported.roots.iter().map(|root| named(root, into, imported.roots.len()));
         let names = names.collect::<Result<Vec<_>, _>>()?;
         // Each is kept before anything is told: `keep_manifest` takes the same guard.

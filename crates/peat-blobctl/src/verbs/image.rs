@@ -32,11 +32,8 @@ const CHUNK_BYTES: u64 = 256 * 1024;
 pub(crate) enum Options {
     /// Takes in the images of an OCI layout, an oci-archive, or what `docker save`, `podman save` and Nix make.
     Import(Import),
-    /// Has an image that other nodes have come into this node's registry, to stay.
-    Pull {
-        /// The image: repository:tag or repository@digest.
-        image: String,
-    },
+    /// Has an image come into this node's registry, to stay: from other nodes, or from another registry.
+    Pull(Pull),
     /// Writes an image as an archive; what is not here comes from other nodes first.
     Export(Export),
     /// Lists the images that are known, here and elsewhere.
@@ -71,6 +68,26 @@ pub(crate) struct Import {
     /// Read the archive here and stream it, for a daemon that does not see this machine's files.
     #[arg(long)]
     stream: bool,
+}
+
+/// What is to come.
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// The image: repository:tag or repository@digest; from another registry, with that before it, as in
+    /// registry.example:5000/team/app:1.
+    image: String,
+    /// From another registry: what is for this platform alone, as linux/arm64.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<String>,
+    /// Let another registry be spoken to without TLS.
+    #[arg(long)]
+    insecure: bool,
+    /// Who asks another registry.
+    #[arg(long, requires = "password_file")]
+    user: Option<String>,
+    /// A file with the password.
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
 }
 
 /// What to write.
@@ -117,8 +134,19 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
     match options {
         Options::Import(options) => import(&daemon, output, options).await,
         Options::Export(options) => export(&daemon, output, options).await,
-        Options::Pull { image } => {
-            let request = PullImageRequest { image: image.clone(), ..Default::default() };
+        Options::Pull(Pull { image, platform, insecure, user, password_file }) => {
+            let password = match password_file {
+                Some(file) => std::fs::read_to_string(file).map_err(Failure::io(format!("cannot read {}", file.display())))?,
+                None => String::new(),
+            };
+            let request = PullImageRequest {
+                image: image.clone(),
+                platform: platform.clone().unwrap_or_default(),
+                insecure: *insecure,
+                user: user.clone().unwrap_or_default(),
+                password: password.trim_end_matches(['\r', '\n']).to_owned(),
+                ..Default::default()
+            };
             let digest = answer(daemon.images.pull_image(request).await)?.digest;
             output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
         }

@@ -9,6 +9,7 @@ use n0_future::{StreamExt as _, stream};
 use peat_blobapi::blob::{self, ImageService, oneof::import_image_request::Part};
 use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
 use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
+use peat_blobcore::registry::remote::{Credentials, Remote, RemoteOptions};
 use peat_blobcore::registry::{ImportedImage, RegistryError};
 use peat_blobcore::{Error, Terms};
 use tokio::sync::mpsc;
@@ -71,6 +72,20 @@ impl Images {
             }
         }
         Ok(digest)
+    }
+
+    /// Takes an image of another registry into this node's.
+    async fn pull(&self, image: ImageReference, request: &blob::PullImageRequest) -> Result<Digest, ConnectError> {
+        let user = Some(request.user.as_str()).filter(|user| !user.is_empty());
+        let credentials = user.map(|user| Credentials::Basic { user: user.to_owned(), password: request.password.clone() });
+        let options = RemoteOptions { insecure: request.insecure, credentials, ..RemoteOptions::default() };
+        let remote = Remote::new(image.registry.as_deref().unwrap_or_default(), options);
+        let remote = remote.map_err(|error| failed(RegistryError::Remote(Arc::new(error))))?;
+        let platform = platform(&request.platform)?;
+        let (registry, runtime) = (self.0.node.registry().clone(), tokio::runtime::Handle::current());
+        let pulled = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime)).await?;
+        // What is about it comes behind it.
+        Ok(pulled.first().expect("an image that was pulled").digest)
     }
 
     async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
@@ -172,7 +187,12 @@ impl ImageService for Images {
         _ctx: RequestContext,
         request: ServiceRequest<'_, blob::PullImageRequest>,
     ) -> ServiceResult<blob::PullImageResponse> {
-        let digest = self.here(&image("image", &request.to_owned_message().image)?).await?;
+        let message = request.to_owned_message();
+        let image: ImageReference = message.image.parse().map_err(|why| invalid("image", why))?;
+        let digest = match image.registry {
+            Some(_) => self.pull(image, &message).await?,
+            None => self.here(&image).await?,
+        };
         Response::ok(blob::PullImageResponse { digest: digest.to_string(), ..Default::default() })
     }
 

@@ -82,7 +82,9 @@ impl From<RegistryError> for Problem {
             Error::Content(_) | Error::Catalog(_) if error.kind() == ErrorKind::NoSpace => {
                 (StatusCode::INSUFFICIENT_STORAGE, "UNKNOWN")
             }
-            Error::Content(_) | Error::Catalog(_) | Error::Archive(_) => (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN"),
+            Error::Content(_) | Error::Catalog(_) | Error::Archive(_) | Error::Remote(_) => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "UNKNOWN")
+            }
         };
         if status.is_server_error() {
             tracing::warn!(%error, "the registry cannot answer a request");
