@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
 use super::data::DataDirectory;
-use super::package::Mesh;
+use super::package::{Mesh, Reach};
 use super::send::Job;
 use super::{Node, blocking};
 use crate::Error;
@@ -324,12 +324,12 @@ impl NodeBuilder {
             watchers,
             progress,
             claims,
-            mesh: Arc::new(mesh),
+            mesh: Reach(Arc::new(mesh)),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
         };
-        node.registry.set_elsewhere(Some(Arc::<Mesh>::clone(&node.mesh)));
+        node.registry.set_elsewhere(Some(Arc::<Mesh>::clone(&node.mesh.0)));
         Ok(node)
     }
 }

@@ -58,7 +58,7 @@ pub struct Node {
     watchers: broadcast::Sender<NodeEvent>,
     progress: Arc<Progress>,
     claims: Claims,
-    mesh: Arc<package::Mesh>,
+    mesh: package::Reach,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
@@ -386,7 +386,7 @@ impl Node {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
         }
-        self.mesh.close();
+        drop(self.mesh);
         let registry = self.registry;
         if blocking(move || registry.close()).await.is_err() {
             tracing::error!("the registry was not closed");

@@ -168,6 +168,16 @@ pub(super) struct Mesh {
     disproved: Mutex<BTreeSet<(Digest, BlobHash)>>,
 }
 
+/// Ends the mesh with the node, however that ends: the registry and the mesh keep each other, and with them the replica.
+pub(super) struct Reach(pub(super) Arc<Mesh>);
+
+impl Drop for Reach {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.registry.set_elsewhere(None);
+    }
+}
+
 impl Mesh {
     pub(super) fn new(
         clock: Arc<dyn Clock>,
@@ -181,7 +191,7 @@ impl Mesh {
     }
 
     /// Lets go of the replica: nothing is said or found any more.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
