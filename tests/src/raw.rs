@@ -18,7 +18,7 @@ use peat_blobcore::identity::admission::{
 use peat_blobcore::identity::{Formation, Identity, NodeKey, files};
 use peat_blobcore::model::{
     BlobHash, Carry, Certificate, CertificateBody, DistributionId, EndpointId, FileEntry, Files, Incarnation, Labels, Manifest,
-    NodeRecord, NodeRef, Priority, Role, Scope, Sha256Digest, TargetRecord, TargetState, Timestamp,
+    NodeRecord, NodeRef, Package, Priority, Role, Scope, Sha256Digest, TargetRecord, TargetState, Timestamp,
 };
 use peat_blobcore::network::wire::{
     ALPN, BlockFrame, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_FRAME_BYTES, Message, Request, WireError, read_frame,
@@ -298,7 +298,6 @@ impl RawMember {
     /// # Panics
     /// When the replica refuses.
     pub fn create(&self, target: EndpointId) -> (DistributionId, Accepted) {
-        let now = SystemClock.now();
         let file = FileEntry {
             root: "outbox".to_owned(),
             path: format!("file-{}", self.replica.distributions().len()).into_bytes(),
@@ -310,17 +309,33 @@ impl RawMember {
             content_type: None,
             display_name: None,
         };
+        self.distribute(vec![file], vec![NodeRef::Id(target)], None)
+    }
+
+    /// Claims that a file of somebody's is a package of a repository, for nobody to have.
+    ///
+    /// # Panics
+    /// When the replica refuses.
+    pub fn claim_package(&self, repository: &str, file: &FileEntry) -> Accepted {
+        let digest = format!("sha256:{}", file.sha256);
+        let file = FileEntry { path: digest.clone().into_bytes(), ..file.clone() };
+        let package = Package { repository: repository.to_owned(), digest, subject: None, artifact_type: None };
+        self.distribute(vec![file], Vec::new(), Some(package)).1
+    }
+
+    fn distribute(&self, files: Vec<FileEntry>, to: Vec<NodeRef>, package: Option<Package>) -> (DistributionId, Accepted) {
+        let now = SystemClock.now();
         let manifest = Manifest {
             sender: self.id(),
             bundle: "by hand".to_owned(),
-            files: Files::Inline(vec![file]),
-            scope: Scope::Nodes(vec![NodeRef::Id(target)]),
+            files: Files::Inline(files),
+            scope: Scope::Nodes(to),
             priority: Priority::Routine,
             made_at: now,
             expiry: now.plus(Duration::from_secs(3600)),
             carry: Carry::None,
             together: false,
-            package: None,
+            package,
         };
         self.replica.create_distribution(&manifest).expect("it may")
     }

@@ -299,6 +299,16 @@ async fn a_member_that_is_not_entitled_learns_not_even_that_a_blob_is_there() {
         joined.push(&member, &accepted).await;
     }
     assert_eq!(joined.ask(sent.files[0].blob, sent.files[0].size).await.expect("answered"), nowhere);
+    // It says that the blob is an image of its own: nor does that.
+    joined.push(&member, &member.claim_package("team/mine", &sent.files[0])).await;
+    eventually("alpha has heard of it", || async { !alpha.claims().all().is_empty() }).await;
+    assert_eq!(joined.ask(sent.files[0].blob, sent.files[0].size).await.expect("answered"), nowhere);
+    // Also when nothing keeps the blob for the distribution any more, and it lies in the store.
+    alpha.cancel(sent.distribution).await.expect("cancelled");
+    let unpinned = || async { alpha.content().distributions_of(&[sent.files[0].blob]).expect("readable")[0].is_empty() };
+    eventually("it is pinned no more", unpinned).await;
+    assert!(alpha.content().holds(&sent.files[0].blob).expect("readable"));
+    assert_eq!(joined.ask(sent.files[0].blob, sent.files[0].size).await.expect("answered"), nowhere);
     alpha.shutdown().await;
 }
 

@@ -254,6 +254,7 @@ impl NodeBuilder {
                 content: content.clone(),
                 nodes: Arc::clone(&nodes),
                 claims: claims.clone(),
+                registry: registry.clone(),
             }),
             limiter,
             listen,
@@ -391,6 +392,7 @@ struct Entitled {
     content: Content,
     nodes: SharedNodes,
     claims: Claims,
+    registry: Registry,
 }
 
 impl Entitlement for Entitled {
@@ -402,15 +404,33 @@ impl Entitlement for Entitled {
         });
         // Blobs that are asked for together are mostly of one distribution.
         let mut known = BTreeMap::new();
-        let mut entitles = |id: &DistributionId| {
+        // Whether it is known to be a package, and how urgent what entitles the peer is.
+        let mut look = |id: &DistributionId| {
             *known.entry(*id).or_insert_with(|| {
                 let found = self.replica.distribution(id).ok().flatten();
-                let found = found.filter(|found| reconcile::is_entitled(&nodes, found, peer));
-                found.map(|found| found.manifest.priority)
+                let is_package = found.as_ref().is_some_and(|found| found.manifest.package.is_some());
+                let entitled = found.filter(|found| reconcile::is_entitled(&nodes, found, peer));
+                (is_package, entitled.map(|found| found.manifest.priority))
             })
         };
-        let packages = blobs.iter().map(|blob| self.claims.packages_of(blob));
-        pinned.iter().zip(packages).map(|(ids, packages)| ids.iter().chain(&packages).filter_map(&mut entitles).max()).collect()
+        let mut entitled = Vec::with_capacity(blobs.len());
+        for (blob, ids) in blobs.iter().zip(&pinned) {
+            let mut best = ids.iter().filter_map(|id| look(id).1).max();
+            // A package is a claim that any member can make of any blob. It opens what a repository here has under its name, and
+            // never what is kept for a distribution of files, whose own manifest says who may have it.
+            if best.is_none() && ids.iter().all(|id| look(id).0) {
+                let packages = self.claims.packages_of(blob).into_iter();
+                let mut true_here = packages.filter(|(_, repository, digest)| {
+                    self.registry.has_hash(repository, digest, blob).unwrap_or_else(|error| {
+                        tracing::error!(%error, "cannot look into the registry");
+                        false
+                    })
+                });
+                best = true_here.find_map(|(id, ..)| look(&id).1);
+            }
+            entitled.push(best);
+        }
+        entitled
     }
 }
 

@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::content::{BlobStatus, Content};
 use crate::driver::Request;
 use crate::model::{
-    BlobHash, Carry, DistributionId, EndpointId, FileEntry, Manifest, Package, Priority, Scope, TagRecord, TagTarget, Timestamp,
+    BlobHash, Carry, DistributionId, EndpointId, FileEntry, MAX_INLINE_FILES, Manifest, Package, Priority, Scope, TagRecord,
+    TagTarget, Timestamp,
 };
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry};
@@ -228,6 +229,11 @@ impl Mesh {
             carry: Carry::Members,
             together: true,
         };
+        let (_, parts) = self.registry.package(repository, digest)?;
+        if parts.len() > MAX_INLINE_FILES {
+            tracing::warn!(%repository, %digest, parts = parts.len(), "an image of so many blobs is not told of: send it");
+            return Ok(());
+        }
         let _no_collection = job.content.keep_unpinned();
         let (id, accepted) = distribute(&job, &self.registry, repository, digest, &terms)?;
         // Before the driver hears of it: it is not told of twice.

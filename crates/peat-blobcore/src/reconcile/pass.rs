@@ -8,7 +8,7 @@ use super::targets::{outstanding, roster_to_write, status};
 use super::{Action, Event, PinReason, Policy, View};
 use crate::document::Distribution;
 use crate::document::Section;
-use crate::model::{DistributionId, DistributionState, EndpointId, MAX_ERROR_BYTES, TargetRecord, TargetState, Timestamp};
+use crate::model::{DistributionId, DistributionState, EndpointId, Files, MAX_ERROR_BYTES, TargetRecord, TargetState, Timestamp};
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -260,8 +260,9 @@ impl Pass<'_> {
     /// What this node sent: kept, told to those who are meant, and closed by a roster.
     fn send(&mut self, id: DistributionId, distribution: Arc<Distribution>) {
         // What it sent is its own, and under nobody's quota; what is in the registry is kept there.
-        let is_files = distribution.manifest.package.is_none();
-        self.pin(id, is_files.then_some(PinReason::Sent), 0);
+        let manifest = &distribution.manifest;
+        let in_registry = manifest.package.is_some() && matches!(manifest.files, Files::Inline(_));
+        self.pin(id, (!in_registry).then_some(PinReason::Sent), 0);
         if self.memory.reconciled
             && let Some(roster) = roster_to_write(self.view, &distribution)
         {

@@ -8,6 +8,9 @@ use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Files};
 use crate::oci::{Descriptor, Digest, Repository};
 
+/// Packages that are looked at for one blob: anybody can speak of it in as many as he likes.
+const MAX_PACKAGES_ASKED: usize = 16;
+
 /// What is claimed, shared between who hears of it and who asks.
 #[derive(Debug, Clone, Default)]
 pub struct Claims(Arc<RwLock<Known>>);
@@ -81,9 +84,15 @@ impl Claims {
         self.0.write().unwrap_or_else(PoisonError::into_inner).forget(id);
     }
 
-    /// The packages that have a blob, by its hash.
-    pub(crate) fn packages_of(&self, blob: &BlobHash) -> BTreeSet<DistributionId> {
-        self.known().blobs.get(blob).cloned().unwrap_or_default()
+    /// Some of the packages that are said to have a blob, each with the place that it would have in a repository.
+    pub(crate) fn packages_of(&self, blob: &BlobHash) -> Vec<(DistributionId, Repository, Digest)> {
+        let known = self.known();
+        let ids = known.blobs.get(blob).into_iter().flatten().take(MAX_PACKAGES_ASKED);
+        let places = ids.filter_map(|id| Some((*id, known.packages.get(id)?))).flat_map(|(id, package)| {
+            let digests = package.blobs.iter().filter(|(_, claimed)| claimed.hash == *blob);
+            digests.map(move |(digest, _)| (id, package.repository.clone(), *digest))
+        });
+        places.collect()
     }
 
     /// Who says what of a digest in a repository.

@@ -45,7 +45,9 @@ impl Registry {
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
         let imported = archive::import(self.content(), origin, options, progress)?;
-        self.take(&imported, into, unpinned)
+        let names = imported.roots.iter().map(|root| named(root, into, imported.roots.len()));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        self.take(&imported, &names, unpinned)
     }
 
     /// Pulls an image of another registry, with what is about it. It has the same name here, without the registry. Blocks, on a
@@ -62,28 +64,30 @@ impl Registry {
         runtime: &tokio::runtime::Handle,
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
-        // What is about it has no tag, and so the tag is not for all that comes.
-        let into = ImageReference { registry: None, digest: None, tag: None, ..image.clone() };
         let reference = image.reference();
         let pull = remote.pull(self.content(), &image.repository, &reference, platform, Arc::new(|_| {}));
         let imported = runtime.block_on(pull).map_err(|error| RegistryError::Remote(Arc::new(error)))?;
-        self.take(&imported, Some(&into), unpinned)
+        // Of an image that is named by its digest no tag is moved but one that is named too; what is about it has none.
+        let latest = image.digest.is_none().then(Tag::latest);
+        let tags: BTreeSet<Tag> = image.tag.clone().or(latest).into_iter().collect();
+        let names = |tags: BTreeSet<Tag>| BTreeMap::from([(image.repository.clone(), tags)]);
+        let rest = imported.roots.iter().skip(1).map(|_| names(BTreeSet::new()));
+        let names: Vec<_> = std::iter::once(names(tags)).chain(rest).collect();
+        self.take(&imported, &names, unpinned)
     }
 
     /// Has what is in the store become part of repositories.
     fn take(
         &self,
         imported: &Imported,
-        into: Option<&ImageReference>,
+        names: &[BTreeMap<Repository, BTreeSet<Tag>>],
         unpinned: RwLockReadGuard<'_, ()>,
     ) -> Result<Vec<ImportedImage>, RegistryError> {
-        let names = imported.roots.iter().map(|root| named(root, into, imported.roots.len()));
-        let names = names.collect::<Result<Vec<_>, _>>()?;
         // Each is kept before anything is told: `keep_manifest` takes the same guard.
         let mut images = Vec::new();
         let parts: BTreeMap<Digest, (BlobHash, String, u64)> =
             imported.blobs.iter().map(|blob| (blob.digest, (blob.blob.hash, blob.media_type.clone(), blob.blob.size))).collect();
-        for (root, names) in imported.roots.iter().zip(&names) {
+        for (root, names) in imported.roots.iter().zip(names) {
             for (repository, tags) in names {
                 let closure = self.parts_of(&root.descriptor, &parts)?;
                 let name = format!("import {repository} {}", root.descriptor.digest);

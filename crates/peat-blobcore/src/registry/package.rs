@@ -1,6 +1,7 @@
 //! Packages between repositories and the mesh: what a manifest and all that it names consists of, and how what came for this
 //! node becomes part of a repository. Must never take in what is not what its digest says.
 
+use super::catalog::{BLOBS, BlobRow, MANIFESTS, ManifestRow};
 use super::{Registry, RegistryError};
 use crate::content::ContentError;
 use crate::model::{BlobHash, FileEntry, Package, Sha256Digest};
@@ -55,6 +56,14 @@ impl Registry {
         let parts = files.iter().filter_map(super::claims::blob);
         let parts: Vec<_> = parts.map(|(digest, blob)| (digest, blob.hash, blob.media_type)).collect();
         self.keep_package(&repository, &root, &parts)
+    }
+
+    /// Whether a repository here has these bytes under this digest: they were pushed, delivered or pulled here, and hashed.
+    pub(crate) fn has_hash(&self, repository: &Repository, digest: &Digest, hash: &BlobHash) -> Result<bool, RegistryError> {
+        let name = digest.to_string();
+        let blob: Option<BlobRow> = self.0.catalog.row(BLOBS, repository, &name)?;
+        let manifest: Option<ManifestRow> = self.0.catalog.row(MANIFESTS, repository, &name)?;
+        Ok(blob.is_some_and(|row| row.hash == *hash) || manifest.is_some_and(|row| row.hash == *hash))
     }
 
     /// Whether the registry knows nothing of a package that was kept here once, not even that it was deleted.
