@@ -77,6 +77,9 @@ pub enum ContentError {
         /// Bytes that the store leaves to others.
         reserve: u64,
     },
+    /// Blobs are being taken in of which it is not known yet why they are kept.
+    #[error("blobs are being taken in, and nothing is collected meanwhile")]
+    Busy,
     /// The caller stopped it.
     #[error("stopped")]
     Stopped,
@@ -126,6 +129,7 @@ impl ContentError {
             },
             Self::Changed(_)
             | Self::Incomplete { .. }
+            | Self::Busy
             | Self::Stopped
             | Self::Abandoned(_)
             | Self::Closed
@@ -143,6 +147,7 @@ impl ContentError {
             Self::Changed(_) => "send it again when nothing writes to it any more",
             Self::Unreadable { .. } => "let the user that this node runs as read it",
             Self::NotAFile(_) => "send regular files, or a directory of them",
+            Self::Busy => "try again when what is being sent, pulled or imported has ended",
             Self::Damaged(_) => "it is fetched again from another holder; look at the disk's health",
             Self::UnknownFormat { .. } => "use the version of the program that wrote it, or a newer one",
             Self::Index(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen) => {

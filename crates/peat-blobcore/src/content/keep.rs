@@ -4,7 +4,8 @@
 //! What is pinned, open, or being assembled never goes.
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLockReadGuard};
+use std::sync::{PoisonError, RwLockReadGuard, TryLockError};
+use std::time::{Duration, Instant};
 
 use redb::ReadableTable;
 
@@ -95,6 +96,10 @@ pub struct GcReport {
 
 /// The index keeps the pages of what it forgets, to use them again; above this many bytes it gives them back.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
+/// How long a collection waits for who takes blobs in.
+const GC_PATIENCE: Duration = Duration::from_secs(30);
+/// How often it looks.
+const GC_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) const ALL_HASHES: (&[u8; 32], &[u8; 32]) = (&[0; 32], &[0xff; 32]);
 
 impl Content {
@@ -181,13 +186,24 @@ impl Content {
         self.0.collect((usage.bytes + usage.assembly_bytes).saturating_sub(quota))
     }
 
-    /// Drops all that is not pinned, after waiting for who holds [`Content::keep_unpinned`].
+    /// Drops all that is not pinned, after waiting a while for who holds [`Content::keep_unpinned`].
     ///
     /// # Errors
-    /// As [`Content::gc`].
+    /// `Busy` when somebody holds it for long; as [`Content::gc`].
     pub fn gc_all(&self) -> Result<GcReport, ContentError> {
-        let _nobody_ingests = self.0.unpinned.write().unwrap_or_else(PoisonError::into_inner);
-        self.0.collect(u64::MAX)
+        let since = Instant::now();
+        loop {
+            // Never waits in the lock itself: whoever wants to take blobs in would wait behind it.
+            match self.0.unpinned.try_write() {
+                Ok(_nobody_ingests) => return self.0.collect(u64::MAX),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    let _nobody_ingests = poisoned.into_inner();
+                    return self.0.collect(u64::MAX);
+                }
+                Err(TryLockError::WouldBlock) if since.elapsed() > GC_PATIENCE => return Err(ContentError::Busy),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(GC_LOOK_INTERVAL),
+            }
+        }
     }
 }
 

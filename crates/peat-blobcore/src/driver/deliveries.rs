@@ -15,7 +15,7 @@ use crate::content::{Content, ContentError, Exported};
 use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome, Written};
 use crate::model::{BlobHash, DistributionId, FileEntry, Package};
 use crate::reconcile::{FileOutcome, Retry};
-use crate::registry::Registry;
+use crate::registry::{Registry, RegistryError};
 
 /// Deliveries that share a call, and with it a barrier.
 const DELIVERIES_PER_CALL: usize = 256;
@@ -51,6 +51,8 @@ impl Deliveries {
                     let retry = match error.kind() {
                         ErrorKind::NoSpace => Retry::WithRoom,
                         ErrorKind::Integrity | ErrorKind::Usage => Retry::Never,
+                        // It names what is not part of it, and will tomorrow.
+                        _ if matches!(error, RegistryError::Missing(_) | RegistryError::NoManifest { .. }) => Retry::Never,
                         _ => Retry::Later,
                     };
                     FileOutcome::Failed { error: error.to_string(), retry }

@@ -1,5 +1,7 @@
 //! Packages of the OCI as they are told to others: a distribution whose files are blobs of an image, and what a tag points to.
 
+use super::Timestamp;
+
 /// What makes a distribution a package: an image or artifact of the OCI. Its files are its closure, the manifest first, each
 /// with its digest (`sha256:...`) for a path; a target keeps them in its registry, not in its inbox.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -32,6 +34,10 @@ pub struct TagRecord {
     /// What it points to; nothing when the node has removed it.
     #[n(2)]
     pub target: Option<TagTarget>,
+    /// When it was set, by the author's hybrid clock: of all that is said of a tag the latest counts. It stays when the register is
+    /// written again for not to expire, and is never later than the register's version.
+    #[n(3)]
+    pub set_at: Timestamp,
 }
 
 /// The manifest that a tag points to.

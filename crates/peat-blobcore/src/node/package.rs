@@ -15,14 +15,16 @@ use crate::content::{BlobStatus, Content};
 use crate::driver::Request;
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, MAX_INLINE_FILES, Manifest, Package, Priority, Scope, TagRecord,
-    TagTarget, Timestamp,
+    TagTarget,
 };
-use crate::oci::{Descriptor, Digest, Repository, Tag};
-use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry};
-use crate::replica::{Accepted, Replica};
+use crate::oci::{Descriptor, Digest, Manifest as OciManifest, Repository, Tag};
+use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry, RegistryError};
+use crate::replica::Accepted;
 
 /// How often what is on its way is looked at though nothing of it has come.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Packages on whose behalf one blob is asked for: anybody can speak of it in as many as he likes.
+const MAX_ASKED_FOR: usize = 8;
 /// How long nothing of it may come before those who read it are told that it does not. It is fetched all the same.
 const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 
@@ -48,7 +50,8 @@ impl Node {
         let (job, registry) = (self.job(), self.registry.clone());
         self.write_with(move || {
             let _no_collection = job.content.keep_unpinned();
-            distribute(&job, &registry, &repository, &digest, &terms)
+            let package = registry.package(&repository, &digest)?;
+            distribute(&job, &repository, &digest, package, &terms)
         })
         .await
     }
@@ -60,31 +63,34 @@ impl Node {
     pub async fn packages(&self) -> Result<Vec<PackageStatus>, Error> {
         let (claims, replica) = (self.claims.clone(), self.replica.clone());
         blocking(move || {
-            let all = claims.all().into_iter();
-            let tags = latest_tags(&replica);
-            all.filter_map(|(id, package)| {
-                let found = match replica.distribution(&id) {
-                    Ok(found) => found?,
-                    Err(error) => return Some(Err(error.into())),
-                };
-                let records = found.targets.iter().chain(&found.carriers);
-                let holders = records.filter(|(_, record)| record.state.is_holder()).map(|(id, _)| *id);
-                let name = package.digest.to_string();
-                let pointing = tags
-                    .iter()
-                    .filter(|((repository, _), target)| repository == package.repository.as_str() && target.digest == name);
-                let pointing = pointing.filter_map(|((_, tag), _)| tag.parse().ok()).collect();
-                Some(Ok(PackageStatus {
-                    distribution: id,
-                    repository: package.repository,
-                    digest: package.digest,
-                    tags: pointing,
-                    size: package.blobs.values().map(|blob| blob.size).sum(),
-                    importer: package.importer,
-                    holders: holders.chain([package.importer]).collect(),
-                }))
-            })
-            .collect()
+            let mut tags: BTreeMap<(String, String), BTreeSet<Tag>> = BTreeMap::new();
+            for (_, TagRecord { repository, tag, target, .. }) in replica.tags() {
+                if let (Some(target), Ok(tag)) = (target, tag.parse()) {
+                    tags.entry((repository, target.digest)).or_default().insert(tag);
+                }
+            }
+            claims
+                .all()
+                .into_iter()
+                .filter_map(|(id, package)| {
+                    let found = match replica.distribution(&id) {
+                        Ok(found) => found?,
+                        Err(error) => return Some(Err(error.into())),
+                    };
+                    let records = found.targets.iter().chain(&found.carriers);
+                    let holders = records.filter(|(_, record)| record.state.is_holder()).map(|(id, _)| *id);
+                    let name = (package.repository.to_string(), package.digest.to_string());
+                    Some(Ok(PackageStatus {
+                        distribution: id,
+                        repository: package.repository,
+                        digest: package.digest,
+                        tags: tags.get(&name).cloned().unwrap_or_default(),
+                        size: package.blobs.values().map(|blob| blob.size).sum(),
+                        importer: package.importer,
+                        holders: holders.chain([package.importer]).collect(),
+                    }))
+                })
+                .collect()
         })
         .await?
     }
@@ -112,12 +118,11 @@ pub struct PackageStatus {
 /// Makes a distribution of a package that is here.
 fn distribute(
     job: &Job,
-    registry: &Registry,
     repository: &Repository,
     digest: &Digest,
+    (manifest, parts): (OciManifest, Vec<Part>),
     terms: &Terms,
 ) -> Result<(DistributionId, Accepted), Error> {
-    let (manifest, parts) = registry.package(repository, digest)?;
     let files: Vec<_> = parts.into_iter().map(entry).collect();
     let subject = manifest.subject.as_ref().map(|subject| subject.digest.to_string());
     let package = Package {
@@ -143,18 +148,8 @@ fn entry(part: Part) -> FileEntry {
     }
 }
 
-/// What each tag points to by whoever said so last.
-fn latest_tags(replica: &Replica) -> BTreeMap<(String, String), TagTarget> {
-    let mut latest: BTreeMap<(String, String), (Timestamp, EndpointId, Option<TagTarget>)> = BTreeMap::new();
-    for (author, version, TagRecord { repository, tag, target }) in replica.tags() {
-        let said = (version, author, target);
-        let place = latest.entry((repository, tag)).or_insert_with(|| said.clone());
-        if (place.0, place.1) < (said.0, said.1) {
-            *place = said;
-        }
-    }
-    latest.into_iter().filter_map(|(name, (.., target))| Some((name, target?))).collect()
-}
+/// A claim, with the size that it is of.
+type ClaimKey = (Digest, BlobHash, u64);
 
 /// The other nodes, as the registry asks them.
 pub(super) struct Mesh {
@@ -165,8 +160,10 @@ pub(super) struct Mesh {
     content: Content,
     claims: Claims,
     requests: mpsc::Sender<Request>,
-    /// Claims that were found to be false: what the digest is not.
-    disproved: Mutex<BTreeSet<(Digest, BlobHash)>>,
+    /// Claims that were found to be false.
+    disproved: Mutex<BTreeSet<ClaimKey>>,
+    /// Claims that were waited for in vain: others of the same digest are believed first.
+    silent: Arc<Mutex<BTreeSet<ClaimKey>>>,
 }
 
 /// Ends the mesh with the node, however that ends: the registry and the mesh keep each other, and with them the replica.
@@ -188,7 +185,8 @@ impl Mesh {
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let content = job.content.clone();
-        Self { clock, job: Mutex::new(Some(job)), registry, content, claims, requests, disproved: Mutex::default() }
+        let (job, disproved, silent) = (Mutex::new(Some(job)), Mutex::default(), Arc::default());
+        Self { clock, job, registry, content, claims, requests, disproved, silent }
     }
 
     /// Lets go of the replica: nothing is said or found any more.
@@ -201,18 +199,16 @@ impl Mesh {
         Ok(Job { now: self.clock.now(), ..job.ok_or(Error::Stopped)? })
     }
 
-    fn latest(&self, repository: &Repository, tag: &Tag) -> Option<(Timestamp, EndpointId, TagRecord)> {
-        let said = self.job().ok()?.replica.tag(repository.as_str(), tag.as_str()).into_iter();
-        said.map(|(author, version, record)| (version, author, record)).max_by_key(|(version, author, _)| (*version, *author))
-    }
-
-    /// The claims of a digest that were not disproved, those first whose bytes are here already.
+    /// The claims of a digest that were not found to be false: those first whose bytes are here, last those of which none came.
     fn claims_of(&self, repository: &Repository, digest: &Digest) -> Vec<Claim> {
         let disproved = self.disproved.lock().unwrap_or_else(PoisonError::into_inner);
-        let claims = self.claims.of(repository, digest).into_iter();
-        let mut claims: Vec<_> = claims.filter(|claim| !disproved.contains(&(*digest, claim.blob.hash))).collect();
-        claims.sort_by_key(|claim| !self.content.holds(&claim.blob.hash).unwrap_or(false));
-        claims
+        let silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = |claim: &Claim| (*digest, claim.blob.hash, claim.blob.size);
+        let claims = self.claims.of(repository, digest).into_iter().filter(|claim| !disproved.contains(&key(claim)));
+        let held = claims.map(|claim| (self.content.size(&claim.blob.hash).unwrap_or_default(), claim));
+        let mut possible: Vec<_> = held.filter(|(held, claim)| held.is_none_or(|held| held == claim.blob.size)).collect();
+        possible.sort_by_key(|(held, claim)| (held.is_none(), silent.contains(&key(claim))));
+        possible.into_iter().map(|(_, claim)| claim).collect()
     }
 
     /// Tells others of an image, once: when it has a tag, or is about another.
@@ -229,13 +225,13 @@ impl Mesh {
             carry: Carry::Members,
             together: true,
         };
-        let (_, parts) = self.registry.package(repository, digest)?;
-        if parts.len() > MAX_INLINE_FILES {
-            tracing::warn!(%repository, %digest, parts = parts.len(), "an image of so many blobs is not told of: send it");
+        let package = self.registry.package(repository, digest)?;
+        if package.1.len() > MAX_INLINE_FILES {
+            tracing::warn!(%repository, %digest, blobs = package.1.len(), "an image of so many blobs is not told of: send it");
             return Ok(());
         }
         let _no_collection = job.content.keep_unpinned();
-        let (id, accepted) = distribute(&job, &self.registry, repository, digest, &terms)?;
+        let (id, accepted) = distribute(&job, repository, digest, package, &terms)?;
         // Before the driver hears of it: it is not told of twice.
         if let Some(told) = job.replica.distribution(&id)? {
             self.claims.learn(&told);
@@ -247,16 +243,15 @@ impl Mesh {
         self.advertise(repository, digest)?;
         let Some(named) = self.registry.describe(repository, digest)? else { return Ok(()) };
         let target = TagTarget { digest: digest.to_string(), media_type: named.media_type, size: named.size };
-        let record = TagRecord { repository: repository.to_string(), tag: tag.to_string(), target: Some(target) };
-        self.wrote(self.job()?.replica.publish_tag(&record)?)
+        self.wrote(self.job()?.replica.publish_tag(repository.as_str(), tag.as_str(), Some(target))?)
     }
 
     /// A tag that this node has set last is taken back for all; another's is passed over here alone.
     fn remove_tag(&self, repository: &Repository, tag: &Tag) -> Result<(), Error> {
         let Job { me, replica, .. } = self.job()?;
-        match self.latest(repository, tag) {
-            Some((_, author, record)) if author == me && record.target.is_some() => {
-                self.wrote(replica.publish_tag(&TagRecord { target: None, ..record })?)
+        match replica.tag(repository.as_str(), tag.as_str()) {
+            Some((author, record)) if author == me && record.target.is_some() => {
+                self.wrote(replica.publish_tag(repository.as_str(), tag.as_str(), None)?)
             }
             _ => Ok(()),
         }
@@ -273,16 +268,19 @@ impl Mesh {
                 self.wrote(replica.cancel(&id)?)?;
             }
         }
-        for (_, _, record) in replica
-            .tags()
-            .into_iter()
-            .filter(|(author, _, record)| *author == me && record.repository == repository.as_str() && points_to(record, digest))
-        {
-            if let (Ok(repository), Ok(tag)) = (record.repository.parse(), record.tag.parse()) {
-                self.remove_tag(&repository, &tag)?;
-            }
+        let digest = digest.to_string();
+        let points = |record: &TagRecord| record.target.as_ref().is_some_and(|target| target.digest == digest);
+        let tags = replica.tags().into_iter().filter(|(_, record)| record.repository == repository.as_str() && points(record));
+        for tag in tags.filter_map(|(_, record)| record.tag.parse().ok()) {
+            self.remove_tag(repository, &tag)?;
         }
         Ok(())
+    }
+
+    fn is_about_another(&self, repository: &Repository, digest: &Digest) -> Result<bool, Error> {
+        let Some(stored) = self.registry.manifest(repository, digest)? else { return Ok(false) };
+        let manifest = OciManifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(RegistryError::from)?;
+        Ok(manifest.subject.is_some())
     }
 
     fn wrote(&self, accepted: Accepted) -> Result<(), Error> {
@@ -290,17 +288,13 @@ impl Mesh {
     }
 }
 
-fn points_to(record: &TagRecord, digest: &Digest) -> bool {
-    record.target.as_ref().is_some_and(|target| target.digest == digest.to_string())
-}
-
 impl Elsewhere for Mesh {
     fn resolve<'a>(&'a self, repository: &'a Repository, tag: &'a Tag) -> Answer<'a, Option<Named>> {
         Box::pin(async move {
-            let (set_at, _, record) = self.latest(repository, tag)?;
+            let (_, record) = self.job().ok()?.replica.tag(repository.as_str(), tag.as_str())?;
             let target = record.target?;
             let digest = target.digest.parse().ok()?;
-            Some(Named { digest, media_type: target.media_type, size: target.size, set_at })
+            Some(Named { digest, media_type: target.media_type, size: target.size, set_at: record.set_at })
         })
     }
 
@@ -313,11 +307,11 @@ impl Elsewhere for Mesh {
             let arriving =
                 Arriving { hash: blob.hash, size: blob.size, media_type: blob.media_type, claimed_by: first.importer, progress };
             // Whoever speaks of the same bytes may lead to who has them.
-            for claim in claims.iter().filter(|claim| claim.blob.hash == blob.hash) {
+            for claim in claims.iter().filter(|claim| claim.blob.hash == blob.hash).take(MAX_ASKED_FOR) {
                 let request = Request::Asked { distribution: claim.distribution, blobs: vec![blob.hash] };
                 self.requests.send(request).await.ok()?;
             }
-            tokio::spawn(follow(self.content.clone(), blob.hash, sender));
+            tokio::spawn(follow(self.content.clone(), (*digest, blob.hash, blob.size), Arc::clone(&self.silent), sender));
             Some(arriving)
         })
     }
@@ -325,7 +319,7 @@ impl Elsewhere for Mesh {
     fn hurry(&self, _arriving: &Arriving, _range: Range<u64>) {}
 
     fn disprove(&self, _repository: &Repository, digest: &Digest, arriving: &Arriving) {
-        self.disproved.lock().unwrap_or_else(PoisonError::into_inner).insert((*digest, arriving.hash));
+        self.disproved.lock().unwrap_or_else(PoisonError::into_inner).insert((*digest, arriving.hash, arriving.size));
     }
 
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {
@@ -338,8 +332,9 @@ impl Elsewhere for Mesh {
 
     fn tags(&self, repository: &Repository) -> Vec<Tag> {
         let Ok(job) = self.job() else { return Vec::new() };
-        let tags = latest_tags(&job.replica).into_keys();
-        tags.filter(|(of, _)| of == repository.as_str()).filter_map(|(_, tag)| tag.parse().ok()).collect()
+        let tags = job.replica.tags().into_iter().map(|(_, record)| record);
+        let there = tags.filter(|record| record.repository == repository.as_str() && record.target.is_some());
+        there.filter_map(|record| record.tag.parse().ok()).collect()
     }
 
     fn referrers(&self, repository: &Repository, subject: &Digest) -> Vec<Descriptor> {
@@ -350,11 +345,11 @@ impl Elsewhere for Mesh {
         let told = match change {
             Change::TagSet(repository, tag, digest) => self.set_tag(repository, tag, digest),
             Change::TagRemoved(repository, tag) => self.remove_tag(repository, tag),
-            Change::ManifestPut(repository, digest) => match self.registry.package(repository, digest) {
-                Ok((manifest, _)) if manifest.subject.is_some() => self.advertise(repository, digest),
-                // A part of an index, or it is tagged next.
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.into()),
+            // Else it is a part of an index, or it is tagged next.
+            Change::ManifestPut(repository, digest) => match self.is_about_another(repository, digest) {
+                Ok(true) => self.advertise(repository, digest),
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
             },
             Change::ManifestRemoved(repository, digest) => self.removed(repository, digest),
             Change::BlobRemoved(..) => Ok(()),
@@ -366,7 +361,9 @@ impl Elsewhere for Mesh {
 }
 
 /// Tells those who read a blob while it comes that there is more of it, until it is whole or nobody reads any more.
-async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival>) {
+async fn follow(content: Content, claim: ClaimKey, silent: Arc<Mutex<BTreeSet<ClaimKey>>>, arrival: watch::Sender<Arrival>) {
+    let (_, hash, _) = claim;
+    let silent = || silent.lock().unwrap_or_else(PoisonError::into_inner);
     let mut arrivals = content.arrivals();
     let (mut before, mut since) = (None, Instant::now());
     loop {
@@ -374,6 +371,7 @@ async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival
         let looked = content.clone();
         let Ok(Ok(status)) = tokio::task::spawn_blocking(move || looked.status(&hash)).await else { return };
         if matches!(status, BlobStatus::Held { .. }) {
+            silent().remove(&claim);
             arrival.send_replace(Arrival::Whole);
             return;
         }
@@ -381,6 +379,7 @@ async fn follow(content: Content, hash: BlobHash, arrival: watch::Sender<Arrival
             arrival.send_replace(Arrival::Coming);
             since = Instant::now();
         } else if since.elapsed() > LONGEST_SILENCE {
+            silent().insert(claim);
             arrival.send_replace(Arrival::Failed("nobody who has it is in reach".to_owned()));
             return;
         }

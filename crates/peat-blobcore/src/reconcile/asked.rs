@@ -18,10 +18,19 @@ impl Pass<'_> {
         let Some(known) = self.memory.known.get_mut(&id) else { return };
         let before = known.asked.len();
         known.asked.extend(blobs.into_iter().filter(|blob| !view.holds(blob)));
-        if known.asked.len() > before {
-            self.look_for_blobs(id);
-            self.memory.dirty.insert(id);
+        if known.asked.len() == before {
+            return;
         }
+        // What this node has said that it has, and has lost since.
+        let had = view.distribution(&id).is_some_and(|found| {
+            found.manifest.sender == self.me || found.targets.get(&self.me).is_some_and(|record| record.state.is_receipt())
+        });
+        if had {
+            known.asked.clear();
+            return self.do_again(id);
+        }
+        self.look_for_blobs(id);
+        self.memory.dirty.insert(id);
     }
 
     /// Fetches what is asked for of a distribution that is not meant for this node. Says whether it is at that; if not,

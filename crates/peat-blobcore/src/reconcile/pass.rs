@@ -118,7 +118,7 @@ impl Pass<'_> {
         }
     }
 
-    fn do_again(&mut self, id: DistributionId) {
+    pub(super) fn do_again(&mut self, id: DistributionId) {
         if let Some(known) = self.memory.known.get_mut(&id) {
             known.again = true;
             self.memory.dirty.insert(id);

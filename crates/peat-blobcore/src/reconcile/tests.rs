@@ -499,6 +499,19 @@ fn nobody_fetches_for_a_client_what_it_may_not_hold_and_a_cancelled_package_is_n
 }
 
 #[test]
+fn what_a_node_once_had_and_lost_comes_again_when_a_client_asks() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(3)));
+    let sent = bench.add(&Sketch { sender: ME, scope: only(&[3]), ..Sketch::default() });
+    bench.say(sent, 3, TargetState::Delivered);
+    bench.ask(sent, &[1]);
+    assert_eq!(bench.running.len(), 1, "its own, from who has it");
+    let running = bench.running[0];
+    bench.fetch_ended(running, FetchOutcome::Done);
+    assert!(bench.running.is_empty());
+}
+
+#[test]
 fn a_client_that_asks_brings_about_a_dial_to_who_has_it() {
     let mut bench = Bench::new();
     let id = bench.add(&Sketch { scope: only(&[3]), ..Sketch::default() });

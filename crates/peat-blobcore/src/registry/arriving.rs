@@ -40,7 +40,11 @@ impl Registry {
             registry.adopt_blob(&within, &name, &hash)
         })
         .await;
-        if let Err(RegistryError::DigestDiffers { .. }) = adopted {
+        let is_other = match &adopted {
+            Ok(held) => held.size != arriving.size,
+            Err(error) => matches!(error, RegistryError::DigestDiffers { .. }),
+        };
+        if is_other {
             tracing::warn!(%digest, blob = %arriving.hash, by = %arriving.claimed_by, "a blob is not what a node claimed");
             if let Some(elsewhere) = self.elsewhere() {
                 elsewhere.disprove(&owner, digest, arriving);
@@ -183,6 +187,11 @@ impl Registry {
             let bytes = read.await?;
             if !bytes.is_empty() {
                 return Ok(bytes);
+            }
+            // It is all here, and has none there: its size is not what was claimed.
+            if state == Arrival::Whole {
+                self.settle(repository, digest, arriving).await?;
+                return Err(RegistryError::NotComing { digest: *digest, why: "it was damaged here since".to_owned() });
             }
             if let Arrival::Failed(why) = state {
                 return Err(RegistryError::NotComing { digest: *digest, why });

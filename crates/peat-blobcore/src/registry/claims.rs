@@ -10,6 +10,10 @@ use crate::oci::{Descriptor, Digest, Repository};
 
 /// Packages that are looked at for one blob: anybody can speak of it in as many as he likes.
 const MAX_PACKAGES_ASKED: usize = 16;
+/// Blobs of one importer's packages that are remembered: some fifty MiB.
+const MAX_BLOBS_OF_IMPORTER: usize = 200_000;
+/// Longest media type that is believed (RFC 6838, section 4.2: two names of 127 characters).
+const MAX_MEDIA_TYPE_BYTES: usize = 255;
 
 /// What is claimed, shared between who hears of it and who asks.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +24,8 @@ struct Known {
     packages: BTreeMap<DistributionId, Claimed>,
     repositories: BTreeMap<Repository, BTreeSet<DistributionId>>,
     blobs: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
+    /// How many blobs the packages of each importer have.
+    importers: BTreeMap<EndpointId, usize>,
 }
 
 /// A package as its importer described it.
@@ -72,6 +78,12 @@ impl Claims {
         let mut known = self.0.write().unwrap_or_else(PoisonError::into_inner);
         known.forget(&distribution.id);
         let Some(claimed) = claimed else { return };
+        let blobs = known.importers.entry(claimed.importer).or_default();
+        if *blobs + claimed.blobs.len() > MAX_BLOBS_OF_IMPORTER {
+            tracing::warn!(importer = %claimed.importer, digest = %claimed.digest, "a node tells of too many packages: passed over");
+            return;
+        }
+        *blobs += claimed.blobs.len();
         for blob in claimed.blobs.values() {
             known.blobs.entry(blob.hash).or_default().insert(distribution.id);
         }
@@ -158,6 +170,9 @@ impl Claims {
 impl Known {
     fn forget(&mut self, id: &DistributionId) {
         let Some(package) = self.packages.remove(id) else { return };
+        if let Some(blobs) = self.importers.get_mut(&package.importer) {
+            *blobs -= package.blobs.len();
+        }
         for blob in package.blobs.values() {
             remove_from(&mut self.blobs, &blob.hash, id);
         }
@@ -194,7 +209,8 @@ pub(crate) fn blob(file: &FileEntry) -> Option<(Digest, ClaimedBlob)> {
     if digest.sha256().is_some_and(|sha256| sha256 != file.sha256) {
         return None;
     }
-    let media_type = file.content_type.clone().unwrap_or_else(|| crate::oci::media_type::OCTET_STREAM.to_owned());
+    let known = file.content_type.clone().filter(|kind| kind.len() <= MAX_MEDIA_TYPE_BYTES);
+    let media_type = known.unwrap_or_else(|| crate::oci::media_type::OCTET_STREAM.to_owned());
     Some((digest, ClaimedBlob { hash: file.blob, size: file.size, media_type }))
 }
 
@@ -262,6 +278,31 @@ mod tests {
         assert_eq!(claims.repositories(), std::slice::from_ref(&c));
         claims.forget(&DistributionId::from_bytes([2; 32]));
         assert!(claims.all().is_empty() && claims.packages_of(&BlobHash::from_bytes([1; 32])).is_empty());
+    }
+
+    #[test]
+    fn an_importer_is_believed_in_so_many_blobs_and_no_more() {
+        let claims = Claims::default();
+        let full = |id: u64| {
+            let name = |at: u64| {
+                let mut bytes = [0; 32];
+                bytes[..8].copy_from_slice(&(id * 256 + at).to_le_bytes());
+                Sha256Digest::from_bytes(bytes)
+            };
+            let file = |at| {
+                let sha256 = if at == 0 { Sha256Digest::from_bytes([1; 32]) } else { name(at) };
+                FileEntry { path: Digest::from(sha256).to_string().into_bytes(), sha256, ..file(1) }
+            };
+            let mut full = package(1, "a", (0..256).map(file).collect());
+            full.id = DistributionId::from_bytes(*name(0).as_bytes());
+            full
+        };
+        let most = MAX_BLOBS_OF_IMPORTER as u64 / 256;
+        (0..=most).for_each(|id| claims.learn(&full(id)));
+        assert_eq!(claims.all().len() as u64, most);
+        claims.forget(&full(0).id);
+        claims.learn(&full(most));
+        assert_eq!(claims.all().len() as u64, most, "what is forgotten makes room");
     }
 
     #[test]

@@ -4,17 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::{Arc, RwLockReadGuard};
 
-use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, Origin, Root};
+use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root};
 use super::blobs::LEASE;
-use super::closure::Closure;
 #[cfg(feature = "http")]
 use super::remote::Remote;
-use super::{Change, Registry, RegistryError};
-use crate::content::{Pin, Progress};
-use crate::model::BlobHash;
+use super::{Change, Part, Registry, RegistryError};
+use crate::content::{Ingested, Pin, Progress};
 #[cfg(feature = "http")]
 use crate::oci::Platform;
-use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
+use crate::oci::{Descriptor, Digest, ImageReference, Repository, Tag};
 
 /// An image that came out of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,15 +83,14 @@ impl Registry {
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         // Each is kept before anything is told: `keep_manifest` takes the same guard.
         let mut images = Vec::new();
-        let parts: BTreeMap<Digest, (BlobHash, String, u64)> =
-            imported.blobs.iter().map(|blob| (blob.digest, (blob.blob.hash, blob.media_type.clone(), blob.blob.size))).collect();
+        let parts: BTreeMap<_, _> = imported.blobs.iter().map(|blob| (blob.digest, part(blob))).collect();
         for (root, names) in imported.roots.iter().zip(names) {
+            let closure = self.closure_among(&root.descriptor, &parts)?;
+            let hashes: Vec<_> = closure.iter().map(|part| part.hash).collect();
             for (repository, tags) in names {
-                let closure = self.parts_of(&root.descriptor, &parts)?;
                 let name = format!("import {repository} {}", root.descriptor.digest);
-                let hashes: Vec<_> = closure.iter().map(|(_, hash, ..)| *hash).collect();
                 self.content().pin(&Pin::Lease { name, until: self.0.clock.now().plus(LEASE) }, &hashes)?;
-                images.push((root.descriptor.digest, repository.clone(), tags.clone(), closure));
+                images.push((root.descriptor.digest, repository.clone(), tags.clone(), closure.clone()));
             }
         }
         drop(unpinned);
@@ -105,41 +102,15 @@ impl Registry {
         digest: Digest,
         repository: Repository,
         tags: BTreeSet<Tag>,
-        parts: &[(Digest, BlobHash, String, u64)],
+        parts: &[Part],
     ) -> Result<ImportedImage, RegistryError> {
-        let size = parts.iter().map(|(.., size)| size).sum();
-        let parts: Vec<_> = parts.iter().map(|(digest, hash, kind, _)| (*digest, *hash, kind.clone())).collect();
-        self.keep_package(&repository, &digest, &parts)?;
+        let size = parts.iter().map(|part| part.size).sum();
+        self.keep_package(&repository, parts)?;
         self.tell(&Change::ManifestPut(repository.clone(), digest));
         for tag in &tags {
             self.set_tag(&repository, tag, &digest)?;
         }
         Ok(ImportedImage { repository, tags: tags.into_iter().collect(), digest, size })
-    }
-
-    /// The closure of a manifest among blobs that are in the store, each manifest before what it names.
-    fn parts_of(
-        &self,
-        root: &Descriptor,
-        blobs: &BTreeMap<Digest, (BlobHash, String, u64)>,
-    ) -> Result<Vec<(Digest, BlobHash, String, u64)>, RegistryError> {
-        let (mut closure, mut parts) = (Closure::of(root.clone()), BTreeMap::new());
-        let mut manifests = Vec::new();
-        while let Some(part) = closure.step() {
-            // What was left out for its platform is not part of what is kept.
-            let Some((hash, _, size)) = blobs.get(&part.digest) else { continue };
-            let row = (part.digest, *hash, part.media_type.clone(), *size);
-            if media_type::is_manifest(&part.media_type) {
-                let bytes = self.content().read_blob(hash, MAX_MANIFEST_BYTES as u64)?;
-                closure.read(&part, &bytes).map_err(ArchiveError::from)?;
-                manifests.push(row);
-            } else {
-                parts.insert(part.digest, row);
-            }
-        }
-        let order: BTreeMap<_, _> = closure.upwards().into_iter().rev().zip(0..).collect();
-        manifests.sort_by_key(|(digest, ..)| order.get(digest).copied().unwrap_or(usize::MAX));
-        Ok(manifests.into_iter().chain(parts.into_values()).collect())
     }
 
     /// Writes an image of a repository as an archive, in which it has this tag. What is written to is given back, flushed. Blocks.
@@ -156,15 +127,7 @@ impl Registry {
     ) -> Result<W, RegistryError> {
         let (_, parts) = self.package(repository, digest)?;
         let root = parts.first().expect("the manifest itself comes first");
-        let descriptor = Descriptor {
-            media_type: root.media_type.clone(),
-            digest: root.digest,
-            size: root.size,
-            platform: None,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
-            urls: Vec::new(),
-        };
+        let descriptor = Descriptor::new(root.media_type.clone(), root.digest, root.size);
         let named = |tag: &Tag| match format {
             Format::DockerArchive => format!("{repository}:{tag}"),
             Format::OciLayout | Format::OciArchive => tag.to_string(),
@@ -174,6 +137,11 @@ impl Registry {
         let lookup = |digest: &Digest| hashes.get(digest).copied();
         Ok(archive::export_to(self.content(), &lookup, &[Export { descriptor, names }], format, out)?)
     }
+}
+
+fn part(blob: &ImportedBlob) -> Part {
+    let Ingested { hash, sha256, size } = blob.blob;
+    Part { digest: blob.digest, hash, sha256, size, media_type: blob.media_type.clone() }
 }
 
 /// Where an image belongs: by what the caller says, else by what it is called in the archive.

@@ -156,7 +156,7 @@ impl Registry {
     }
 
     /// The row of a manifest whose bytes are here.
-    fn manifest_row(&self, repository: &Repository, digest: &Digest) -> Result<Option<ManifestRow>, RegistryError> {
+    pub(super) fn manifest_row(&self, repository: &Repository, digest: &Digest) -> Result<Option<ManifestRow>, RegistryError> {
         let row: Option<ManifestRow> = self.0.catalog.row(MANIFESTS, repository, &digest.to_string())?;
         Ok(match row {
             Some(row) if self.0.content.size(&row.hash)? == Some(row.size) => Some(row),

@@ -200,6 +200,9 @@ impl<'a, 'txn> Batch<'a, 'txn> {
                 if TagRecord::key(&record.repository, &record.tag) != envelope.key {
                     return Err(Halt::Refuse(Reason::NotPermitted, "a tag under another's key".to_owned()));
                 }
+                if record.set_at.as_millis() > version {
+                    return Err(Halt::Refuse(Reason::NotPermitted, "a tag that is set later than it is said".to_owned()));
+                }
                 self.check_member(envelope, None)?;
             }
         }

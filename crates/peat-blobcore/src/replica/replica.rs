@@ -20,8 +20,8 @@ use crate::clock::Clock;
 use crate::document::{Body, Distribution, Document, Edit, Envelope, EnvelopeError, Kind, Section, first_change};
 use crate::fault;
 use crate::model::{
-    Credential, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation, TagRecord, TargetRecord,
-    Timestamp, encode,
+    Credential, DistributionId, EndpointId, EnvelopeId, Manifest, NodeRecord, Retirement, Revocation, TagRecord, TagTarget,
+    TargetRecord, Timestamp, encode,
 };
 
 /// How long a node's record and its tags count. Nodes say them again long before.
@@ -206,22 +206,21 @@ impl Replica {
         Ok(accepted)
     }
 
-    /// Says what a tag points to, or that it is removed, as this node. Nothing is written when it says so already. It counts
-    /// until somebody says otherwise later: its version is later than all that is known of the tag.
+    /// Says what a tag points to, or that it is removed, as this node. Nothing is written when that counts already. It counts
+    /// until somebody says otherwise later: it is set later than all that is known of the tag.
     ///
     /// # Errors
     /// [`ReplicaError`] when it is too large, there are too many, or it cannot be stored.
-    pub fn publish_tag(&self, record: &TagRecord) -> Result<Accepted, ReplicaError> {
-        let key = TagRecord::key(&record.repository, &record.tag);
+    pub fn publish_tag(&self, repository: &str, tag: &str, target: Option<TagTarget>) -> Result<Accepted, ReplicaError> {
+        let me = self.core.signer.id();
         let ((), accepted) = self.batch(|batch| {
-            let registers = &batch.state.registers;
-            let said =
-                registers.about(Kind::Tag, EndpointId::from_bytes(key)).max_by_key(|(author, slot)| (slot.version, *author));
-            let latest = said.map_or(0, |(_, slot)| slot.version);
-            if said.is_some_and(|(author, slot)| author == self.core.signer.id() && slot.value == Value::Tag(record.clone())) {
+            let latest = latest(batch.state.registers.about(Kind::Tag, tag_key(repository, tag)));
+            let after = latest.map_or(Timestamp::default(), |(_, _, record)| record.set_at.plus(Duration::from_millis(1)));
+            if latest.is_some_and(|(author, _, record)| author == me && record.target == target) {
                 return Ok(());
             }
-            self.say_tag(batch, record, batch.now.as_millis().max(latest + 1))
+            let (repository, tag) = (repository.to_owned(), tag.to_owned());
+            self.say_tag(batch, &TagRecord { repository, tag, target, set_at: batch.now.max(after) })
         })?;
         Ok(accepted)
     }
@@ -233,43 +232,49 @@ impl Replica {
     pub fn renew_tags(&self) -> Result<Accepted, ReplicaError> {
         let me = self.core.signer.id();
         let ((), accepted) = self.batch(|batch| {
-            let now = batch.now;
+            let (now, registers) = (batch.now, &batch.state.registers);
             let is_old = |slot: &Slot| now.since(Timestamp::from_millis(slot.version)) >= RENEWAL;
-            let own = batch.state.registers.by_authors(Kind::Tag).filter(|(author, slot)| *author == me && is_old(slot));
-            let due: Vec<_> = own.filter_map(|(_, slot)| slot.tag().cloned()).collect();
-            // One that others have moved since is not ours to say any more.
-            let due = due.into_iter().filter(|record| self.is_latest(batch, record));
-            let due: Vec<_> = due.filter(|record| record.target.is_some()).collect();
-            due.iter().try_for_each(|record| self.say_tag(batch, record, now.as_millis()))
+            let own = registers.by_authors(Kind::Tag).filter(|(author, slot)| *author == me && is_old(slot));
+            // What others have set since, and what was removed, is not said again.
+            let counts = |record: &&TagRecord| {
+                let latest = latest(registers.about(Kind::Tag, tag_key(&record.repository, &record.tag)));
+                record.target.is_some() && latest.is_some_and(|(author, ..)| author == me)
+            };
+            let due: Vec<_> = own.filter_map(|(_, slot)| slot.tag()).filter(counts).cloned().collect();
+            due.iter().try_for_each(|record| self.say_tag(batch, record))
         })?;
         Ok(accepted)
     }
 
-    fn is_latest(&self, batch: &Batch<'_, '_>, record: &TagRecord) -> bool {
-        let key = EndpointId::from_bytes(TagRecord::key(&record.repository, &record.tag));
-        let said = batch.state.registers.about(Kind::Tag, key).max_by_key(|(author, slot)| (slot.version, *author));
-        said.is_some_and(|(author, _)| author == self.core.signer.id())
-    }
-
-    fn say_tag(&self, batch: &mut Batch<'_, '_>, record: &TagRecord, version: u64) -> Result<(), ReplicaError> {
-        let key = TagRecord::key(&record.repository, &record.tag);
+    fn say_tag(&self, batch: &mut Batch<'_, '_>, record: &TagRecord) -> Result<(), ReplicaError> {
+        let (key, me) = (tag_key(&record.repository, &record.tag), self.core.signer.id());
+        let before = batch.state.registers.slot(Kind::Tag, &key, &me).map_or(0, |slot| slot.version + 1);
+        let version = batch.now.max(record.set_at).as_millis().max(before);
         let body = Body::register(version, encode(record))?;
         let expiry = Timestamp::from_millis(version).plus(LIFETIME);
-        say(batch, &self.envelope_of_ours(Kind::Tag, key, expiry, body), &self.core.signer.secret)
+        say(batch, &self.envelope_of_ours(Kind::Tag, *key.as_bytes(), expiry, body), &self.core.signer.secret)
     }
 
-    /// What is said of a tag, by whom, and when: the version is a time in milliseconds.
+    /// What counts of a tag, with who said it.
     #[must_use]
-    pub fn tag(&self, repository: &str, tag: &str) -> Vec<(EndpointId, Timestamp, TagRecord)> {
-        let key = EndpointId::from_bytes(TagRecord::key(repository, tag));
+    pub fn tag(&self, repository: &str, tag: &str) -> Option<(EndpointId, TagRecord)> {
         let state = self.lock();
-        state.registers.about(Kind::Tag, key).filter_map(tag_of).collect()
+        latest(state.registers.about(Kind::Tag, tag_key(repository, tag))).map(|(author, _, record)| (author, record.clone()))
     }
 
-    /// What is said of all tags.
+    /// What counts of each tag, with who said it. Removed ones are among them.
     #[must_use]
-    pub fn tags(&self) -> Vec<(EndpointId, Timestamp, TagRecord)> {
-        self.lock().registers.by_authors(Kind::Tag).filter_map(tag_of).collect()
+    pub fn tags(&self) -> Vec<(EndpointId, TagRecord)> {
+        let state = self.lock();
+        let mut latest: BTreeMap<(&str, &str), Said<'_>> = BTreeMap::new();
+        for said in state.registers.by_authors(Kind::Tag).filter_map(said) {
+            let (author, set_at, record) = said;
+            let place = latest.entry((&record.repository, &record.tag)).or_insert(said);
+            if (set_at, author) > (place.1, place.0) {
+                *place = said;
+            }
+        }
+        latest.into_values().map(|(author, _, record)| (author, record.clone())).collect()
     }
 
     /// Declares a node gone for good, as this node: in deterministic mode any member may. Nothing is written when it was
@@ -568,8 +573,21 @@ impl Replica {
     }
 }
 
-fn tag_of((author, slot): (EndpointId, &Slot)) -> Option<(EndpointId, Timestamp, TagRecord)> {
-    Some((author, Timestamp::from_millis(slot.version), slot.tag()?.clone()))
+/// What somebody says of a tag, and when it was set.
+type Said<'a> = (EndpointId, Timestamp, &'a TagRecord);
+
+fn said<'a>((author, slot): (EndpointId, &'a Slot)) -> Option<Said<'a>> {
+    slot.tag().map(|record| (author, record.set_at, record))
+}
+
+/// Of all that is said of one tag, what counts: what was set last.
+fn latest<'a>(slots: impl Iterator<Item = (EndpointId, &'a Slot)>) -> Option<Said<'a>> {
+    slots.filter_map(said).max_by_key(|(author, set_at, _)| (*set_at, *author))
+}
+
+/// The key of a tag, where other registers have an endpoint.
+fn tag_key(repository: &str, tag: &str) -> EndpointId {
+    EndpointId::from_bytes(TagRecord::key(repository, tag))
 }
 
 /// Signs an envelope of this node's, and takes it in.

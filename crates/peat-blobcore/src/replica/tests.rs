@@ -285,63 +285,82 @@ fn what_one_node_says_the_other_reads_and_both_are_quiet_then() {
     assert_eq!(sync(&a, &b).envelopes, 0);
 }
 
-fn tag(target: Option<&str>) -> TagRecord {
-    let target = target.map(|digest| TagTarget { digest: digest.to_owned(), media_type: "a/b".to_owned(), size: 7 });
-    TagRecord { repository: "a/b".to_owned(), tag: "1".to_owned(), target }
+fn target(digest: &str) -> Option<TagTarget> {
+    Some(TagTarget { digest: digest.to_owned(), media_type: "a/b".to_owned(), size: 7 })
+}
+
+impl Node {
+    fn set_tag(&self, digest: Option<&str>) -> Accepted {
+        self.replica.publish_tag("a/b", "1", digest.and_then(target)).expect("published")
+    }
+
+    /// What the tag points to, and who says so.
+    fn tag(&self) -> Option<(EndpointId, Option<String>)> {
+        let (author, record) = self.replica.tag("a/b", "1")?;
+        assert_eq!(self.replica.tags(), [(author, record.clone())]);
+        Some((author, record.target.map(|target| target.digest)))
+    }
 }
 
 #[test]
 fn what_is_said_of_a_tag_last_is_what_counts_whoever_said_it_first() {
     let (a, b) = (Node::new(1), Node::new(2));
-    a.replica.publish_tag(&tag(Some("one"))).expect("published");
-    assert_eq!(a.replica.publish_tag(&tag(Some("one"))).expect("known"), Accepted::default(), "it says so already");
+    a.set_tag(Some("one"));
+    assert_eq!(a.set_tag(Some("one")), Accepted::default(), "it says so already");
     sync(&a, &b);
     // Though its clock is behind, who saw the other's word says the later one.
     b.clock.set(NOW.minus(DAY / 24));
-    b.replica.publish_tag(&tag(Some("two"))).expect("published");
+    b.set_tag(Some("two"));
     sync(&a, &b);
-    assert_eq!(a.replica.tag("a/b", "1"), b.replica.tag("a/b", "1"));
-    let latest = |node: &Node| node.replica.tags().into_iter().max_by_key(|(author, version, _)| (*version, *author));
-    let (author, _, record) = latest(&a).expect("a tag");
-    assert_eq!((author, record), (b.id(), tag(Some("two"))));
-    a.replica.publish_tag(&tag(None)).expect("removed");
+    assert_eq!((a.tag(), b.tag()), (Some((b.id(), Some("two".to_owned()))), a.tag()));
+    a.set_tag(None);
     sync(&a, &b);
-    assert_eq!(latest(&b).expect("a tag").2, tag(None));
-    assert_eq!((a.replica.tag("a/b", "2"), a.replica.tag("a/c", "1")), (Vec::new(), Vec::new()));
+    assert_eq!(b.tag(), Some((a.id(), None)));
+    assert_eq!((a.replica.tag("a/b", "2"), a.replica.tag("a/c", "1")), (None, None));
     assert_equal(&a, &b);
 }
 
 #[test]
 fn a_tag_is_renewed_by_who_said_it_last_and_goes_with_who_is_expelled() {
     let (a, b) = (Node::new(1), Node::new(2));
-    a.replica.publish_tag(&tag(Some("one"))).expect("published");
+    a.set_tag(Some("one"));
+    sync(&a, &b);
     assert_eq!(a.replica.renew_tags().expect("new"), Accepted::default());
-    for node in [&a, &b] {
-        (0..61).for_each(|_| {
-            node.clock.advance(DAY);
-            node.replica.expire().expect("expired");
-        });
-    }
+    let pass = |days: u32| {
+        for node in [&a, &b] {
+            (0..days).for_each(|_| {
+                node.clock.advance(DAY);
+                node.replica.expire().expect("expired");
+            });
+        }
+    };
+    pass(59);
+    // Out of each other's reach the one sets it anew, and the other says again what it was.
+    b.set_tag(Some("two"));
+    pass(2);
     assert_eq!(a.replica.renew_tags().expect("renewed").changes.len(), 1);
     sync(&a, &b);
-    assert_eq!(b.replica.tags().len(), 1);
-    b.replica.declare(revoked_by(&a, &authority())).expect("revoked");
-    assert_eq!(b.replica.tags(), []);
+    assert_eq!((a.tag(), b.tag()), (Some((b.id(), Some("two".to_owned()))), a.tag()), "what was set last counts");
+    assert_eq!(a.replica.renew_tags().expect("another's"), Accepted::default());
+    a.replica.declare(revoked_by(&b, &authority())).expect("revoked");
+    assert_eq!(a.tag(), Some((a.id(), Some("one".to_owned()))));
 }
 
 #[test]
-fn tags_are_bounded_and_no_tag_stands_under_the_key_of_another() {
+fn tags_are_bounded_and_none_stands_under_the_key_of_another_or_is_set_in_the_future() {
     let limits = Limits { tags_per_author: 1, ..Limits::default() };
     let (a, b) = (Node::with(1, 1, limits, true), Node::new(2));
-    a.replica.publish_tag(&tag(Some("one"))).expect("published");
-    a.replica.publish_tag(&tag(Some("two"))).expect("moved");
-    let other = TagRecord { tag: "2".to_owned(), ..tag(Some("one")) };
-    assert!(matches!(a.replica.publish_tag(&other), Err(ReplicaError::Refused(Reason::TooMany))));
-    let body = Body::register(NOW.as_millis(), encode(&other)).expect("small");
-    let misplaced = b.sign(Kind::Tag, TagRecord::key("a/b", "1"), NOW.plus(DAY), body);
+    a.set_tag(Some("one"));
+    a.set_tag(Some("two"));
+    assert!(matches!(a.replica.publish_tag("a/b", "2", target("one")), Err(ReplicaError::Refused(Reason::TooMany))));
+    let record = |tag: &str, set_at| {
+        let (repository, tag, target) = ("a/b".to_owned(), tag.to_owned(), target("one"));
+        Body::register(NOW.as_millis(), encode(&TagRecord { repository, tag, target, set_at })).expect("small")
+    };
+    let sign = |record| b.sign(Kind::Tag, TagRecord::key("a/b", "1"), NOW.plus(DAY), record);
     sync(&a, &b);
-    a.replica.accept(Some(b.id()), &[misplaced]).expect("refused quietly");
-    assert_eq!(a.replica.stats().refused.get(&Reason::NotPermitted), Some(&1));
+    a.replica.accept(Some(b.id()), &[sign(record("2", NOW)), sign(record("1", NOW.plus(DAY)))]).expect("refused quietly");
+    assert_eq!(a.replica.stats().refused.get(&Reason::NotPermitted), Some(&2));
 }
 
 #[test]

@@ -83,7 +83,11 @@ impl Images {
         let remote = remote.map_err(|error| failed(RegistryError::Remote(Arc::new(error))))?;
         let platform = platform(&request.platform)?;
         let (registry, runtime) = (self.0.node.registry().clone(), tokio::runtime::Handle::current());
-        let pulled = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime)).await?;
+        let pull = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime));
+        let pulled = tokio::select! {
+            pulled = pull => pulled?,
+            () = self.0.stopped() => return Err(failed(Error::Stopped)),
+        };
         // What is about it comes behind it.
         Ok(pulled.first().expect("an image that was pulled").digest)
     }

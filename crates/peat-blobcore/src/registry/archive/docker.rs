@@ -206,15 +206,7 @@ impl Import<'_> {
         };
         let bytes = serde_json::to_vec(&manifest).map_err(|error| ArchiveError::malformed(error.to_string()))?;
         let digest = self.keep.add_bytes(&bytes, manifest_type)?;
-        Ok(Descriptor {
-            media_type: manifest_type.to_owned(),
-            digest,
-            size: bytes.len() as u64,
-            platform: None,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
-            urls: Vec::new(),
-        })
+        Ok(Descriptor::new(manifest_type, digest, bytes.len() as u64))
     }
 }
 

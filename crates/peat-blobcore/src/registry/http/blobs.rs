@@ -27,14 +27,21 @@ impl Source {
 }
 
 impl Served {
-    /// Finds a blob here, else elsewhere.
-    async fn source(&self, parts: &request::Parts, repository: &Repository, digest: Digest) -> Result<Source, RegistryError> {
+    /// Finds a blob here, else elsewhere. Who asks for its head alone wants to know whether to push it, and may have what nobody
+    /// else can give at the moment: he is told what is here.
+    async fn source(
+        &self,
+        parts: &request::Parts,
+        repository: &Repository,
+        digest: Digest,
+        head: bool,
+    ) -> Result<Source, RegistryError> {
         let within = repository.clone();
         let missing = match self.with(move |registry| registry.open_blob(&within, &digest)).await {
             Ok(reader) => return Ok(Source::Here(reader)),
             Err(error) => error,
         };
-        if is_passed_on(parts) {
+        if head || is_passed_on(parts) {
             return Err(missing);
         }
         match self.patiently(self.registry.find(repository, &digest)).await.unwrap_or(Ok(None))? {
@@ -50,7 +57,7 @@ impl Served {
         digest: Digest,
         head: bool,
     ) -> Result<Response<Body>, Problem> {
-        let source = self.source(parts, &repository, digest).await?;
+        let source = self.source(parts, &repository, digest, head).await?;
         if is_known(&parts.headers, &digest) {
             return Ok(not_modified(&digest));
         }

@@ -22,6 +22,7 @@ pub use push::Pushed;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
+use crate::content::{Content, ContentError};
 use crate::oci::Repository;
 use auth::{Accepted, Authorization, Challenge, Token};
 
@@ -117,6 +118,15 @@ impl Remote {
     pub fn registry(&self) -> &str {
         &self.0.registry
     }
+}
+
+/// What blocks on the disk.
+async fn blocking<T: Send + 'static>(
+    content: &Content,
+    work: impl FnOnce(&Content) -> Result<T, ContentError> + Send + 'static,
+) -> Result<T, RemoteError> {
+    let content = content.clone();
+    Ok(tokio::task::spawn_blocking(move || work(&content)).await.map_err(|_| ContentError::Stopped)??)
 }
 
 /// TLS with the certificates that the machine trusts.

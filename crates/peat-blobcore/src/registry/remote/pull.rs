@@ -1,6 +1,6 @@
 //! From a registry into the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Inner, Remote, RemoteError, Scope};
+use super::{Inner, Remote, RemoteError, Scope, blocking};
 use crate::content::{Content, ContentError, Ingested};
 use crate::oci::{
     Algorithm, Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, ManifestKind, Platform, Reference, Repository, media_type,
@@ -105,7 +105,7 @@ impl Pull<'_> {
                 };
                 closure.read(&part, &named.bytes)?;
                 let bytes = named.bytes;
-                let blob = self.blocking(move |content| content.ingest_bytes(&bytes)).await?;
+                let blob = blocking(self.content, move |content| content.ingest_bytes(&bytes)).await?;
                 self.note(&part, blob);
                 continue;
             }
@@ -144,7 +144,7 @@ impl Pull<'_> {
         if let Some(blob) = held(self.content, part)?
             && blob.size <= MAX_MANIFEST_BYTES as u64
         {
-            let bytes = self.blocking(move |content| content.read_blob(&blob.hash, blob.size)).await?;
+            let bytes = blocking(self.content, move |content| content.read_blob(&blob.hash, blob.size)).await?;
             return Ok(Named { descriptor: part.clone(), bytes });
         }
         let found = self.remote.manifest(self.repository, &Reference::Digest(part.digest)).await?;
@@ -158,15 +158,6 @@ impl Pull<'_> {
         if self.known.insert(part.digest) {
             self.blobs.push(ImportedBlob { digest: part.digest, blob, media_type: part.media_type.clone() });
         }
-    }
-
-    /// What blocks on the disk.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Content) -> Result<T, ContentError> + Send + 'static,
-    ) -> Result<T, RemoteError> {
-        let content = self.content.clone();
-        Ok(tokio::task::spawn_blocking(move || work(&content)).await.map_err(|_| ContentError::Stopped)??)
     }
 }
 
@@ -207,15 +198,7 @@ impl Inner {
         // What it says of itself goes before what it came as: some registries have no word for it.
         let came_as = came_as.filter(|kind| media_type::MANIFESTS.iter().any(|known| kind.starts_with(known)));
         let manifest = Manifest::parse(&bytes, came_as.as_deref()).map_err(|source| RemoteError::Manifest { what, source })?;
-        let descriptor = Descriptor {
-            media_type: manifest.media_type,
-            digest,
-            size: bytes.len() as u64,
-            platform: None,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
-            urls: Vec::new(),
-        };
+        let descriptor = Descriptor::new(manifest.media_type, digest, bytes.len() as u64);
         Ok(Named { descriptor, bytes })
     }
 

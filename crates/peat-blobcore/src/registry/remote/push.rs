@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::{Inner, Remote, RemoteError, Scope};
+use super::{Inner, Remote, RemoteError, Scope, blocking};
 use crate::content::{Content, ContentError};
 use crate::model::BlobHash;
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, Repository};
@@ -61,7 +61,8 @@ impl Remote {
         while let Some(part) = closure.step() {
             let hash = lookup(&part.digest).ok_or(RemoteError::Missing(part.digest))?;
             if is_manifest(&part) {
-                let bytes = push.blocking(move |content| content.read_blob(&hash, MAX_MANIFEST_BYTES as u64 + 1)).await?;
+                let bytes =
+                    blocking(push.content, move |content| content.read_blob(&hash, MAX_MANIFEST_BYTES as u64 + 1)).await?;
                 closure.read(&part, &bytes)?;
                 manifests.insert(part.digest, (part.media_type, bytes));
             } else {
@@ -258,32 +259,23 @@ impl Push<'_> {
 
     async fn read(&self, part: &Descriptor, hash: BlobHash, at: u64, length: u64) -> Result<bytes::Bytes, RemoteError> {
         let size = part.size;
-        let bytes = self
-            .blocking(move |content| {
-                let reader = content.open_blob(&hash)?;
-                if reader.size() != size {
-                    return Err(ContentError::SizeDiffers { hash, claimed: size, actual: reader.size() });
+        let bytes = blocking(self.content, move |content| {
+            let reader = content.open_blob(&hash)?;
+            if reader.size() != size {
+                return Err(ContentError::SizeDiffers { hash, claimed: size, actual: reader.size() });
+            }
+            let mut bytes = vec![0; usize::try_from(length).expect("at most a piece")];
+            let mut read = 0;
+            while read < bytes.len() {
+                match reader.read_at(at + read as u64, &mut bytes[read..])? {
+                    0 => return Err(ContentError::Absent(hash)),
+                    more => read += more,
                 }
-                let mut bytes = vec![0; usize::try_from(length).expect("at most a piece")];
-                let mut read = 0;
-                while read < bytes.len() {
-                    match reader.read_at(at + read as u64, &mut bytes[read..])? {
-                        0 => return Err(ContentError::Absent(hash)),
-                        more => read += more,
-                    }
-                }
-                Ok(bytes)
-            })
-            .await?;
+            }
+            Ok(bytes)
+        })
+        .await?;
         Ok(bytes.into())
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Content) -> Result<T, ContentError> + Send + 'static,
-    ) -> Result<T, RemoteError> {
-        let content = self.content.clone();
-        Ok(tokio::task::spawn_blocking(move || work(&content)).await.map_err(|_| ContentError::Stopped)??)
     }
 }
 
