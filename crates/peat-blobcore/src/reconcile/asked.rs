@@ -33,15 +33,15 @@ impl Pass<'_> {
         self.memory.dirty.insert(id);
     }
 
-    /// Fetches what is asked for of a distribution that is not meant for this node. Says whether it is at that; if not,
-    /// what else may be done about the distribution is.
-    pub(super) fn fetch_asked(&mut self, id: DistributionId, distribution: &Arc<Distribution>) -> bool {
+    /// Fetches what is asked for of a distribution that is not meant for this node; `needed`: others may need it carried.
+    /// Says whether it is at that; if not, what else may be done about the distribution is.
+    pub(super) fn fetch_asked(&mut self, id: DistributionId, distribution: &Arc<Distribution>, needed: bool) -> bool {
         let reason = match self.memory.jobs.get(&id).map(|job| &job.work) {
             Some(Work::Fetching(fetching)) => Some(fetching.reason),
             _ => None,
         };
         // Who carries it fetches all of it.
-        let carries = matches!(reason, Some(Some(_)));
+        let carries = needed && matches!(reason, Some(Some(_)));
         let view = self.view;
         let Some(known) = self.memory.known.get_mut(&id).filter(|known| !known.asked.is_empty()) else { return false };
         known.asked.retain(|blob| !view.holds(blob));

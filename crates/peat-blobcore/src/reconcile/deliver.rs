@@ -6,7 +6,7 @@ use super::pass::{Pass, cut};
 use super::targets::outstanding;
 use super::{Action, FileOutcome, PinReason, Policy, Retry};
 use crate::document::Section;
-use crate::model::{DistributionId, Manifest, TargetRecord, TargetState, Timestamp};
+use crate::model::{DistributionId, Manifest, Priority, TargetRecord, TargetState, Timestamp};
 
 /// Changes of a document that are kept for records that end something.
 const RESERVED_CHANGES: u32 = 8;
@@ -115,18 +115,23 @@ impl Pass<'_> {
             None if delivery.superseded == count => (TargetState::Superseded, None),
             None => (TargetState::Delivered, None),
         };
-        self.record(id, state, error);
-        self.finish(id);
+        let said = self.record(id, state, error);
+        self.finish(id, said);
     }
 
-    /// The record is written, and the next event finds it in the view: nothing is left to be done before that.
-    fn finish(&mut self, id: DistributionId) {
+    /// The record is written, and the next event finds it in the view: nothing is left to be done before that. No such event
+    /// comes when the document said it before.
+    fn finish(&mut self, id: DistributionId, said: bool) {
         let expiry = self.memory.jobs.get(&id).and_then(|job| self.expiry(&job.distribution));
         if let Some(known) = self.memory.known.get_mut(&id) {
             known.again = false;
         }
         self.drop_job(id);
-        self.memory.dirty.remove(&id);
+        if said {
+            self.memory.dirty.insert(id);
+        } else {
+            self.memory.dirty.remove(&id);
+        }
         self.wake_at(id, expiry.filter(|at| *at > self.now));
     }
 
@@ -141,7 +146,9 @@ impl Pass<'_> {
         let whole = fetching.is_whole();
         let flying = fetching.missing.len() > fetching.todo.len() + fetching.stuck.len();
         let connected = !self.memory.peers.connected().is_disjoint(&job.interests);
-        let rests = !fetching.admitted && self.memory.over_quota.contains(&id) || fetching.no_space.is_some();
+        // Nobody is dialled for what would not be fetched.
+        let metered = self.policy.metered && distribution.manifest.priority < Priority::Critical;
+        let rests = metered || !fetching.admitted && self.memory.over_quota.contains(&id) || fetching.no_space.is_some();
         let starved = !whole && !flying && !rests && (!connected || (fetching.todo.is_empty() && !fetching.stuck.is_empty()));
         fetching.starved = if starved { fetching.starved.or(Some(self.now)) } else { None };
         let for_good = fetching.reason.is_some();
@@ -200,26 +207,28 @@ impl Pass<'_> {
         }
     }
 
-    /// Writes this node's record if it says something new. A receipt is never taken back.
-    fn record(&mut self, id: DistributionId, state: TargetState, error: Option<String>) {
+    /// Writes this node's record if it says something new; says whether the document said it before. A receipt is never
+    /// taken back.
+    fn record(&mut self, id: DistributionId, state: TargetState, error: Option<String>) -> bool {
         let room = self.view.changes_left(&id);
         if !self.written.contains(&id) {
             self.reread_record(id);
         }
-        let Some(job) = self.memory.jobs.get_mut(&id) else { return };
-        let Work::Fetching(fetching) = &mut job.work else { return };
+        let Some(job) = self.memory.jobs.get_mut(&id) else { return false };
+        let Work::Fetching(fetching) = &mut job.work else { return false };
         let before = fetching.recorded.as_ref().map(|(state, _)| *state);
         let known = fetching.recorded.as_ref().is_some_and(|(before, text)| *before == state && *text == error);
         let taken_back = before.is_some_and(TargetState::is_receipt) && !state.is_receipt();
         let reserve = if state.is_terminal() { 0 } else { RESERVED_CHANGES };
         if known || taken_back || room <= reserve {
-            return;
+            return known;
         }
         fetching.recorded = Some((state, error.clone()));
         self.written.insert(id);
         let section = if fetching.reason == Some(PinReason::Carry) { Section::Carriers } else { Section::Targets };
         let record = TargetRecord { state, bytes: fetching.bytes, error, time: self.now };
         self.actions.push(Action::Record { distribution: id, section, record });
+        false
     }
 
     /// Takes over what the document has of this node: after a lost disk, peers bring back what was written before.

@@ -364,11 +364,23 @@ impl Pass<'_> {
 
     /// On a metered link what is not critical gives way. It goes on where it was when that is over.
     pub(super) fn heed_meter(&mut self) {
-        while self.policy.metered
-            && let Some(fetch) = self.memory.flights.least_urgent_below(Priority::Critical)
-        {
-            self.put_off(fetch);
+        if !self.policy.metered {
+            return;
         }
+        for fetch in self.memory.flights.ids() {
+            if !self.is_critical(fetch) {
+                self.put_off(fetch);
+            }
+        }
+    }
+
+    /// Whether something critical is on its way by this fetch: what was asked for together with it comes along.
+    fn is_critical(&self, fetch: FetchId) -> bool {
+        let critical = |id: &DistributionId| {
+            self.memory.jobs.get(id).is_some_and(|job| job.distribution.manifest.priority >= Priority::Critical)
+        };
+        let wanted = |blob: &BlobHash| self.memory.wanted.get(blob).is_some_and(|ids| ids.iter().any(critical));
+        self.memory.flights.get(fetch).is_some_and(|flight| flight.blobs.keys().any(wanted))
     }
 
     /// Spends the budget, the most urgent job first.

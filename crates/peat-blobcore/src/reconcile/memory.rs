@@ -258,11 +258,6 @@ impl Flights {
         self.by_source.get(source).copied().unwrap_or_default()
     }
 
-    /// The least urgent fetch, if it is less urgent than that.
-    pub(super) fn least_urgent_below(&self, priority: Priority) -> Option<FetchId> {
-        self.by_urgency.first().filter(|(least, _)| *least < priority).map(|(_, Reverse(fetch))| *fetch)
-    }
-
     /// Which less urgent fetches to cancel so that `size` more bytes fit: none when there is room, `None` when it cannot be.
     pub(super) fn room(&self, size: u64, priority: Priority, budget: super::Budget) -> Option<Vec<FetchId>> {
         let (mut count, mut bytes) = (self.all.len(), self.bytes);

@@ -220,7 +220,7 @@ impl Pass<'_> {
         }
         let total = distribution.manifest.total_bytes();
         let not_meant = matches!(verdict, Verdict::ForOthers | Verdict::Settled(Settled::NotMeant));
-        if not_meant && self.fetch_asked(id, &distribution) {
+        if not_meant && self.fetch_asked(id, &distribution, verdict == Verdict::ForOthers) {
             return;
         }
         match verdict {

@@ -713,6 +713,20 @@ fn on_a_metered_link_what_is_not_critical_gives_way_and_goes_on_when_that_is_ove
 }
 
 #[test]
+fn nobody_is_dialled_over_a_metered_link_for_what_gives_way() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.add(&Sketch::default());
+    bench.settle(Event::PeerDown(peer(2)));
+    bench.policy.metered = true;
+    bench.settle(Event::PolicyChanged);
+    bench.settle(Event::PolicyChanged);
+    assert_eq!((bench.running.len(), bench.dialling.len()), (0, 0));
+    bench.add(&Sketch { blobs: vec![(2, 10)], priority: Priority::Critical, ..Sketch::default() });
+    assert_eq!(bench.dialling, [peer(2)]);
+}
+
+#[test]
 fn a_source_whose_link_is_metered_is_asked_again_once_it_has_reconciled() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(2)));
