@@ -15,16 +15,19 @@ impl Pass<'_> {
     /// Somebody waits for blobs of a package.
     pub(super) fn asked(&mut self, id: DistributionId, blobs: Vec<BlobHash>) {
         let view = self.view;
+        let Some(distribution) = view.distribution(&id) else { return };
+        // Of what is not part of it nothing would ever come.
+        let files = FileSource::open(view, &distribution).and_then(Result::ok);
+        let is_part = |blob: &BlobHash| files.as_ref().is_none_or(|files| files.entries().iter().any(|file| file.blob == *blob));
         let Some(known) = self.memory.known.get_mut(&id) else { return };
         let before = known.asked.len();
-        known.asked.extend(blobs.into_iter().filter(|blob| !view.holds(blob)));
+        known.asked.extend(blobs.into_iter().filter(|blob| !view.holds(blob) && is_part(blob)));
         if known.asked.len() == before {
             return;
         }
         // What this node has said that it has, and has lost since.
-        let had = view.distribution(&id).is_some_and(|found| {
-            found.manifest.sender == self.me || found.targets.get(&self.me).is_some_and(|record| record.state.is_receipt())
-        });
+        let receipt = distribution.targets.get(&self.me).is_some_and(|record| record.state.is_receipt());
+        let had = distribution.manifest.sender == self.me || receipt;
         if had {
             known.asked.clear();
             return self.do_again(id);

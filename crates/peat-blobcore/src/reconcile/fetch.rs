@@ -249,7 +249,9 @@ impl Pass<'_> {
         let blobs: Vec<BlobHash> = flight.blobs.into_keys().collect();
         if outcome == FetchOutcome::Done {
             self.with_fetching(flight.distribution, |fetching| _ = fetching.accept(&flight.source));
-            self.memory.peers.succeeded(flight.source);
+            if self.memory.peers.succeeded(flight.source) {
+                self.look_up_again(&flight.source);
+            }
             return self.blobs_held(blobs);
         }
         self.blame(flight.distribution, &blobs, flight.source, outcome);
@@ -347,6 +349,16 @@ impl Pass<'_> {
         fetching.unstick(Timestamp::from_millis(u64::MAX));
     }
 
+    /// A source serves again: what was put off until its pause would be over is taken up.
+    fn look_up_again(&mut self, source: &EndpointId) {
+        for id in self.memory.peers.interested_in(source) {
+            let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
+            let Work::Fetching(fetching) = &mut job.work else { continue };
+            fetching.unstick(Timestamp::from_millis(u64::MAX));
+            self.memory.ready.insert(job.rank);
+        }
+    }
+
     /// A source has all that this node knows, or is not metered any more: what it refused before is asked for again.
     pub(super) fn ask_again(&mut self, source: &EndpointId) {
         for id in self.memory.peers.interested_in(source) {
@@ -397,7 +409,9 @@ impl Pass<'_> {
             }
             self.deliver(id);
             self.tend(id);
-            if offer == Offer::Exhausted {
+            // What made room may be wanted by something more urgent, too.
+            let first = self.memory.ready.first().is_none_or(|first| *first >= rank);
+            if offer == Offer::Exhausted && first {
                 break;
             }
         }

@@ -135,10 +135,10 @@ impl Peers {
         self.settle(id);
     }
 
-    pub(super) fn succeeded(&mut self, id: EndpointId) {
-        if let Some(peer) = self.all.get_mut(&id) {
-            peer.backoff = Backoff::default();
-        }
+    /// It serves: what failed before is forgotten. Says whether something had.
+    pub(super) fn succeeded(&mut self, id: EndpointId) -> bool {
+        let before = self.all.get_mut(&id).map(|peer| std::mem::take(&mut peer.backoff));
+        before.is_some_and(|backoff| backoff.failures > 0)
     }
 
     /// It does not know how to give several blobs at once.
