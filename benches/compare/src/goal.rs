@@ -9,6 +9,10 @@ pub(crate) enum Goal {
     Time(f64),
     /// At most so many times the time of the best other tool that encrypts.
     OfEncrypted(f64),
+    /// At most so many times the time of the best other tool.
+    OfPeer(f64),
+    /// At most so many times its own time for an image that its registry has.
+    OfWarm(f64),
     /// At most so many times the size over the sender's link.
     Sent(f64),
     /// At most so many MiB over the sender's link, both ways together.
@@ -32,6 +36,15 @@ impl Goal {
                 let best = others.filter_map(Row::seconds).min_by(f64::total_cmp);
                 let got = row.seconds().zip(best).map(|(ours, best)| ours / best);
                 (format!("time {limit:.2} x best encrypted"), limit, got)
+            }
+            Self::OfPeer(limit) => {
+                let best = all.iter().filter(|other| other.is_peer_of(row)).filter_map(Row::seconds).min_by(f64::total_cmp);
+                (format!("time {limit:.2} x best other"), limit, row.seconds().zip(best).map(|(ours, best)| ours / best))
+            }
+            Self::OfWarm(limit) => {
+                let warm = all.iter().find(|other| other.work.name == "image-warm" && other.tool == row.tool);
+                let got = row.seconds().zip(warm.and_then(Row::seconds)).map(|(cold, warm)| cold / warm);
+                (format!("time {limit:.2} x its warm pull"), limit, got)
             }
             Self::Sent(limit) => (format!("sent {limit:.2} x size"), limit, row.sent()),
             Self::Wire(limit) => (format!("{limit:.1} MiB both ways"), limit, row.both_ways().map(|bytes| bytes / MIB)),

@@ -17,7 +17,7 @@ pub(crate) fn make(work: &Work, outbox: &Path) -> Outcome<PathBuf> {
             }
             outbox.to_owned()
         }
-        Task::Image => {
+        Task::Image(_) => {
             image(outbox, work.size)?;
             outbox.to_owned()
         }
@@ -55,7 +55,7 @@ const INSERTED: u64 = 33_554;
 
 /// Whether an inbox has every file of an outbox, byte for byte. Of an image the blobs count: the index is the tool's own.
 pub(crate) fn same(work: &Work, outbox: &Path, inbox: &Path) -> Outcome<bool> {
-    let beneath = if work.task == Task::Image { "blobs/sha256" } else { "" };
+    let beneath = if matches!(work.task, Task::Image(_)) { "blobs/sha256" } else { "" };
     for entry in fs::read_dir(outbox.join(beneath))? {
         let entry = entry?;
         if !equal(&entry.path(), &inbox.join(beneath).join(entry.file_name()))? {
@@ -80,7 +80,7 @@ fn settle(directory: &Path) -> Outcome<()> {
     Ok(rustix::fs::syncfs(File::open(directory)?)?)
 }
 
-/// An OCI layout of an image with four layers, gzipped archives of random bytes.
+/// An OCI layout of an image with three layers, gzipped archives of random bytes.
 fn image(directory: &Path, size: u64) -> Outcome<()> {
     let script = r#"
         set -eu
@@ -93,7 +93,7 @@ fn image(directory: &Path, size: u64) -> Outcome<()> {
                 "$1" "$2" "$(stat -c %s "blobs/sha256/$2")"
         }
         layers= diffs=
-        for layer in 1 2 3 4; do
+        for layer in 1 2 3; do
             head -c "$1" /dev/urandom > layer.bin
             tar -cf layer.tar layer.bin
             diffs="$diffs,\"sha256:$(digest layer.tar)\""
@@ -109,7 +109,7 @@ fn image(directory: &Path, size: u64) -> Outcome<()> {
             "$(describe manifest.v1+json "$(keep manifest)")" > index.json
         printf '{"imageLayoutVersion":"1.0.0"}' > oci-layout
     "#;
-    let made = Command::new("sh").args(["-c", script, "sh", &(size / 4).to_string()]).current_dir(directory).output()?;
+    let made = Command::new("sh").args(["-c", script, "sh", &(size / 3).to_string()]).current_dir(directory).output()?;
     match made.status.success() {
         true => Ok(()),
         false => Err(format!("cannot make an image: {}", String::from_utf8_lossy(&made.stderr)).into()),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::tool::{Step, Tool};
 use crate::usage::{Usage, Watch};
-use crate::work::{Scene, Task, Work};
+use crate::work::{Copy, Scene, Task, Work};
 use crate::{Outcome, payload};
 
 /// What was measured.
@@ -45,6 +45,14 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
             step()?;
             thread::sleep(settling);
         }
+        Task::Image(Copy::Warm) => {
+            // Files that were read once are in memory, and skopeo copies into an empty directory alone.
+            step()?;
+            for seat in scene.receivers() {
+                fs::remove_dir_all(scene.inbox(seat))?;
+                fs::create_dir(scene.inbox(seat))?;
+            }
+        }
         _ => {}
     }
     let before = lab.counts();
@@ -56,6 +64,9 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
     });
     let after = lab.counts();
     outcome?;
+    if work.task == Task::Image(Copy::Push) {
+        tool.pull_back(&scene)?;
+    }
     for seat in scene.receivers() {
         if !payload::same(work, &outbox, &scene.inbox(seat))? {
             return Err(format!("{} delivered other bytes to {}", tool.name(), seat.name).into());

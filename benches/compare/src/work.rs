@@ -20,8 +20,19 @@ pub(crate) enum Task {
     Interrupted(u32, Duration),
     /// Nothing is, for so long, after one file was and after a while to settle.
     Idle(Duration, Duration),
-    /// An OCI image is pulled.
-    Image,
+    /// An OCI image is copied from a registry or into one.
+    Image(Copy),
+}
+
+/// How an image is copied. The client is skopeo.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copy {
+    /// Into the sender's registry.
+    Push,
+    /// From there.
+    Warm,
+    /// By a receiver's host, of what only the sender's registry has: from there too, or from a registry of its own.
+    Cold,
 }
 
 /// One piece of work. All tools do the same.
@@ -52,11 +63,13 @@ const ONE: Work = Work {
     deadline: Duration::from_secs(1200),
     goals: &[],
 };
+/// One image, which a receiver's host does not have.
+const IMAGE: Work = Work { task: Task::Image(Copy::Cold), size: 200_000_000, ..ONE };
 const STAR: &[Goal] = &[Goal::Time(1.3), Goal::Sent(1.15)];
 const QUIET: Task = Task::Idle(Duration::from_secs(20), Duration::from_secs(300));
 
 /// All of them, in the order in which they are run.
-pub(crate) const WORKS: [Work; 15] = [
+pub(crate) const WORKS: [Work; 18] = [
     Work { name: "loopback", size: 1 << 30, goals: &[Goal::OfEncrypted(0.5)], ..ONE },
     Work { name: "small", task: Task::Files(10_000), size: 10_000 * 4096, goals: &[Goal::OfEncrypted(0.5)], ..ONE },
     Work { name: "satcom", profile: Some("satcom"), size: 4_000_000, goals: &[Goal::Time(1.1)], ..ONE },
@@ -84,7 +97,10 @@ pub(crate) const WORKS: [Work; 15] = [
     Work { name: "mesh", profile: Some("mesh"), size: 16 * MIB, goals: &[Goal::Time(1.3)], ..ONE },
     Work { name: "idle-thin", task: QUIET, profile: Some("satcom"), size: 4096, goals: &[Goal::Idle(20.0)], ..ONE },
     Work { name: "idle-lan", task: QUIET, profile: Some("lan"), size: 4096, goals: &[Goal::Idle(60.0)], ..ONE },
-    Work { name: "image", task: Task::Image, profile: Some("wan"), size: 200_000_000, ..ONE },
+    Work { name: "image", profile: Some("wan"), ..IMAGE },
+    Work { name: "image-push", task: Task::Image(Copy::Push), ..IMAGE },
+    Work { name: "image-warm", task: Task::Image(Copy::Warm), goals: &[Goal::OfPeer(0.8)], ..IMAGE },
+    Work { name: "image-cold", goals: &[Goal::OfWarm(1.3)], ..IMAGE },
 ];
 
 impl Work {
@@ -157,7 +173,9 @@ impl Work {
             Task::Version => format!("new version of {size}"),
             Task::Interrupted(times, pause) => format!("{size}, cut {times} times for {} s", pause.as_secs()),
             Task::Idle(..) => "idle".into(),
-            Task::Image => format!("image of {size}"),
+            Task::Image(Copy::Push) => format!("image of {size}, pushed"),
+            Task::Image(Copy::Warm) => format!("image of {size}, pulled from its registry"),
+            Task::Image(Copy::Cold) => format!("image of {size}, pulled by another host"),
         };
         format!("{what}, {}", self.profile.unwrap_or("loopback"))
     }

@@ -73,6 +73,21 @@ impl<'a> Daemons<'a> {
         peering: Peering,
         flags: &[&str],
     ) -> Result<Self, LabError> {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::start_each(seats, programs, directory, peering, |_| flags.clone())
+    }
+
+    /// The same with other flags for each.
+    ///
+    /// # Errors
+    /// What a program said that failed.
+    pub fn start_each(
+        seats: Vec<Seat<'a>>,
+        programs: &Path,
+        directory: &Path,
+        peering: Peering,
+        flags: impl Fn(&Seat<'_>) -> Vec<String>,
+    ) -> Result<Self, LabError> {
         let programs = programs.canonicalize().map_err(LabError::io(programs.display().to_string()))?;
         let mut daemons = Self { programs, directory: directory.to_owned(), seats, ids: Vec::new() };
         let formation = directory.join("formation");
@@ -89,7 +104,7 @@ impl<'a> Daemons<'a> {
                 Peering::First => (index > 0).then_some(0),
                 Peering::Previous => index.checked_sub(1),
             };
-            daemons.spawn(index, peer, flags)?;
+            daemons.spawn(index, peer, &flags(&daemons.seats[index]))?;
         }
         for seat in &daemons.seats {
             let start = Instant::now();
@@ -171,7 +186,7 @@ impl<'a> Daemons<'a> {
         said(seat.host.command(self.control()).args(["--output", "json", "--daemon", &socket]).args(arguments))
     }
 
-    fn spawn(&self, index: usize, peer: Option<usize>, flags: &[&str]) -> Result<(), LabError> {
+    fn spawn(&self, index: usize, peer: Option<usize>, flags: &[String]) -> Result<(), LabError> {
         let seat = &self.seats[index];
         let mut command = seat.host.command(self.programs.join("peat-blobd"));
         command.arg("--data-dir").arg(self.data(seat)).arg("--inbox").arg(self.inbox(index));

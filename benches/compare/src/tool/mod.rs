@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use peat_blob_lab::{Daemons, Host, Peering};
 
 use crate::Outcome;
-use crate::work::{Scene, Task, Work};
+use crate::work::{Copy, Scene, Task, Work};
 
 /// What is compared. What is named is the congestion control of TCP; ours and sendme, which use QUIC, have their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,10 +114,12 @@ impl Tool {
     pub(crate) fn fits(self, work: &Work) -> bool {
         match (self, work.task) {
             (Self::Ours, _) => true,
-            (Self::Sendme, Task::Image | Task::Idle(..)) => false,
+            (Self::Sendme, Task::Image(_) | Task::Idle(..)) => false,
             (Self::Sendme, _) => true,
-            (Self::Registry, task) => task == Task::Image,
-            (_, Task::Image) => false,
+            // A registry alone knows of no other host.
+            (Self::Registry, Task::Image(Copy::Cold)) => work.profile.is_some(),
+            (Self::Registry, task) => matches!(task, Task::Image(_)),
+            (_, Task::Image(_)) => false,
             (_, task) if self.control() != CONTROL => task == Task::File && matches!(work.profile, Some("satcom" | "radio")),
             (Self::Syncthing(_), _) => true,
             (_, Task::Idle(..)) => false,
@@ -130,7 +132,9 @@ impl Tool {
     /// Why it cannot do this, though it should.
     pub(crate) fn lacks(self, work: &Work) -> Option<&'static str> {
         match (self, work.task) {
-            (Self::Ours, Task::Image) => Some("is not measured with images yet"),
+            (Self::Ours, Task::Image(_)) if Command::new("skopeo").arg("--version").output().is_err() => {
+                Some("skopeo, the client, is not installed")
+            }
             (Self::Sendme, Task::Version) => Some("cannot: it replaces no file"),
             _ => None,
         }
@@ -152,6 +156,7 @@ impl Tool {
             }
         }
         match self {
+            Self::Ours if matches!(scene.work.task, Task::Image(_)) => registry::ours(scene),
             Self::Ours => ours(scene),
             Self::Rsync(_) => rsync::daemon(scene),
             Self::Ssh => rsync::ssh(scene),

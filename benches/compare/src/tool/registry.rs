@@ -1,49 +1,105 @@
-//! A registry at the sender, from which each receiver copies an image with skopeo into a layout on its disk.
+//! Registries, and skopeo as the client of each: it copies an image from a layout into the sender's registry, and each receiver
+//! copies it into a layout on its disk.
+//!
+//! Ours are two daemons, and a receiver asks its own, which has nothing; the other registry is the sender's alone.
 
 use std::fs;
-use std::process::{Child, Stdio};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
 
-use peat_blob_lab::Seat;
+use peat_blob_lab::{Daemons, Host, Peering, Seat};
 
-use super::{Step, all_end_well, answers, quiet};
+use super::{Step, Tool, all_end_well, answers, quiet, until};
 use crate::Outcome;
-use crate::work::Scene;
+use crate::work::{Copy, Scene, Task};
 
 const PORT: u16 = 5000;
+/// What skopeo is told whatever it does.
+const ALWAYS: [&str; 4] = ["--insecure-policy", "copy", "--quiet", "--preserve-digests"];
 
+/// A registry at the sender.
 pub(super) fn prepare<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
-    let sender = scene.sender();
+    let address = address_of(scene.sender());
     let configuration = scene.directory.join("registry.yml");
     let storage = scene.directory.join("registry");
     fs::write(
         &configuration,
         format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {}:{PORT}\n",
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {address}\n",
             storage.display(),
-            sender.address
         ),
     )?;
-    let mut registry = sender.host.command("docker-registry");
+    let mut registry = scene.sender().host.command("docker-registry");
     quiet(registry.arg("serve").arg(&configuration)).spawn()?;
-    answers(sender.host, (sender.address, PORT).into(), scene.deadline)?;
-    let image = format!("docker://{}:{PORT}/payload:1", sender.address);
-    let mut push = sender.host.command("skopeo");
-    push.args(["--insecure-policy", "copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false"]);
-    push.arg(format!("oci:{}:1", scene.payload.display())).arg(&image);
-    all_end_well(vec![push.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?], "skopeo", scene.deadline)?;
+    answers(scene.sender().host, address, scene.deadline)?;
+    step(scene, address)
+}
+
+/// A daemon with a registry at each.
+pub(super) fn ours<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
+    let flags = |seat: &Seat<'_>| vec![format!("--registry-listen={}", address_of(seat)), "--log=warn".into()];
+    let daemons = Daemons::start_each(scene.seats.to_vec(), scene.programs, scene.directory, Peering::First, flags)?;
+    daemons.connected(scene.receivers().len(), scene.deadline)?;
+    if scene.work.task != Task::Image(Copy::Cold) {
+        return step(scene, address_of(scene.sender()));
+    }
+    push(scene)?;
+    for seat in scene.receivers() {
+        // The tag crosses as a document.
+        let list = ["list-tags", "--tls-verify=false", &format!("docker://{}/payload", address_of(seat))].map(str::to_owned);
+        let knows = || Ok(quiet(seat.host.command("skopeo").args(&list)).status()?.success());
+        until(scene.deadline, "the receiver does not know the image", knows)?;
+    }
     Ok(Box::new(move || {
-        let pull = |seat: &Seat<'_>| {
-            // skopeo syncs nothing.
-            let mut pull = seat.host.command("sh");
-            pull.args([
-                "-c",
-                "skopeo --insecure-policy copy --quiet --preserve-digests --src-tls-verify=false \"$1\" \"oci:$2:1\"\
-                       && sync \"$2\"/blobs/sha256/*",
-            ]);
-            pull.arg("sh").arg(&image).arg(scene.inbox(seat));
-            Ok(pull.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
-        };
-        let pulls = scene.receivers().iter().map(pull).collect::<Outcome<Vec<Child>>>()?;
-        all_end_well(pulls, "skopeo", scene.deadline)
+        // The daemons are there until this is done.
+        let _daemons = &daemons;
+        pull(scene, address_of)
     }))
+}
+
+/// What is timed where there is one registry that matters.
+fn step<'a>(scene: &'a Scene<'a>, address: SocketAddr) -> Outcome<Step<'a>> {
+    if scene.work.task == Task::Image(Copy::Push) {
+        return Ok(Box::new(|| push(scene)));
+    }
+    push(scene)?;
+    Ok(Box::new(move || pull(scene, |_| address)))
+}
+
+impl Tool {
+    /// What was pushed, for who wants to compare it.
+    pub(crate) fn pull_back(self, scene: &Scene<'_>) -> Outcome<()> {
+        pull(scene, |_| address_of(scene.sender()))
+    }
+}
+
+fn push(scene: &Scene<'_>) -> Outcome<()> {
+    let mut push = skopeo(scene.sender().host);
+    push.arg("--dest-tls-verify=false").arg(format!("oci:{}:1", scene.payload.display()));
+    push.arg(format!("docker://{}/payload:1", address_of(scene.sender())));
+    all_end_well(vec![quiet(&mut push).spawn()?], "skopeo", scene.deadline)
+}
+
+fn pull(scene: &Scene<'_>, from: impl Fn(&Seat<'_>) -> SocketAddr) -> Outcome<()> {
+    let pull = |seat: &Seat<'_>| {
+        // skopeo syncs nothing.
+        let script =
+            format!("skopeo {} --src-tls-verify=false \"$1\" \"oci:$2:1\" && sync \"$2\"/blobs/sha256/*", ALWAYS.join(" "));
+        let mut pull = seat.host.command("sh");
+        pull.args(["-c", &script, "sh", &format!("docker://{}/payload:1", from(seat))]).arg(scene.inbox(seat));
+        Ok(pull.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?)
+    };
+    let pulls = scene.receivers().iter().map(pull).collect::<Outcome<Vec<Child>>>()?;
+    all_end_well(pulls, "skopeo", scene.deadline)
+}
+
+fn skopeo(host: &Host) -> Command {
+    let mut skopeo = host.command("skopeo");
+    skopeo.args(ALWAYS);
+    skopeo
+}
+
+/// Where a seat's registry serves.
+fn address_of(seat: &Seat<'_>) -> SocketAddr {
+    (seat.address, PORT).into()
 }
