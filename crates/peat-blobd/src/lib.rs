@@ -119,6 +119,7 @@ impl Running {
         }
         let running = Self { daemon, addresses, registry, serving, stop };
         running.connect(config).await;
+        running.daemon.watch_outboxes(config).await;
         Ok(running)
     }
 
@@ -146,7 +147,7 @@ impl Running {
         Pulse::new(&self.daemon, &self.addresses)
     }
 
-    /// Puts into force what can be changed while it runs: policy, limits, peers, roots, caps, the token and certificates. The rest of
+    /// Puts into force what can be changed while it runs: policy, limits, peers, roots and watches, caps, the token and certificates. The rest of
     /// `config` is what it was started with. TCP connections that are there stay as they are.
     ///
     /// # Errors
@@ -162,6 +163,7 @@ impl Running {
         for peer in old.peers.iter().filter(|peer| !config.peers.iter().any(|kept| kept.id == peer.id)) {
             self.daemon.disconnect(peer.id).await;
         }
+        self.daemon.watch_outboxes(&config).await;
         self.daemon.replace_config(Arc::new(config));
         self.daemon.replace_tls(tls);
         Ok(())
@@ -177,6 +179,7 @@ impl Running {
 
     /// Lets calls under way end, for three seconds at most, and shuts the node down.
     pub async fn stop(mut self) {
+        self.daemon.outboxes.end().await;
         // Every receiver is this daemon's own.
         let _ = self.stop.send(true);
         let ended = tokio::time::timeout(FAREWELL, async { while self.serving.join_next().await.is_some() {} }).await;

@@ -228,7 +228,8 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
         .variable("PEAT_NODE_ATTACHMENT_INBOX", "/inbox")
         .variable("PEAT_NODE_ATTACHMENT_MAX_FILE_BYTES", "268435456")
         .variable("PEAT_NODE_ATTACHMENT_DEFAULT_PRIORITY", "ROUTINE")
-        .variable("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH", "false")
+        .variable("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH", "true")
+        .variable("PEAT_NODE_ATTACHMENT_OUTBOX_POLL_SECS", "5")
         .variable("PEAT_NODE_SOMETHING_NEW", "1");
     let loaded = WITHOUT_EFFECT.iter().fold(loaded, |machine, (name, _)| machine.variable(name, "2")).load().unwrap();
     let printed = loaded.print();
@@ -239,6 +240,12 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
     assert_eq!(config.peers[0].hosts, ["node-b:4242"]);
     assert_eq!(config.iroh_listen, ["0.0.0.0:4242".parse().unwrap()]);
     assert_eq!(config.outbox["outbox"], Path::new("/outbox"));
+    let watched = OutboxOptions {
+        interval: Duration::from_secs(5),
+        max_file_bytes: config.max_file_bytes,
+        ..OutboxOptions::new("/outbox", "outbox")
+    };
+    assert_eq!(config.watches().into_values().collect::<Vec<_>>(), [watched]);
     assert_eq!(config.inbox().unwrap().0, Path::new("/inbox"));
     assert_eq!((config.max_file_bytes, config.default_priority), (Some(256 << 20), Priority::Routine));
     assert!(config.insecure, "the variable is taken for the permission");
@@ -253,6 +260,23 @@ fn the_environment_of_a_peat_node_runs_a_daemon() {
         "{:?}",
         loaded.warnings
     );
+}
+
+#[test]
+fn watched_roots_have_terms_of_their_own() {
+    let watches = |text: &str| {
+        let loaded = Machine::new().variable("PEAT_BLOBD_OUTBOX", "a=/a,b=/b").file(text).load().unwrap();
+        loaded.config.watches()
+    };
+    assert!(watches("").is_empty());
+    assert!(watches("outbox_watch = false").is_empty());
+    assert_eq!(watches("outbox_watch = 'all'").len(), 2);
+    let all = watches("outbox_watch = ['a = to=hq; to=depot; priority=critical; expires=7d', 'b']\ndefault_priority = 'low'");
+    assert_eq!(all["a"].scope, Scope::Nodes(["hq", "depot"].map(NodeRef::from).to_vec()));
+    assert_eq!((all["a"].priority, all["a"].lifetime), (Priority::Critical, Duration::from_secs(7 * 24 * 3600)));
+    assert_eq!((&all["b"].scope, all["b"].priority), (&Scope::All, Priority::Low));
+    let table = watches("[outbox_watch]\nb = 'labels=role=edge,region in (x,y)'");
+    assert_eq!(table["b"].scope, Scope::Labels("role=edge,region in (x,y)".parse().unwrap()));
 }
 
 #[test]
@@ -362,9 +386,14 @@ fn errors_name_the_origin_the_setting_the_value_and_what_is_allowed() {
         (variable("PEAT_NODE_PEERS", &format!("{ID_A}@host")), "PEAT_NODE_PEERS: peers cannot be"),
         (variable("PEAT_NODE_PEERS", &format!("{ID_A}@::1:5")), "PEAT_NODE_PEERS: peers cannot be"),
         (
-            variable("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH", "true"),
-            "PEAT_NODE_ATTACHMENT_OUTBOX_WATCH: this daemon does not watch its outboxes",
+            variable("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH", "maps"),
+            "PEAT_NODE_ATTACHMENT_OUTBOX_WATCH: outbox_watch names the root \"maps\", which outbox does not have; add it there",
         ),
+        (
+            file("outbox_watch = ['a=to=b;labels=c=d']"),
+            "peat-blobd.toml:1: outbox_watch cannot be \"a=to=b;labels=c=d\"; give either to=NODE or labels=SELECTOR",
+        ),
+        (file("outbox_watch = ['a=now']"), "peat-blobd.toml:1: outbox_watch cannot be \"a=now\"; give all, or roots such as"),
         (variable("PEAT_BLOBD_PRINT_CONFIG", "perhaps"), "PEAT_BLOBD_PRINT_CONFIG: it cannot be \"perhaps\"; give true or false"),
         (variable("PEAT_BLOBD_LOG", "loud"), "PEAT_BLOBD_LOG: log cannot be \"loud\"; give a level"),
         (variable("PEAT_BLOBD_OUTBOX", "/maps"), "PEAT_BLOBD_OUTBOX: outbox cannot be \"/maps\"; give name=path pairs"),

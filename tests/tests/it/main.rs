@@ -10,6 +10,7 @@ mod lan;
 mod limits;
 mod naming;
 mod nodes;
+mod outbox;
 mod packages;
 mod parcels;
 mod reflink;

@@ -9,6 +9,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefi
 
 use super::error::ExchangeError;
 use super::look::Print;
+use super::sent::{SENDING, SENT};
 use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
 
@@ -87,7 +88,7 @@ pub(super) struct Unfinished {
 #[derive(Debug, Clone)]
 pub struct Ledger(Arc<Database>);
 
-fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, ExchangeError> {
+pub(super) fn parse<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, ExchangeError> {
     decode_whole(bytes).map_err(|error| redb::StorageError::Corrupted(format!("a record is malformed: {error}")).into())
 }
 
@@ -105,17 +106,19 @@ impl Ledger {
             write.open_table(STAMPED)?;
             write.open_table(PENDING)?;
             write.open_table(BATCH)?;
+            write.open_table(SENT)?;
+            write.open_table(SENDING)?;
             Ok(())
         })?;
         Ok(ledger)
     }
 
-    fn read<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
+    pub(super) fn read<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
         self.0.read(read)
     }
 
     /// Runs `write` in a transaction that is durable when this returns; an error leaves everything as it was.
-    fn write<T>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
+    pub(super) fn write<T>(&self, write: impl FnOnce(&WriteTransaction) -> Result<T, ExchangeError>) -> Result<T, ExchangeError> {
         self.0.commit(write)
     }
 

@@ -1,4 +1,5 @@
-//! Where files come in and go out: [`Inbox`] turns verified blobs into names on disk, [`Outbox`] finds the files to send.
+//! Where files come in and go out: [`Inbox`] turns verified blobs into names on disk, [`Outbox`] finds the files to send, and a
+//! watcher those that are to be sent without anybody asking.
 //!
 //! Everything is blocking; run it on threads that may block. Names that come from other nodes are never handed to path
 //! functions of the standard library: they are resolved component by component beneath a directory's fd, and symbolic
@@ -14,7 +15,9 @@ mod look;
 mod name;
 mod outbox;
 mod recover;
+mod sent;
 mod walk;
+mod watch;
 
 #[cfg(all(test, feature = "crash-points"))]
 mod crash_tests;
@@ -35,4 +38,6 @@ pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
 pub use ledger::Ledger;
 pub(crate) use name::inbox_path;
 pub use outbox::{Collected, Outbox, SkipReason};
+pub(crate) use sent::SentFile;
 pub use walk::{Found, Walk};
+pub(crate) use watch::Watcher;

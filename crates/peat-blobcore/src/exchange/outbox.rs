@@ -79,7 +79,7 @@ pub struct Collected {
     pub mode: u32,
     /// When it was last modified, in milliseconds since the Unix epoch.
     pub mtime: i64,
-    print: Print,
+    pub(super) print: Print,
     outbox: Outbox,
     resolve: ResolveFlags,
 }

@@ -3,6 +3,7 @@
 mod builder;
 mod data;
 mod event;
+mod outbox;
 mod package;
 mod parcel;
 mod peer;
@@ -12,6 +13,7 @@ mod stock;
 
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
+pub use outbox::{OutboxOptions, OutboxStatus, WatchedOutbox};
 pub use package::PackageStatus;
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};

@@ -330,7 +330,7 @@ impl Job {
     }
 }
 
-fn entry(batch: &mut Batch, collected: &Collected, root: &Path, root_name: &str) -> Result<FileEntry, Error> {
+pub(super) fn entry(batch: &mut Batch, collected: &Collected, root: &Path, root_name: &str) -> Result<FileEntry, Error> {
     let file = collected.open()?;
     let path = root.join(path_of(&collected.path));
     let ingested = batch.add_file(&file, &path, &mut |_| ControlFlow::Continue(()))?;

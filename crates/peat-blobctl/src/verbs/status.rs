@@ -2,7 +2,7 @@
 
 use clap::Args;
 use indicatif::HumanBytes;
-use peat_blobapi::blob::{GetNodeRequest, GetNodeResponse};
+use peat_blobapi::blob::{GetNodeRequest, GetNodeResponse, WatchedOutbox};
 use serde_json::{Value, json};
 
 use super::limits;
@@ -86,8 +86,25 @@ fn node_json(node: &GetNodeResponse) -> Value {
         "bytes_received": node.bytes_received,
         "bytes_served": node.bytes_served,
         "limits": limits::json(&node.limits),
+        "outboxes": node.outboxes.iter().map(outbox_json).collect::<Vec<_>>(),
         "warnings": node.warnings,
     })
+}
+
+fn outbox_json(outbox: &WatchedOutbox) -> Value {
+    json!({
+        "root_name": outbox.root_name,
+        "root": outbox.root,
+        "waiting": outbox.waiting,
+        "sent": outbox.sent,
+        "distributions": outbox.distributions,
+        "problem": outbox.problem,
+    })
+}
+
+fn outbox_text(outbox: &WatchedOutbox) -> String {
+    let sent = format!("{} sent in {}", show::count(outbox.sent, "file"), show::count(outbox.distributions, "distribution"));
+    format!("{} ({}): {sent}, {} waiting", show::printable(&outbox.root_name), show::printable(&outbox.root), outbox.waiting)
 }
 
 fn node_text(node: &GetNodeResponse) -> String {
@@ -100,6 +117,7 @@ fn node_text(node: &GetNodeResponse) -> String {
         HumanBytes(node.store.free_bytes),
     );
     let inbox = if node.inbox.is_empty() { "none: it takes nothing" } else { node.inbox.as_str() };
+    let outboxes: Vec<String> = node.outboxes.iter().map(outbox_text).collect();
     let authority = if node.authority.is_empty() { "none: any member retires, nobody revokes" } else { node.authority.as_str() };
     show::fields(&[
         ("node", show::printable(&node.name)),
@@ -113,6 +131,7 @@ fn node_text(node: &GetNodeResponse) -> String {
         ("distributions", node.distributions.to_string()),
         ("store", store),
         ("inbox", show::printable(inbox)),
+        ("watched", if outboxes.is_empty() { "none".to_owned() } else { outboxes.join("; ") }),
         ("limits", limits::in_force(&node.limits)),
         ("blocks", format!("{} received, {} served", HumanBytes(node.bytes_received), HumanBytes(node.bytes_served))),
     ])

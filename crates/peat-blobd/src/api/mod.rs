@@ -8,6 +8,7 @@ mod health;
 mod images;
 mod limits;
 mod native;
+mod outboxes;
 mod parcels;
 mod pipe;
 mod reflection;
@@ -26,6 +27,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use crate::Config;
 use bundles::Bundles;
+use outboxes::Outboxes;
 
 /// What every call works with.
 pub(crate) struct Daemon {
@@ -39,6 +41,7 @@ pub(crate) struct Daemon {
     bundles: Bundles,
     /// Held by who changes limits: they are read, and set as they are to be.
     pub(crate) changing_limits: tokio::sync::Mutex<()>,
+    pub(crate) outboxes: Outboxes,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -65,6 +68,7 @@ impl Daemon {
             named: RwLock::new(named),
             bundles: Bundles::default(),
             changing_limits: tokio::sync::Mutex::default(),
+            outboxes: Outboxes::default(),
             stopping,
         }
     }

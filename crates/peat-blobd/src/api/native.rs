@@ -84,6 +84,13 @@ impl BlobService for Native {
         if stats.held > 0 {
             warnings.push(format!("{} envelopes from the future are held back: check the clocks", stats.held));
         }
+        let outboxes = self.0.outboxes.statuses().await;
+        warnings.extend(
+            outboxes
+                .iter()
+                .filter(|outbox| !outbox.problem.is_empty())
+                .map(|outbox| format!("files of the watched outbox {} are not sent: {}", outbox.root_name, outbox.problem)),
+        );
         Response::ok(blob::GetNodeResponse {
             endpoint_id: node.id().to_string(),
             name: node.identity().name().to_owned(),
@@ -107,6 +114,7 @@ impl BlobService for Native {
             warnings,
             authority: node.identity().formation().authority().map(|id| id.to_string()).unwrap_or_default(),
             limits: limits::show(node).into(),
+            outboxes,
             ..Default::default()
         })
     }

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::settings::{self, Apply, OUTBOX_WATCH, SETTINGS, Setting, WITHOUT_EFFECT};
+use super::settings::{self, Apply, SETTINGS, Setting, WITHOUT_EFFECT};
 use super::{Config, ConfigError, ValueError, command, file, parse, rules};
 
 /// Where the file is if nothing says otherwise; it need not exist.
@@ -217,7 +217,7 @@ fn build(given: &mut GivenValues, warnings: &mut Vec<String>) -> Result<Config, 
 /// Refuses variables with our prefix that nothing reads, and tells of those of peat-node that nothing reads.
 fn check_names(environment: &BTreeMap<String, String>) -> Result<Vec<String>, ConfigError> {
     let settings = SETTINGS.iter().flat_map(|setting| setting.compat.map(str::to_owned).into_iter().chain([setting.variable()]));
-    let others = PRINT_CONFIG.into_iter().chain([CONFIG, OUTBOX_WATCH]).chain(WITHOUT_EFFECT.iter().map(|(name, _)| *name));
+    let others = PRINT_CONFIG.into_iter().chain([CONFIG]).chain(WITHOUT_EFFECT.iter().map(|(name, _)| *name));
     let known: Vec<String> = settings.chain(others.map(str::to_owned)).collect();
     let mut warnings = Vec::new();
     for name in environment.keys().filter(|name| !known.contains(name)) {
@@ -227,10 +227,6 @@ fn check_names(environment: &BTreeMap<String, String>) -> Result<Vec<String>, Co
             return Err(ConfigError::Unknown { at: Origin::Variable(name.clone()), name: "it".to_owned(), nearest });
         }
         warnings.push(format!("{name} is not known and has no effect"));
-    }
-    if is_on(environment, &[OUTBOX_WATCH])? {
-        let message = "this daemon does not watch its outboxes; unset it, and have files sent through the API".to_owned();
-        return Err(ConfigError::Rule { at: Origin::Variable(OUTBOX_WATCH.to_owned()), message });
     }
     Ok(warnings)
 }

@@ -25,14 +25,14 @@ use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
 use peat_blobcore::network::Relay;
 use peat_blobcore::reconcile::Policy;
-use peat_blobcore::{Limits, Period, Rate, Rates, content};
+use peat_blobcore::{Limits, OutboxOptions, Period, Rate, Rates, content};
 
 pub use command::command;
 pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, Loaded, Origin, Sources};
 use layers::{Given, nearest, split};
 pub use settings::{SETTINGS, Setting, WITHOUT_EFFECT};
-pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError};
+pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError, WatchTerms, Watched};
 
 /// Everything that a daemon can be told.
 #[derive(Debug, Clone)]
@@ -79,6 +79,12 @@ pub struct Config {
     pub inbox_owner: Owner,
     /// The roots that files may be sent from, by name.
     pub outbox: BTreeMap<String, PathBuf>,
+    /// Which of them are watched, and how what is put there is sent.
+    pub outbox_watch: Watched,
+    /// How often watched roots are looked at.
+    pub outbox_poll: Duration,
+    /// How long a file there is not written to before it is sent.
+    pub outbox_stable: Duration,
     /// Labels that selectors match; a certificate's win over them.
     pub labels: Labels,
     /// The priority of what is sent without one.
@@ -149,6 +155,9 @@ impl Config {
             inbox: None,
             inbox_owner: Owner::Shared,
             outbox: BTreeMap::new(),
+            outbox_watch: Watched::Named(BTreeMap::new()),
+            outbox_poll: Duration::from_secs(2),
+            outbox_stable: Duration::from_secs(2),
             labels: Labels::new(),
             default_priority: Priority::Routine,
             max_file_bytes: policy.max_file_bytes,
@@ -200,6 +209,28 @@ impl Config {
             schedule: self.limit_schedule.clone(),
             metered: self.metered,
         }
+    }
+
+    /// The outboxes to watch, by the names of their roots.
+    #[must_use]
+    pub fn watches(&self) -> BTreeMap<String, OutboxOptions> {
+        let named = match &self.outbox_watch {
+            Watched::All => self.outbox.keys().map(|name| (name.clone(), WatchTerms::default())).collect(),
+            Watched::Named(roots) => roots.clone(),
+        };
+        let options = |(name, terms): (String, WatchTerms)| {
+            let options = OutboxOptions {
+                scope: terms.scope,
+                priority: terms.priority.unwrap_or(self.default_priority),
+                lifetime: terms.lifetime,
+                max_file_bytes: self.max_file_bytes,
+                stable: self.outbox_stable,
+                interval: self.outbox_poll,
+                ..OutboxOptions::new(self.outbox.get(&name)?, name.clone())
+            };
+            Some((name, options))
+        };
+        named.into_iter().filter_map(options).collect()
     }
 
     /// Limits of the store.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use peat_blobcore::exchange::Owner;
 use peat_blobcore::identity::FormationKey;
-use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
+use peat_blobcore::model::{EndpointId, Labels, Manifest, NodeRef, Priority, Scope, Selector, SelectorError};
 use peat_blobcore::{LimitError, Limits, Period, Rate, RateChange, Rates, rate_or_none};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::values::{LogFormat, StaticPeer, Token, ValueError};
+use super::values::{LogFormat, StaticPeer, Token, ValueError, WatchTerms, Watched};
 
 pub(super) type Parsed<T> = Result<T, ValueError>;
 
@@ -65,13 +65,14 @@ pub(super) fn count(text: &str) -> Parsed<u32> {
 }
 
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
-    let what = "a duration such as 30s, 5m or 1h, of at least a second";
+    let what = "a duration such as 30s, 5m, 1h or 7d, of at least a second";
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
         "" | "s" => 1,
         "m" => 60,
         "h" => 3600,
+        "d" => 24 * 3600,
         _ => return allowed(what),
     };
     match from_text::<u64>(number, what)?.checked_mul(factor) {
@@ -189,6 +190,56 @@ pub(super) fn roots(items: &[String]) -> Parsed<BTreeMap<String, PathBuf>> {
         }
     }
     Ok(roots)
+}
+
+/// `true` or `all` for all roots; or names of roots, each with terms after a `=`.
+pub(super) fn watched(items: &[String]) -> Parsed<Watched> {
+    let what = "all, or roots such as reports or reports=to=hq;priority=bulk;expires=7d or maps=labels=role=edge, each once";
+    match items {
+        [] => return Ok(Watched::Named(BTreeMap::new())),
+        [one] if one == "all" => return Ok(Watched::All),
+        [one] => match switch(one) {
+            Ok(true) => return Ok(Watched::All),
+            Ok(false) => return Ok(Watched::Named(BTreeMap::new())),
+            Err(_) => {}
+        },
+        _ => {}
+    }
+    let mut roots = BTreeMap::new();
+    for item in items {
+        let (name, terms) = item.split_once('=').unwrap_or((item, ""));
+        if name.trim().is_empty() || roots.insert(name.trim().to_owned(), watch_terms(terms, what)?).is_some() {
+            return allowed(what);
+        }
+    }
+    Ok(Watched::Named(roots))
+}
+
+fn watch_terms(text: &str, what: &str) -> Parsed<WatchTerms> {
+    let (mut terms, mut nodes, mut labels) = (WatchTerms::default(), Vec::new(), None);
+    for term in text.split(';').map(str::trim).filter(|term| !term.is_empty()) {
+        match term.split_once('=') {
+            Some(("to", node)) if !node.is_empty() => nodes.push(NodeRef::from(node)),
+            Some(("labels", selector)) if labels.is_none() => {
+                let selector: Selector = selector.parse().map_err(|error: SelectorError| ValueError(error.to_string()))?;
+                labels = Some(selector);
+            }
+            Some(("priority", text)) => terms.priority = Some(priority(text)?),
+            Some(("expires", text)) => terms.lifetime = duration(text)?,
+            _ => return allowed(what),
+        }
+    }
+    if terms.lifetime > Manifest::MAX_LIFETIME {
+        return allowed("expires of a year at most");
+    }
+    let all = nodes == [NodeRef::Name("all".to_owned())];
+    terms.scope = match (labels, nodes.is_empty() || all) {
+        (None, true) => Scope::All,
+        (None, false) => Scope::Nodes(nodes),
+        (Some(selector), true) if !all => Scope::Labels(selector),
+        _ => return allowed("either to=NODE or labels=SELECTOR"),
+    };
+    Ok(terms)
 }
 
 pub(super) fn labels(items: &[String]) -> Parsed<Labels> {

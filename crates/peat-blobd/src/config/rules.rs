@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::layers::GivenValues;
-use super::{Config, ConfigError, Given, Listen, Origin};
+use super::{Config, ConfigError, Given, Listen, Origin, Watched};
 
 /// The longest path of a Unix socket on Linux, without the final zero (`sun_path` of unix(7)).
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -61,6 +61,11 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
             );
         }
         _ => {}
+    }
+    if let Watched::Named(roots) = &config.outbox_watch
+        && let Some(name) = roots.keys().find(|name| !config.outbox.contains_key(*name))
+    {
+        return refuse("outbox-watch", format!("outbox_watch names the root {name:?}, which outbox does not have; add it there"));
     }
     if config.listen.is_empty() {
         return refuse("listen", "listen is empty, so nobody could use the daemon; name a socket or leave it out".to_owned());

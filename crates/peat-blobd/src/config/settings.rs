@@ -263,6 +263,26 @@ pub static SETTINGS: &[Setting] = &[
     .compat("PEAT_NODE_ATTACHMENT_ROOT")
     .reloaded(),
     setting(
+        "outbox-watch",
+        "NAME[=TERMS],…|all",
+        "The roots of `outbox` that are watched: what is put there is sent by itself, each version once. Terms, with a `;` between: to=NODE, labels=SELECTOR, priority=PRIORITY, expires=DURATION.",
+        many!(outbox_watch, parse::watched),
+    )
+    .compat("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH")
+    .reloaded(),
+    setting("outbox-poll", "DURATION", "How often watched roots are looked at.", one!(outbox_poll, parse::duration))
+        .compat("PEAT_NODE_ATTACHMENT_OUTBOX_POLL_SECS")
+        .default("2s")
+        .reloaded(),
+    setting(
+        "outbox-stable",
+        "DURATION",
+        "How long a file of a watched root is not written to before it is sent.",
+        one!(outbox_stable, parse::duration),
+    )
+    .default("2s")
+    .reloaded(),
+    setting(
         "labels",
         "KEY=VALUE,…",
         "Labels that selectors match; a certificate's win. In the file a table.",
@@ -388,11 +408,7 @@ pub static WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("PEAT_NODE_DISABLE_MDNS", "nodes look for each other on the local network only where `mdns` says so"),
     ("PEAT_NODE_ATTACHMENT_HANDLE_RETENTION_SECS", "a distribution is known until it expires, also after a restart"),
     ("PEAT_NODE_ATTACHMENT_INBOX_POLL_SECS", "what arrives is delivered at once"),
-    ("PEAT_NODE_ATTACHMENT_OUTBOX_POLL_SECS", "outboxes are not watched"),
 ];
-
-/// The variable of peat-node that turns its watched outbox on.
-pub(super) const OUTBOX_WATCH: &str = "PEAT_NODE_ATTACHMENT_OUTBOX_WATCH";
 
 /// The setting of this name, which the code names.
 pub(super) fn named(name: &str) -> &'static Setting {

@@ -1,11 +1,13 @@
 //! The values of settings that have a type of their own, each with its text form.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
-use peat_blobcore::model::EndpointId;
+use peat_blobcore::model::{EndpointId, Manifest, Priority, Scope};
 
 /// Why a text is not a value of a setting: what is allowed, in words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +54,32 @@ impl FromStr for Listen {
             None => address.to_owned(),
         };
         address.parse().map(Self::Tcp).map_err(|_| allowed())
+    }
+}
+
+/// Which roots are watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    /// All, each for all nodes.
+    All,
+    /// These, each on terms of its own.
+    Named(BTreeMap<String, WatchTerms>),
+}
+
+/// How files of a watched root are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchTerms {
+    /// Whom they are for.
+    pub scope: Scope,
+    /// How urgent they are; `None` as what is sent without a priority.
+    pub priority: Option<Priority>,
+    /// How long they are tried.
+    pub lifetime: Duration,
+}
+
+impl Default for WatchTerms {
+    fn default() -> Self {
+        Self { scope: Scope::All, priority: None, lifetime: Manifest::DEFAULT_LIFETIME }
     }
 }
 

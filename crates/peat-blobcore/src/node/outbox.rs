@@ -1,0 +1,295 @@
+//! Watched outboxes: what is put into a directory is sent without anybody asking, each version of a file once.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::send::{Job, Terms, entry};
+use super::{Node, blocking};
+use crate::clock::Clock;
+use crate::driver::Request;
+use crate::exchange::{Collected, SentFile, Watcher};
+use crate::model::{Carry, FileEntry, Manifest, Priority, Scope};
+use crate::{Error, ErrorKind};
+
+/// How long a watch rests after the disk was full.
+const REST: Duration = Duration::from_secs(30);
+/// A look at a large root takes at most this part of the time.
+const SHARE: u32 = 10;
+
+/// What to watch, and how what is found there is sent. [`OutboxOptions::new`] sends everything to all; the fields say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxOptions {
+    /// The directory.
+    pub root: PathBuf,
+    /// What receivers are told that it is called. What was sent is remembered under this name.
+    pub root_name: String,
+    /// Whom its files are for.
+    pub scope: Scope,
+    /// How urgent they are.
+    pub priority: Priority,
+    /// How long they are tried; at most [`Manifest::MAX_LIFETIME`].
+    pub lifetime: Duration,
+    /// Who may hold them for others.
+    pub carry: Carry,
+    /// The largest file that is sent, in bytes. Larger ones wait, and are told of.
+    pub max_file_bytes: Option<u64>,
+    /// How long a file's size and times have been the same before it is sent.
+    pub stable: Duration,
+    /// How often the directory is looked at; less often if a look takes more than a tenth of that.
+    pub interval: Duration,
+}
+
+impl OutboxOptions {
+    /// Sends what is beneath `root` to all members, as routine, for 30 days, two seconds after it was last written to.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>, root_name: impl Into<String>) -> Self {
+        Self {
+            root: root.into(),
+            root_name: root_name.into(),
+            scope: Scope::All,
+            priority: Priority::Routine,
+            lifetime: Manifest::DEFAULT_LIFETIME,
+            carry: Carry::Members,
+            max_file_bytes: None,
+            stable: Duration::from_secs(2),
+            interval: Duration::from_secs(2),
+        }
+    }
+}
+
+/// How a watched outbox is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutboxStatus {
+    /// Files that wait until nobody writes to them, or for their turn.
+    pub waiting: u64,
+    /// Files that were sent since the watch began.
+    pub sent: u64,
+    /// The distributions that they became.
+    pub distributions: u64,
+    /// What keeps files from being sent, if something does.
+    pub problem: Option<String>,
+}
+
+/// A watch, which ends when this is dropped. What it has sent stays sent.
+#[derive(Debug)]
+pub struct WatchedOutbox {
+    status: watch::Receiver<OutboxStatus>,
+    task: JoinHandle<()>,
+}
+
+impl WatchedOutbox {
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> OutboxStatus {
+        self.status.borrow().clone()
+    }
+
+    /// Waits until it is doing otherwise; false when it has ended.
+    pub async fn changed(&mut self) -> bool {
+        self.status.changed().await.is_ok()
+    }
+}
+
+impl Drop for WatchedOutbox {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Node {
+    /// Watches a directory and sends what is put there. Not sent are symbolic links, hidden files (`.name`, also what is in a hidden
+    /// directory), `*.part` and `*~`: write under such a name and rename. A file that changes is sent again, one that stays the
+    /// same never, not even after a restart; one that is removed stays where it was delivered.
+    ///
+    /// Files that are ready together are one distribution, of 4096 files at most; each appears at its receivers as it comes.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read. A root that is not there (yet) is waited for, see [`OutboxStatus::problem`].
+    pub async fn watch_outbox(&self, options: OutboxOptions) -> Result<WatchedOutbox, Error> {
+        self.finish_interrupted(&options.root_name).await?;
+        let (sender, status) = watch::channel(OutboxStatus::default());
+        let watcher = Watcher::new(&options.root, &options.root_name, self.ledger.clone(), options.stable);
+        let watching = Watching {
+            job: self.job(),
+            clock: Arc::clone(&self.clock),
+            requests: self.requests.clone(),
+            options,
+            status: sender,
+        };
+        let task = tokio::spawn(watching.run(watcher));
+        Ok(WatchedOutbox { status, task })
+    }
+
+    /// What was about to be sent when the process ended has been, if there is a distribution of it.
+    async fn finish_interrupted(&self, root: &str) -> Result<(), Error> {
+        let unfinished = self.ledger.unfinished_sending(root)?;
+        if unfinished.is_empty() {
+            return Ok(());
+        }
+        let mut found = BTreeSet::new();
+        for id in self.distributions() {
+            let distribution = self.distribution(id).await?;
+            if distribution.manifest.sender == self.id() && unfinished.contains(&distribution.manifest.bundle) {
+                found.insert(distribution.manifest.bundle.clone());
+            }
+        }
+        for bundle in unfinished {
+            self.ledger.end_sending(root, &bundle, found.contains(&bundle))?;
+        }
+        Ok(())
+    }
+}
+
+/// One watch, as it runs.
+struct Watching {
+    job: Job,
+    clock: Arc<dyn Clock>,
+    requests: mpsc::Sender<Request>,
+    options: OutboxOptions,
+    status: watch::Sender<OutboxStatus>,
+}
+
+/// What came of what was ready.
+#[derive(Default)]
+struct Round {
+    sent: u64,
+    distributions: u64,
+    waiting: u64,
+    more: bool,
+    problem: Option<String>,
+}
+
+impl Watching {
+    async fn run(self, mut watcher: Watcher) {
+        let begun = Instant::now();
+        let watching = Arc::new(self);
+        loop {
+            let look = Instant::now();
+            let (this, mut moved) = (Arc::clone(&watching), watcher);
+            let Ok((outcome, back)) = blocking(move || (this.round(&mut moved, begun.elapsed()), moved)).await else { return };
+            watcher = back;
+            let mut pause = watching.options.interval.max(look.elapsed() * SHARE);
+            let round = match outcome {
+                Ok(round) => round,
+                Err(Error::Stopped) => return,
+                Err(error) => {
+                    pause = if error.kind() == ErrorKind::NoSpace { pause.max(REST) } else { pause };
+                    Round { problem: Some(error.to_string()), waiting: watching.status.borrow().waiting, ..Round::default() }
+                }
+            };
+            if let Some(problem) = round.problem.as_ref().filter(|_| watching.status.borrow().problem != round.problem) {
+                tracing::warn!(root = watching.options.root_name, %problem, "files of a watched outbox are not sent");
+            }
+            let goes_on = round.more && round.problem.is_none();
+            watching.status.send_if_modified(|status| {
+                let before = status.clone();
+                status.waiting = round.waiting;
+                status.sent += round.sent;
+                status.distributions += round.distributions;
+                status.problem = round.problem;
+                *status != before
+            });
+            if goes_on {
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = watching.requests.closed() => return,
+            }
+        }
+    }
+
+    /// Looks once, and sends what is ready.
+    fn round(&self, watcher: &mut Watcher, now: Duration) -> Result<Round, Error> {
+        let date = self.clock.now();
+        let looked = watcher.look(now, date)?;
+        let mut round = Round { waiting: looked.unsettled as u64, more: looked.more, ..Round::default() };
+        if looked.ready.is_empty() {
+            return Ok(round);
+        }
+        let job = Job { now: date, ..self.job.clone() };
+        let (taken, failed) = {
+            // From the first byte that is taken in until it is pinned.
+            let _no_collection = job.content.keep_unpinned();
+            let (taken, failed) = self.take_in(&job, &looked.ready)?;
+            self.send(&job, &taken, &mut round)?;
+            (taken, failed)
+        };
+        watcher.settled(taken.iter().map(|taken| taken.path.as_slice()));
+        for (path, why) in failed {
+            watcher.put_off(&path, now);
+            round.waiting += 1;
+            round.problem.get_or_insert(why);
+        }
+        Ok(round)
+    }
+
+    /// Takes files into the store. A file that cannot be read, or is written to meanwhile, holds up no other: it comes back with
+    /// the reason.
+    fn take_in(&self, job: &Job, ready: &[Collected]) -> Result<(Vec<TakenFile>, Vec<(Vec<u8>, String)>), Error> {
+        let (mut taken, mut failed) = (Vec::new(), Vec::new());
+        let mut batch = job.content.batch();
+        for file in ready {
+            if let Some(cap) = self.options.max_file_bytes.filter(|cap| file.size > *cap) {
+                let name = String::from_utf8_lossy(&file.path);
+                failed.push((file.path.clone(), format!("{name:?} has {} bytes, over the cap of {cap} bytes", file.size)));
+                continue;
+            }
+            match entry(&mut batch, file, &self.options.root, &self.options.root_name) {
+                Ok(entry) => taken.push(TakenFile { path: file.path.clone(), sent: file.as_sent(entry.blob), entry }),
+                Err(error) if error.kind() == ErrorKind::NoSpace => return Err(error),
+                Err(error) => failed.push((file.path.clone(), error.to_string())),
+            }
+        }
+        batch.commit()?;
+        Ok((taken, failed))
+    }
+
+    /// Makes a distribution of the files that are not as they were sent before. What a crash leaves of it is ended by
+    /// [`Node::finish_interrupted`].
+    fn send(&self, job: &Job, taken: &[TakenFile], round: &mut Round) -> Result<(), Error> {
+        let (root, ledger) = (&self.options.root_name, &job.ledger);
+        let before = ledger.sent_files(root, taken.iter().map(|file| file.path.as_slice()))?;
+        let (mut same, mut new, mut files) = (Vec::new(), Vec::new(), Vec::new());
+        for (file, before) in taken.iter().zip(before) {
+            if before.is_some_and(|before| before.blob == file.sent.blob) {
+                same.push((file.path.clone(), Some(file.sent.clone())));
+            } else {
+                new.push((file.path.clone(), file.sent.clone()));
+                files.push(file.entry.clone());
+            }
+        }
+        ledger.note_sent(root, &same)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let bundle = format!("{root} {} {}", job.me.short(), job.now.as_millis());
+        ledger.begin_sending(root, &bundle, &new)?;
+        let terms = Terms {
+            bundle: bundle.clone(),
+            scope: self.options.scope.clone(),
+            priority: self.options.priority,
+            lifetime: self.options.lifetime,
+            carry: self.options.carry.clone(),
+            together: false,
+        };
+        let distributed = job.distribute(&files, &terms, None);
+        ledger.end_sending(root, &bundle, distributed.is_ok())?;
+        let (id, accepted) = distributed?;
+        tracing::info!(root, distribution = %id.short(), files = files.len(), "a watched outbox has sent files");
+        (round.sent, round.distributions) = (files.len() as u64, 1);
+        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
+    }
+}
+
+/// A file in the store, and how it is to be remembered.
+struct TakenFile {
+    path: Vec<u8>,
+    entry: FileEntry,
+    sent: SentFile,
+}
