@@ -8,9 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use peat_blobcore::OutboxOptions;
 use peat_blobcore::content;
 use peat_blobcore::exchange::Owner;
-use peat_blobcore::model::{NodeRef, Priority};
+use peat_blobcore::model::{NodeRef, Priority, Scope};
 use peat_blobcore::reconcile::Policy;
 use peat_blobd::config::{Config, ConfigError, Listen, Loaded, LogFormat, SETTINGS, Sources, WITHOUT_EFFECT};
 
@@ -132,6 +133,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "stall" => "5m",
             "inbox-owner" => "sender",
             "outbox" => "maps=/maps,orders=/orders",
+            "outbox-watch" => "maps=to=hq;priority=low,orders",
             "labels" => "role=edge,tier=1",
             "default-priority" => "critical",
             "accepted-senders" | "serve-stock" => ID_A,
@@ -148,6 +150,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
         let beside = |machine: Machine| match setting.name {
             "node-id" => machine.variable("PEAT_BLOBD_SHARED_KEY", KEY),
             "shared-key" | "shared-key-file" => machine.variable("PEAT_BLOBD_NODE_ID", "a"),
+            "outbox-watch" => machine.variable("PEAT_BLOBD_OUTBOX", "maps=/maps,orders=/orders"),
             "tls-cert" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key"),
             "tls-key" => machine.variable("PEAT_BLOBD_TLS_CERT", "/cert"),
             "tls-client-ca" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key").variable("PEAT_BLOBD_TLS_CERT", "/cert"),
