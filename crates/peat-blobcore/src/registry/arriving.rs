@@ -10,7 +10,7 @@ use super::{Answer, Arrival, Arriving, Found, Held, Named, Registry, RegistryErr
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
 
 /// Bytes of the end of a blob that are withheld until its digest is found to be right.
-const WITHHELD: u64 = 64 * 1024;
+pub(super) const WITHHELD: u64 = 64 * 1024;
 
 impl Registry {
     /// Waits until what was found is here whole, is what its digest says, and is the repository's.
@@ -21,6 +21,7 @@ impl Registry {
         match found {
             Found::Here(held, _) => Ok(*held),
             Found::Claimed(arriving) => self.settle(repository, digest, arriving).await,
+            Found::Streamed(flight) => flight.settle().await,
         }
     }
 
@@ -197,6 +198,7 @@ impl Registry {
     ) -> Result<Vec<u8>, RegistryError> {
         match found {
             Found::Claimed(arriving) => self.read_arriving(repository, digest, arriving, range, most).await,
+            Found::Streamed(flight) => flight.read(range, most).await,
             Found::Here(held, _) => {
                 let (content, hash) = (self.content().clone(), held.hash);
                 blocking(move || {

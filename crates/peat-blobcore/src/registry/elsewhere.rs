@@ -6,9 +6,9 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
-use super::Held;
+use super::{Flight, Held};
 use crate::model::{BlobHash, EndpointId, Timestamp};
-use crate::oci::{Descriptor, Digest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, Repository, Tag, media_type};
 
 /// What comes of a question, later.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -81,6 +81,8 @@ pub enum Found {
     Here(Held, String),
     /// Others claim to have it; it comes into the store piece by piece.
     Claimed(Arriving),
+    /// An upstream gives it: it is known to be right only once all of it has come.
+    Streamed(Flight),
 }
 
 impl Found {
@@ -90,6 +92,7 @@ impl Found {
         match self {
             Self::Here(held, _) => held.size,
             Self::Claimed(arriving) => arriving.size,
+            Self::Streamed(flight) => flight.size(),
         }
     }
 
@@ -99,6 +102,7 @@ impl Found {
         match self {
             Self::Here(_, media_type) => media_type,
             Self::Claimed(arriving) => &arriving.media_type,
+            Self::Streamed(_) => media_type::OCTET_STREAM,
         }
     }
 }

@@ -22,6 +22,7 @@ mod closure;
 mod elsewhere;
 mod error;
 mod files;
+mod flight;
 #[cfg(feature = "http")]
 pub mod http;
 mod listing;
@@ -34,6 +35,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod uploads;
+#[cfg(feature = "http")]
+pub mod upstream;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -45,6 +48,7 @@ pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
 pub use error::RegistryError;
 pub use files::ImportedImage;
+pub use flight::Flight;
 pub use listing::Page;
 pub use manifests::{Put, Stored};
 pub use package::Part;
