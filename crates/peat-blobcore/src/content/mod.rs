@@ -53,7 +53,7 @@ pub use keep::{GcReport, Pin, PinRole};
 pub use reader::BlobReader;
 pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
 pub use selection::Chunks;
-pub use spool::{Hashed, Spool, Spooled};
+pub use spool::{Hashed, Spool, SpoolReader, Spooled};
 pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};
 pub use tree::Known;
 

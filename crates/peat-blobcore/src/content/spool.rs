@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 
 use sha2::{Digest as _, Sha512};
 
@@ -52,10 +53,39 @@ impl Spool {
         self.spooled.size
     }
 
+    /// What reads them while more come, and afterwards whatever becomes of them.
+    ///
+    /// # Errors
+    /// What the store's own files fail with.
+    pub fn reader(&self) -> Result<SpoolReader, ContentError> {
+        let path = self.spooled.data.path.clone();
+        let file = File::open(&path).map_err(ContentError::io("open", &path))?;
+        Ok(SpoolReader { file, path })
+    }
+
     /// All have come: no descriptor is held for them any more.
     #[must_use]
     pub fn end(self) -> Spooled {
         self.spooled
+    }
+}
+
+/// Reads bytes that are spooled. Nobody has verified them yet: whoever gives them on answers for that.
+#[derive(Debug)]
+pub struct SpoolReader {
+    file: File,
+    path: PathBuf,
+}
+
+impl SpoolReader {
+    /// Reads so many bytes, which have come.
+    ///
+    /// # Errors
+    /// What the store's own files fail with.
+    pub fn read_at(&self, start: u64, length: usize) -> Result<Vec<u8>, ContentError> {
+        let mut bytes = vec![0; length];
+        self.file.read_exact_at(&mut bytes, start).map_err(ContentError::io("read", &self.path))?;
+        Ok(bytes)
     }
 }
 

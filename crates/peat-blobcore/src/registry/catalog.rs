@@ -28,6 +28,8 @@ pub(super) const DIGESTS: TableDefinition<'_, (&str, &str), ()> = TableDefinitio
 pub(super) const REFERRERS: TableDefinition<'_, (&str, &str, &str), &[u8]> = TableDefinition::new("referrers v1");
 /// (repository, digest or tag) to the time at which it was deleted here, in milliseconds since the Unix epoch.
 pub(super) const BLOCKS: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("blocks v1");
+/// (repository, tag) to [`LastKnownRow`].
+pub(super) const LAST_KNOWN: Table<'_> = TableDefinition::new("last known v1");
 
 /// Memory for pages of the catalog.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
@@ -66,6 +68,20 @@ pub(super) struct TagRow {
     pub(super) digest: String,
     #[n(1)]
     pub(super) set_at: Timestamp,
+}
+
+/// What a tag of an upstream's was, when that was last asked.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub(super) struct LastKnownRow {
+    #[n(0)]
+    pub(super) digest: String,
+    #[n(1)]
+    pub(super) media_type: String,
+    #[n(2)]
+    pub(super) size: u64,
+    #[n(3)]
+    pub(super) known_at: Timestamp,
 }
 
 /// What a list of referrers says of one.
@@ -114,6 +130,7 @@ impl Catalog {
             txn.open_table(DIGESTS)?;
             txn.open_table(REFERRERS)?;
             txn.open_table(BLOCKS)?;
+            txn.open_table(LAST_KNOWN)?;
             Ok(())
         })?;
         Ok(catalog)

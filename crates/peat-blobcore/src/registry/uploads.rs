@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Held, Registry, RegistryError};
-use crate::content::Spool;
+use crate::content::{Spool, Spooled};
 use crate::model::Timestamp;
 use crate::oci::{Digest, Repository};
 
@@ -133,6 +133,11 @@ impl Registry {
         let spool = upload.state().spool.take();
         self.0.uploads.lock().remove(id);
         let spooled = spool.ok_or_else(|| RegistryError::NoUpload(id.to_string()))?.end();
+        self.take_spooled(repository, digest, spooled)
+    }
+
+    /// Takes what was spooled into a repository, durably, when it is what the digest says; else it is gone.
+    pub(super) fn take_spooled(&self, repository: &Repository, digest: &Digest, spooled: Spooled) -> Result<Held, RegistryError> {
         let differs = |actual| RegistryError::DigestDiffers { claimed: *digest, actual: Box::new(actual) };
         if let Digest::Sha512(claimed) = digest {
             let actual = spooled.sha512()?;

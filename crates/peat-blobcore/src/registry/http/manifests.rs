@@ -6,11 +6,13 @@ use axum::http::{HeaderMap, HeaderName, Response, StatusCode, header, request};
 
 use super::{CONTENT_DIGEST, Problem, Served, identify, is_known, is_passed_on, not_modified, set, status, text};
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, NameError, Reference, Repository, Tag};
-use crate::registry::{Arriving, Named, RegistryError, Stored};
+use crate::registry::{Named, RegistryError, Stored};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// What a tag says that could not be asked for anew (RFC 9111, section 5.5).
-const STALE: &str = "110 - \"the tag has been set anew, and what it points to cannot be had\"";
+const SUPERSEDED: &str = "110 - \"the tag has been set anew, and what it points to cannot be had\"";
+/// The same where who decides over it could not be asked.
+const UNSURE: &str = "110 - \"the upstream cannot be asked; this is what the tag was last known to point to\"";
 
 /// A manifest, or what is known of it.
 enum Found {
@@ -31,7 +33,7 @@ impl Served {
             .parse()
             .map_err(|error: NameError| Problem::new(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN", error.to_string()))?;
         let (found, stale) = match &reference {
-            Reference::Digest(digest) => (self.manifest(parts, &repository, *digest, head).await?, false),
+            Reference::Digest(digest) => (self.manifest(parts, &repository, *digest, head).await?, None),
             Reference::Tag(tag) => self.tagged(parts, &repository, tag, head).await?,
         };
         let (digest, media_type, size) = match &found {
@@ -49,8 +51,8 @@ impl Served {
         identify(&mut response, &digest);
         set(&mut response, header::CONTENT_TYPE, media_type);
         set(&mut response, header::CONTENT_LENGTH, &size.to_string());
-        if stale {
-            set(&mut response, header::WARNING, STALE);
+        if let Some(stale) = stale {
+            set(&mut response, header::WARNING, stale);
         }
         if let Found::Here(stored) = found
             && !head
@@ -60,14 +62,14 @@ impl Served {
         Ok(response)
     }
 
-    /// What a tag points to; and whether that is not the last that was said of it.
+    /// What a tag points to; and what is to be said if that may not be the last that was said of it.
     async fn tagged(
         &self,
         parts: &request::Parts,
         repository: &Repository,
         tag: &Tag,
         head: bool,
-    ) -> Result<(Found, bool), RegistryError> {
+    ) -> Result<(Found, Option<&'static str>), RegistryError> {
         let here = self.registry.tag_here(repository, tag).await?;
         let named = match is_passed_on(parts) {
             true => here.clone(),
@@ -75,13 +77,15 @@ impl Served {
         };
         let unknown = || RegistryError::NoManifest { repository: repository.clone(), reference: Reference::Tag(tag.clone()) };
         let named = named.ok_or_else(unknown)?;
+        let unsure = !is_passed_on(parts) && self.registry.elsewhere().is_some_and(|it| it.is_unsure(repository));
+        let unsure = unsure.then_some(UNSURE);
         if head && here.as_ref() != Some(&named) {
-            return Ok((Found::Elsewhere(named), false));
+            return Ok((Found::Elsewhere(named), unsure));
         }
         match (self.manifest(parts, repository, named.digest, head).await, here) {
-            (Ok(found), _) => Ok((found, false)),
+            (Ok(found), _) => Ok((found, unsure)),
             (Err(_), Some(here)) if here.digest != named.digest => {
-                Ok((self.manifest(parts, repository, here.digest, head).await?, true))
+                Ok((self.manifest(parts, repository, here.digest, head).await?, Some(SUPERSEDED)))
             }
             (Err(error), _) => Err(error),
         }
@@ -104,8 +108,10 @@ impl Served {
             return Err(missing);
         }
         let fetched = self.patiently(async {
-            let Some(arriving) = self.registry.find(repository, &digest).await? else { return Ok::<_, RegistryError>(None) };
-            let Arriving { size, media_type, .. } = arriving.clone();
+            let Some(found) = self.registry.find_manifest(repository, &digest).await? else {
+                return Ok::<_, RegistryError>(None);
+            };
+            let (size, media_type) = (found.size(), found.media_type().to_owned());
             if size > MAX_MANIFEST_BYTES as u64 {
                 return Ok(None);
             }
@@ -113,7 +119,7 @@ impl Served {
                 let set_at = crate::model::Timestamp::default();
                 return Ok(Some(Found::Elsewhere(Named { digest, media_type, size, set_at })));
             }
-            let held = self.registry.settle(repository, &digest, &arriving).await?;
+            let held = self.registry.settle_found(repository, &digest, &found).await?;
             let bytes = self.with(move |registry| Ok(registry.content().read_blob(&held.hash, held.size)?)).await?;
             // Its own word counts for more than what somebody claims.
             let media_type = Manifest::parse(&bytes, None).map_or(media_type, |manifest| manifest.media_type);

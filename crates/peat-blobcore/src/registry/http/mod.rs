@@ -25,7 +25,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCod
 pub use route::{ByteRange, NoRoute, Route, content_range};
 
 use super::{Registry, RegistryError, blocking};
-use crate::oci::Digest;
+use crate::oci::{Digest, Repository};
 use body::Streams;
 use problem::Problem;
 
@@ -42,11 +42,13 @@ pub struct Options {
     pub read_only: bool,
     /// How long a manifest, and what a manifest that is pushed names, is waited for when it is elsewhere.
     pub patience: Duration,
+    /// The names of registries that `?ns=` may name: repositories of those are beneath that name here, with `-` for `:`.
+    pub namespaces: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_only: false, patience: Duration::from_secs(30) }
+        Self { read_only: false, patience: Duration::from_secs(30), namespaces: Vec::new() }
     }
 }
 
@@ -88,6 +90,7 @@ impl Served {
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is read only")
                 .with(header::ALLOW, "GET, HEAD"));
         }
+        let route = if reads { self.within_namespace(&parts, route)? } else { route };
         match route {
             Route::Base if reads => Ok(json("application/json", "{}".to_owned())),
             Route::Catalog if reads => self.catalog(&parts).await,
@@ -114,6 +117,20 @@ impl Served {
             route => Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "no such method here")
                 .with(header::ALLOW, allowed(&route))),
         }
+    }
+
+    /// What is asked for of the registry that a client of a mirror names (`?ns=`). Names that are not known mean nothing.
+    fn within_namespace(&self, parts: &request::Parts, route: Route) -> Result<Route, Problem> {
+        let Some(named) = route::parameter(parts.uri.query(), "ns").map(|name| name.replace(':', "-")) else { return Ok(route) };
+        let Some(name) = self.options.namespaces.iter().find(|name| **name == named) else { return Ok(route) };
+        let within = |repository: Repository| format!("{name}/{repository}").parse::<Repository>();
+        Ok(match route {
+            Route::Tags(repository) => Route::Tags(within(repository)?),
+            Route::Manifest(repository, reference) => Route::Manifest(within(repository)?, reference),
+            Route::Blob(repository, digest) => Route::Blob(within(repository)?, digest),
+            Route::Referrers(repository, subject) => Route::Referrers(within(repository)?, subject),
+            route => route,
+        })
     }
 
     /// Does on a blocking thread what may block.

@@ -10,6 +10,7 @@ mod auth;
 mod error;
 mod pull;
 mod push;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -18,12 +19,15 @@ use std::time::Duration;
 
 pub use auth::Credentials;
 pub use error::RemoteError;
+pub(super) use pull::Named as Manifest;
 pub use push::Pushed;
-use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
+pub(super) use read::Body;
+use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::content::{Content, ContentError};
 use crate::oci::Repository;
+use crate::registry::http::PASSED_ON;
 use auth::{Accepted, Authorization, Challenge, Token};
 
 /// Longest answer that says what went wrong, and longest token, in bytes.
@@ -40,11 +44,14 @@ pub struct RemoteOptions {
     pub patience: Duration,
     /// Most bytes of a single blob.
     pub max_blob_bytes: u64,
+    /// Whether requests are passed on for somebody else, which another such registry is to be told so that two that ask each
+    /// other end.
+    pub passed_on: bool,
 }
 
 impl Default for RemoteOptions {
     fn default() -> Self {
-        Self { insecure: false, credentials: None, patience: Duration::from_secs(30), max_blob_bytes: 1 << 40 }
+        Self { insecure: false, credentials: None, patience: Duration::from_secs(30), max_blob_bytes: 1 << 40, passed_on: false }
     }
 }
 
@@ -101,7 +108,12 @@ impl Remote {
             "http" if !insecure => attempt.error("a redirection from https to http"),
             _ => attempt.follow(),
         });
+        let mut headers = HeaderMap::new();
+        if options.passed_on {
+            headers.insert(PASSED_ON, HeaderValue::from_static("1"));
+        }
         let client = reqwest::Client::builder()
+            .default_headers(headers)
             .user_agent(concat!("peat-blob/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(options.patience)
             .redirect(redirects)

@@ -31,9 +31,9 @@ const MAX_DEPTH: usize = 8;
 
 /// What a manifest came as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) descriptor: Descriptor,
-    pub(super) bytes: Vec<u8>,
+pub(in crate::registry) struct Named {
+    pub(in crate::registry) descriptor: Descriptor,
+    pub(in crate::registry) bytes: Vec<u8>,
 }
 
 impl Remote {
@@ -402,11 +402,11 @@ fn write(content: &Content, digest: Digest, mut next: impl FnMut() -> Option<Pie
     Ok(Some(blob))
 }
 
-fn header(response: &Response, name: &str) -> Option<String> {
+pub(super) fn header(response: &Response, name: &str) -> Option<String> {
     response.headers().get(name)?.to_str().ok().map(str::to_owned)
 }
 
 /// Where the bytes of a partial answer begin.
-fn range_begins(response: &Response) -> Option<u64> {
+pub(super) fn range_begins(response: &Response) -> Option<u64> {
     header(response, CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok()
 }
