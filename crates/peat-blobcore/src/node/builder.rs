@@ -23,7 +23,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
-use crate::registry::{Claims, Registry};
+use crate::registry::{Claims, Elsewhere, Rank, Registry};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -330,7 +330,7 @@ impl NodeBuilder {
             bundles: AtomicU64::new(0),
             _data: data,
         };
-        node.registry.set_elsewhere(Some(Arc::<Mesh>::clone(&node.mesh.0)));
+        node.registry.add_elsewhere(Rank::Mesh, Arc::<Mesh>::clone(&node.mesh.0) as Arc<dyn Elsewhere>);
         Ok(node)
     }
 }

@@ -18,7 +18,7 @@ use crate::model::{
     TagTarget,
 };
 use crate::oci::{Descriptor, Digest, Manifest as OciManifest, Repository, Tag};
-use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Named, Part, Registry, RegistryError};
+use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Found, Named, Part, Registry, RegistryError};
 use crate::replica::Accepted;
 
 /// How often what is on its way is looked at though nothing of it has come.
@@ -298,7 +298,7 @@ impl Elsewhere for Mesh {
         })
     }
 
-    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>> {
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
         Box::pin(async move {
             let claims = self.claims_of(repository, digest);
             let first = claims.first()?.clone();
@@ -312,7 +312,7 @@ impl Elsewhere for Mesh {
                 self.requests.send(request).await.ok()?;
             }
             tokio::spawn(follow(self.content.clone(), (*digest, blob.hash, blob.size), Arc::clone(&self.silent), sender));
-            Some(arriving)
+            Some(Found::Claimed(arriving))
         })
     }
 

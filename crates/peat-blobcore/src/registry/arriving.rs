@@ -6,13 +6,24 @@ use std::ops::Range;
 use tokio::sync::watch;
 
 use super::error::MAX_DEPTH;
-use super::{Answer, Arrival, Arriving, Held, Named, Registry, RegistryError, blocking};
+use super::{Answer, Arrival, Arriving, Found, Held, Named, Registry, RegistryError, blocking};
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
 
 /// Bytes of the end of a blob that are withheld until its digest is found to be right.
 const WITHHELD: u64 = 64 * 1024;
 
 impl Registry {
+    /// Waits until what was found is here whole, is what its digest says, and is the repository's.
+    ///
+    /// # Errors
+    /// Those of [`Registry::settle`].
+    pub async fn settle_found(&self, repository: &Repository, digest: &Digest, found: &Found) -> Result<Held, RegistryError> {
+        match found {
+            Found::Here(held, _) => Ok(*held),
+            Found::Claimed(arriving) => self.settle(repository, digest, arriving).await,
+        }
+    }
+
     /// Waits until something that arrives is here whole, is what its digest says, and is the repository's.
     ///
     /// # Errors
@@ -71,18 +82,22 @@ impl Registry {
             }
             let (mut coming, mut missing) = (Vec::new(), Vec::new());
             for digest in digests {
-                match self.find(repository, digest).await? {
-                    Some(arriving) => coming.push((*digest, arriving)),
+                let found = match self.find(repository, digest).await? {
+                    Some(found) => Some(found),
+                    None => self.find_manifest(repository, digest).await?,
+                };
+                match found {
+                    Some(found) => coming.push((*digest, found)),
                     None => missing.push(*digest),
                 }
             }
             if !missing.is_empty() {
                 return Err(RegistryError::Missing(missing));
             }
-            for (digest, arriving) in coming {
-                self.settle(repository, &digest, &arriving).await?;
-                if media_type::is_manifest(&arriving.media_type) {
-                    self.bring_manifest(repository, digest, arriving, depth).await?;
+            for (digest, found) in coming {
+                let held = self.settle_found(repository, &digest, &found).await?;
+                if media_type::is_manifest(found.media_type()) {
+                    self.bring_manifest(repository, digest, held, found.media_type(), depth).await?;
                 }
             }
             Ok(())
@@ -93,14 +108,15 @@ impl Registry {
         &self,
         repository: &Repository,
         digest: Digest,
-        arriving: Arriving,
+        held: Held,
+        media_type: &str,
         depth: usize,
     ) -> Result<(), RegistryError> {
         let keep = || {
-            let (registry, repository, arriving) = (self.clone(), repository.clone(), arriving.clone());
+            let (registry, repository, media_type) = (self.clone(), repository.clone(), media_type.to_owned());
             blocking(move || {
-                let bytes = registry.content().read_blob(&arriving.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
-                registry.keep_manifest(&repository, &digest, Some(&arriving.media_type), &bytes)
+                let bytes = registry.content().read_blob(&held.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
+                registry.keep_manifest(&repository, &digest, Some(&media_type), &bytes)
             })
         };
         if let Err(RegistryError::Missing(missing)) = keep().await {
@@ -113,13 +129,29 @@ impl Registry {
     ///
     /// # Errors
     /// When the catalog cannot be read.
-    pub async fn find(&self, repository: &Repository, digest: &Digest) -> Result<Option<Arriving>, RegistryError> {
+    pub async fn find(&self, repository: &Repository, digest: &Digest) -> Result<Option<Found>, RegistryError> {
         let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
-        let (registry, within, name) = (self.clone(), repository.clone(), *digest);
-        if blocking(move || registry.is_blocked(&within, &name)).await? {
-            return Ok(None);
+        match self.is_blocked_here(repository, digest).await? {
+            true => Ok(None),
+            false => Ok(elsewhere.find(repository, digest).await),
         }
-        Ok(elsewhere.find(repository, digest).await)
+    }
+
+    /// The same for what is known to be a manifest.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub async fn find_manifest(&self, repository: &Repository, digest: &Digest) -> Result<Option<Found>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
+        match self.is_blocked_here(repository, digest).await? {
+            true => Ok(None),
+            false => Ok(elsewhere.find_manifest(repository, digest).await),
+        }
+    }
+
+    async fn is_blocked_here(&self, repository: &Repository, digest: &Digest) -> Result<bool, RegistryError> {
+        let (registry, within, name) = (self.clone(), repository.clone(), *digest);
+        blocking(move || registry.is_blocked(&within, &name)).await
     }
 
     /// What a tag points to: of what is here and what others say the later, unless that was deleted here.
@@ -149,6 +181,34 @@ impl Registry {
     pub async fn tag_here(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
         let (registry, repository, tag) = (self.clone(), repository.clone(), tag.clone());
         blocking(move || registry.tag(&repository, &tag)).await
+    }
+
+    /// Reads some of a range of what was found once it is here, as [`Registry::read_arriving`] does.
+    ///
+    /// # Errors
+    /// Those of [`Registry::settle`].
+    pub async fn read_found(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        found: &Found,
+        range: Range<u64>,
+        most: usize,
+    ) -> Result<Vec<u8>, RegistryError> {
+        match found {
+            Found::Claimed(arriving) => self.read_arriving(repository, digest, arriving, range, most).await,
+            Found::Here(held, _) => {
+                let (content, hash) = (self.content().clone(), held.hash);
+                blocking(move || {
+                    let length = range.end.saturating_sub(range.start).min(most as u64);
+                    let mut bytes = vec![0; usize::try_from(length).expect("at most what was asked for")];
+                    let read = content.open_blob(&hash)?.read_at(range.start, &mut bytes)?;
+                    bytes.truncate(read);
+                    Ok(bytes)
+                })
+                .await
+            }
+        }
     }
 
     /// Reads some of a range of what arrives once it is here: at least a byte, at most `most`, and none of an empty range. What

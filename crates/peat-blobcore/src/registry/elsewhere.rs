@@ -6,6 +6,7 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
+use super::Held;
 use crate::model::{BlobHash, EndpointId, Timestamp};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 
@@ -13,14 +14,27 @@ use crate::oci::{Descriptor, Digest, Repository, Tag};
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Where a registry asks for what it does not hold: the mesh, an upstream. It is asked before every answer of "not here", and an
-/// answer may be waited for, within a bound that the asker sets by dropping it.
+/// answer may be waited for, within a bound that the asker sets by dropping it. Several are asked in the order of their
+/// [`Rank`](super::Rank).
 pub trait Elsewhere: Send + Sync + 'static {
     /// What a tag points to, as others say.
     fn resolve<'a>(&'a self, repository: &'a Repository, tag: &'a Tag) -> Answer<'a, Option<Named>>;
 
+    /// Whether whoever decides over the repository's tags could not be asked the last time, so that what is said of them may be
+    /// out of date.
+    fn is_unsure(&self, repository: &Repository) -> bool {
+        let _ = repository;
+        false
+    }
+
     /// A manifest or blob that the repository has elsewhere. It is being fetched from then on, into the registry's store; what
     /// is there whole already is answered as such.
-    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>>;
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>>;
+
+    /// The same of what the asker knows to be a manifest, for those that keep the two apart.
+    fn find_manifest<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
+        self.find(repository, digest)
+    }
 
     /// Whether a manifest or blob is known to be elsewhere in the repository. Nobody is asked, and nothing is fetched.
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {
@@ -58,6 +72,41 @@ pub struct Named {
     pub size: u64,
     /// When the tag was set: of two the later one counts.
     pub set_at: Timestamp,
+}
+
+/// What was found. Clones are of the same.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// It is the repository's now, whole and by its digest.
+    Here(Held, String),
+    /// Others claim to have it; it comes into the store piece by piece.
+    Claimed(Arriving),
+}
+
+impl Found {
+    /// Its size in bytes, as far as is known before it is here.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Here(held, _) => held.size,
+            Self::Claimed(arriving) => arriving.size,
+        }
+    }
+
+    /// Its media type, as far as is known before it is here.
+    #[must_use]
+    pub fn media_type(&self) -> &str {
+        match self {
+            Self::Here(_, media_type) => media_type,
+            Self::Claimed(arriving) => &arriving.media_type,
+        }
+    }
+}
+
+impl From<Arriving> for Found {
+    fn from(arriving: Arriving) -> Self {
+        Self::Claimed(arriving)
+    }
 }
 
 /// Content on its way into the store. Clones are of the same.

@@ -3,7 +3,8 @@
 //! - `catalog`: what is here, in one file; `pins`: what is kept for it, and that both agree again after a crash
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
-//! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `arriving` reads it while it comes
+//! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
+//!   it comes
 //! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
@@ -16,6 +17,7 @@ pub mod archive;
 mod arriving;
 mod blobs;
 mod catalog;
+mod chain;
 mod claims;
 mod closure;
 mod elsewhere;
@@ -39,9 +41,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use blobs::Held;
+pub use chain::Rank;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
 pub use closure::{Closure, ClosureError, matches_platform};
-pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
+pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
 pub use error::RegistryError;
 pub use files::ImportedImage;
 pub use listing::Page;
@@ -53,6 +56,7 @@ pub use uploads::{LONGEST_SILENCE, MAX_UPLOADS, UploadId};
 use crate::clock::Clock;
 use crate::content::Content;
 use catalog::Catalog;
+use chain::Chain;
 
 /// The registry of one node: a cheap handle, to be cloned.
 #[derive(Clone)]
@@ -62,7 +66,7 @@ struct Inner {
     content: Content,
     catalog: Catalog,
     clock: Arc<dyn Clock>,
-    elsewhere: RwLock<Option<Arc<dyn Elsewhere>>>,
+    elsewhere: RwLock<Option<Arc<Chain>>>,
     uploads: uploads::Uploads,
     /// Held while the catalog and the pins change together. Never while a body comes or goes.
     changing: Mutex<()>,
@@ -87,15 +91,23 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Asks here for what it does not hold from now on; `None` ends that.
+    /// Asks here alone for what it does not hold from now on; `None` ends all asking.
     pub fn set_elsewhere(&self, elsewhere: Option<Arc<dyn Elsewhere>>) {
-        *self.0.elsewhere.write().unwrap_or_else(PoisonError::into_inner) = elsewhere;
+        *self.0.elsewhere.write().unwrap_or_else(PoisonError::into_inner) = elsewhere.map(|it| Arc::new(Chain::of(it)));
+    }
+
+    /// Asks here too from now on, in the order of ranks; what had this rank is asked no more.
+    pub fn add_elsewhere(&self, rank: Rank, elsewhere: Arc<dyn Elsewhere>) {
+        let mut chain = self.0.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
+        let longer = chain.as_deref().cloned().unwrap_or_default().with(rank, elsewhere);
+        *chain = Some(Arc::new(longer));
     }
 
     /// Where it asks for what it does not hold.
     #[must_use]
     pub fn elsewhere(&self) -> Option<Arc<dyn Elsewhere>> {
-        self.0.elsewhere.read().unwrap_or_else(PoisonError::into_inner).clone()
+        let chain = self.0.elsewhere.read().unwrap_or_else(PoisonError::into_inner).clone();
+        chain.map(|chain| chain as Arc<dyn Elsewhere>)
     }
 
     /// The store that has its bytes.

@@ -9,7 +9,7 @@ use peat_blobcore::clock::SystemClock;
 use peat_blobcore::content::{Assembly, Content, MAX_BLOCK_BYTES, Options};
 use peat_blobcore::model::{EndpointId, Timestamp};
 use peat_blobcore::oci::{Descriptor, Digest, Repository, Tag};
-use peat_blobcore::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
+use peat_blobcore::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
@@ -106,7 +106,7 @@ impl Elsewhere for Others {
         Box::pin(async move { named })
     }
 
-    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>> {
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
         let coming = self.coming.lock().expect("unharmed").get(&(repository.clone(), *digest)).cloned();
         let arriving = coming.map(|coming| Arriving {
             hash: coming.assembly.hash(),
@@ -115,7 +115,7 @@ impl Elsewhere for Others {
             claimed_by: EndpointId::from_bytes([1; 32]),
             progress: coming.progress.subscribe(),
         });
-        Box::pin(async move { arriving })
+        Box::pin(async move { arriving.map(Found::Claimed) })
     }
 
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {

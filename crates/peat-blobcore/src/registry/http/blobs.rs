@@ -9,19 +9,19 @@ use super::route::ByteRange;
 use super::{Problem, Served, body, identify, is_known, is_passed_on, not_modified, set, status, text};
 use crate::content::BlobReader;
 use crate::oci::{Digest, Repository, media_type};
-use crate::registry::{Arriving, RegistryError};
+use crate::registry::{Found, RegistryError};
 
 /// Where a blob's bytes come from.
 enum Source {
     Here(BlobReader),
-    Coming(Arriving),
+    Coming(Found),
 }
 
 impl Source {
     fn size(&self) -> u64 {
         match self {
             Self::Here(reader) => reader.size(),
-            Self::Coming(arriving) => arriving.size,
+            Self::Coming(found) => found.size(),
         }
     }
 }
@@ -45,7 +45,10 @@ impl Served {
             return Err(missing);
         }
         match self.patiently(self.registry.find(repository, &digest)).await.unwrap_or(Ok(None))? {
-            Some(arriving) => Ok(Source::Coming(arriving)),
+            Some(Found::Here(held, _)) => {
+                self.with(move |registry| Ok(Source::Here(registry.content().open_blob(&held.hash)?))).await
+            }
+            Some(found) => Ok(Source::Coming(found)),
             None => Err(missing),
         }
     }
@@ -81,9 +84,7 @@ impl Served {
             let place = self.streams.enter()?;
             *response.body_mut() = match source {
                 Source::Here(reader) => body::held(reader, start..end, place),
-                Source::Coming(arriving) => {
-                    body::arriving(self.registry.clone(), repository, digest, arriving, start..end, place)
-                }
+                Source::Coming(found) => body::arriving(self.registry.clone(), repository, digest, found, start..end, place),
             };
         }
         identify(&mut response, &digest);

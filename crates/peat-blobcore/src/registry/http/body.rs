@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::problem::Problem;
 use crate::content::BlobReader;
 use crate::oci::{Digest, Repository};
-use crate::registry::{Arriving, Registry, RegistryError, UploadId, blocking};
+use crate::registry::{Found, Registry, RegistryError, UploadId, blocking};
 
 /// Most bodies of blobs under way at once, either way.
 const MAX_STREAMS: usize = 1024;
@@ -101,22 +101,22 @@ pub(super) fn arriving(
     registry: Registry,
     repository: Repository,
     digest: Digest,
-    arriving: Arriving,
+    found: Found,
     range: Range<u64>,
     place: Place,
 ) -> Body {
-    let state = Some((range, arriving));
-    let read = move |state: Option<(Range<u64>, Arriving)>| {
+    let state = Some((range, found));
+    let read = move |state: Option<(Range<u64>, Found)>| {
         let (registry, repository, piece) = (registry.clone(), repository.clone(), place.piece());
         async move {
-            let (rest, arriving) = state?;
+            let (rest, found) = state?;
             if rest.is_empty() {
                 return None;
             }
-            match registry.read_arriving(&repository, &digest, &arriving, rest.clone(), piece).await {
+            match registry.read_found(&repository, &digest, &found, rest.clone(), piece).await {
                 Ok(bytes) => {
                     let rest = rest.start + bytes.len() as u64..rest.end;
-                    Some((Ok(Bytes::from(bytes)), Some((rest, arriving))))
+                    Some((Ok(Bytes::from(bytes)), Some((rest, found))))
                 }
                 Err(error) => {
                     tracing::warn!(%digest, %error, "a blob on its way is cut off");

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, Response, StatusCode, header, request};
 
 use super::{CONTENT_DIGEST, Problem, Served, identify, is_known, is_passed_on, not_modified, set, status, text};
 use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, NameError, Reference, Repository, Tag};
-use crate::registry::{Arriving, Named, RegistryError, Stored};
+use crate::registry::{Named, RegistryError, Stored};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// What a tag says that could not be asked for anew (RFC 9111, section 5.5).
@@ -104,8 +104,10 @@ impl Served {
             return Err(missing);
         }
         let fetched = self.patiently(async {
-            let Some(arriving) = self.registry.find(repository, &digest).await? else { return Ok::<_, RegistryError>(None) };
-            let Arriving { size, media_type, .. } = arriving.clone();
+            let Some(found) = self.registry.find_manifest(repository, &digest).await? else {
+                return Ok::<_, RegistryError>(None);
+            };
+            let (size, media_type) = (found.size(), found.media_type().to_owned());
             if size > MAX_MANIFEST_BYTES as u64 {
                 return Ok(None);
             }
@@ -113,7 +115,7 @@ impl Served {
                 let set_at = crate::model::Timestamp::default();
                 return Ok(Some(Found::Elsewhere(Named { digest, media_type, size, set_at })));
             }
-            let held = self.registry.settle(repository, &digest, &arriving).await?;
+            let held = self.registry.settle_found(repository, &digest, &found).await?;
             let bytes = self.with(move |registry| Ok(registry.content().read_blob(&held.hash, held.size)?)).await?;
             // Its own word counts for more than what somebody claims.
             let media_type = Manifest::parse(&bytes, None).map_or(media_type, |manifest| manifest.media_type);

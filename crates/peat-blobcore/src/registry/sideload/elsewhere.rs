@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::Sideload;
 use super::known::Entry;
 use crate::oci::{Descriptor, Digest, Repository, Tag};
-use crate::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Named, RegistryError, blocking};
+use crate::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named, RegistryError, blocking};
 
 impl Sideload {
     /// Makes sure that the files which would be this image are known as they are now.
@@ -63,7 +63,7 @@ impl Elsewhere for Sideload {
         })
     }
 
-    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Arriving>> {
+    fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
         Box::pin(async move {
             let (sideload, repository, name) = (self.clone(), repository.clone(), *digest);
             let has = move |entry: &Entry| entry.image.as_ref().is_ok_and(|image| image.blobs.contains_key(&name));
@@ -84,7 +84,7 @@ impl Elsewhere for Sideload {
                 };
                 sender.send_replace(arrival);
             });
-            Some(arriving)
+            Some(Found::Claimed(arriving))
         })
     }
 

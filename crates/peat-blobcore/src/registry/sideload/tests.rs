@@ -104,7 +104,7 @@ async fn an_archive_is_served_as_its_path_says_and_nothing_is_copied_before_it_i
     assert_eq!(scene.blobs(), 0);
     // A manifest alone brings nothing else.
     let arriving = scene.place.find(&name, &named.digest).await.unwrap().unwrap();
-    scene.place.settle(&name, &named.digest, &arriving).await.unwrap();
+    scene.place.settle_found(&name, &named.digest, &arriving).await.unwrap();
     assert_eq!(scene.blobs(), 1);
     assert_eq!(scene.pull("team-app", "0a1b").await.unwrap().len(), 4);
     assert_eq!(scene.blobs(), 4);
@@ -312,7 +312,7 @@ async fn blobs_go_when_their_lease_ends_and_come_again_from_the_file() {
     };
     for _ in 0..2 {
         let arriving = scene.place.find(&image.repository, &layer).await.unwrap().unwrap();
-        scene.place.settle(&image.repository, &layer, &arriving).await.unwrap();
+        scene.place.settle_found(&image.repository, &layer, &arriving).await.unwrap();
         scene.place.collect();
         assert!(scene.place.blob(&image.repository, &layer).unwrap().is_some());
         scene.place.advance(Duration::from_secs(25 * 60 * 60));

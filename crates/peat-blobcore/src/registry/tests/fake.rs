@@ -10,7 +10,7 @@ use super::bytes;
 use crate::content::{Assembly, Content, MAX_BLOCK_BYTES};
 use crate::model::{BlobHash, EndpointId};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
-use crate::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Named};
+use crate::registry::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
 
 #[derive(Default)]
 pub(super) struct Others {
@@ -36,7 +36,7 @@ impl Elsewhere for Others {
         Box::pin(async { None })
     }
 
-    fn find<'a>(&'a self, _: &'a Repository, _: &'a Digest) -> Answer<'a, Option<Arriving>> {
+    fn find<'a>(&'a self, _: &'a Repository, _: &'a Digest) -> Answer<'a, Option<Found>> {
         Box::pin(async { None })
     }
 
