@@ -6,7 +6,7 @@ use std::time::Duration;
 use peat_blob_tests::fleet::{Fleet, completed, connected, eventually};
 use peat_blobcore::model::{Carry, NodeRef, Priority, Scope};
 use peat_blobcore::oci::{Digest, Reference, Repository, Tag, media_type};
-use peat_blobcore::registry::{Arriving, Elsewhere, Registry};
+use peat_blobcore::registry::{Elsewhere, Found, Registry};
 use peat_blobcore::{Node, Terms};
 use sha2::{Digest as _, Sha256};
 
@@ -76,7 +76,8 @@ async fn tagged(node: &Node, tag: &str, digest: Option<Digest>) {
 /// Reads something that another node has, through this one's registry, to its end.
 async fn pull(registry: &Registry, elsewhere: &Arc<dyn Elsewhere>, digest: &Digest) -> Vec<u8> {
     let repository = repository();
-    let arriving: Arriving = elsewhere.find(&repository, digest).await.expect("somebody has it");
+    let found = elsewhere.find(&repository, digest).await.expect("somebody has it");
+    let Found::Claimed(arriving) = found else { panic!("{found:?}") };
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < arriving.size {
         let range = bytes.len() as u64..arriving.size;
