@@ -5,6 +5,7 @@
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
 //!   it comes
+//! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
 //!
@@ -31,6 +32,7 @@ mod package;
 mod pins;
 #[cfg(feature = "http")]
 pub mod remote;
+pub mod sideload;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -31,14 +31,14 @@ impl Clock for TestClock {
 }
 
 /// A registry in a directory that goes with it.
-struct Place {
-    dir: tempfile::TempDir,
+pub(super) struct Place {
+    pub(super) dir: tempfile::TempDir,
     clock: Arc<TestClock>,
     registry: Option<Registry>,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let memory = Path::new("/dev/shm");
         let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
         let mut place = Self { dir, clock: Arc::new(TestClock(AtomicU64::new(1_000_000))), registry: None };
@@ -53,17 +53,17 @@ impl Place {
     }
 
     /// Ends without closing, as a killed process does, and opens again.
-    fn crash(&mut self) {
+    pub(super) fn crash(&mut self) {
         self.registry = None;
         self.open();
     }
 
-    fn advance(&self, time: Duration) {
+    pub(super) fn advance(&self, time: Duration) {
         self.clock.0.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Drops all that nothing keeps.
-    fn collect(&self) -> u64 {
+    pub(super) fn collect(&self) -> u64 {
         self.content().gc_all().unwrap().dropped
     }
 
@@ -117,11 +117,11 @@ fn sha512(bytes: &[u8]) -> Digest {
     Digest::Sha512(Sha512::digest(bytes).into())
 }
 
-fn repository(name: &str) -> Repository {
+pub(super) fn repository(name: &str) -> Repository {
     name.parse().unwrap()
 }
 
-fn tag(name: &str) -> Tag {
+pub(super) fn tag(name: &str) -> Tag {
     name.parse().unwrap()
 }
 

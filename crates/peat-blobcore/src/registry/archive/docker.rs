@@ -153,6 +153,12 @@ impl Import<'_> {
             Held::Spooled(spooled, _) => self.keep.content().hash_spooled(spooled)?,
             Held::Hashed(hashed, _) => hashed,
             Held::Here => return self.layer_here(resolved),
+            Held::Seen(seen) => {
+                let layer = look(seen.blob.sha256, seen.blob.size, seen.bytes, self.options)?;
+                self.keep.note(layer.digest, seen.blob, media_type_of(layer.compression));
+                self.layers.insert(resolved, layer.clone());
+                return Ok(layer);
+            }
         };
         let layer = self.look(&hashed)?;
         self.keep.add(layer.digest, hashed, media_type_of(layer.compression))?;

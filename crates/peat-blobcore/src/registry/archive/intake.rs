@@ -7,6 +7,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha512};
 
+use super::survey::Seen;
 use super::tar::{Entry, EntryKind, TarReader};
 use super::{ArchiveError, INDEX_FILE, LAYOUT_FILE, Limits, MANIFEST_FILE, open};
 use crate::content::{Content, ContentError, Hashed, MAX_INLINE_BYTES, Progress, Spooled};
@@ -28,6 +29,8 @@ pub(super) enum Held {
     Hashed(Hashed, Option<[u8; 64]>),
     /// Its name is the digest of a blob that is in the store: its bytes were not looked at.
     Here,
+    /// Hashed where it lies, and not taken.
+    Seen(Seen),
 }
 
 /// Files with names.
@@ -152,7 +155,7 @@ impl Files for Entries<'_> {
                 hashed.open()?.take(most).read_to_end(&mut bytes).map_err(ArchiveError::read(&name))?;
                 Ok(Some(bytes))
             }
-            Some(Held::Here) => {
+            Some(Held::Here | Held::Seen(_)) => {
                 let hash = match digest_of(&name).and_then(|digest| digest.sha256()) {
                     Some(sha256) => self.content.digest(&sha256)?,
                     None => None,

@@ -16,22 +16,24 @@ mod intake;
 mod keep;
 mod layout;
 mod pack;
+mod survey;
 mod tar;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 pub use error::ArchiveError;
 pub use export::{Export, Format, Lookup, export, export_to};
+pub(super) use survey::{Lies, Source, Surveyed, read_at, survey};
 
 use crate::content::{Content, Ingested, Progress};
 use crate::oci::{Descriptor, Digest, Platform};
-use compression::read_up_to;
-use intake::{Directory, Entries, Files};
+use compression::{Compression, read_up_to};
+use intake::{Directory, Entries};
 use keep::Keep;
 
 /// The file that says that a directory is an OCI layout.
@@ -138,31 +140,36 @@ pub fn import(
     let source: Box<dyn Read + '_> = match origin {
         Origin::Path(path) if path.is_dir() => {
             let mut directory = Directory::new(content, path, options.limits, progress);
-            return from_files(content, &mut directory, options);
+            return from_files(Keep::new(content, &mut directory), options);
         }
         Origin::Path(path) => Box::new(open(path)?),
         Origin::Stream(stream) => stream,
     };
-    let (_, mut plain) = compression::plain(source, options.limits)?;
+    let (_, whole) = plain_tar(source, options.limits)?;
+    let mut entries = Entries::read(content, whole, options.limits, progress)?;
+    from_files(Keep::new(content, &mut entries), options)
+}
+
+/// The plain bytes of a tar archive, and how it is compressed.
+fn plain_tar<'a>(source: impl Read + 'a, limits: Limits) -> Result<(Compression, impl Read + 'a), ArchiveError> {
+    let (compression, mut plain) = compression::plain(source, limits)?;
     let mut first = [0; tar::BLOCK];
     let known = read_up_to(&mut plain, &mut first).map_err(ArchiveError::read("the archive"))?;
     if !tar::is_header(&first[..known]) {
         return Err(ArchiveError::Unrecognised("it is no tar archive".to_owned()));
     }
-    let whole = first.as_slice().chain(plain);
-    let mut entries = Entries::read(content, whole, options.limits, progress)?;
-    from_files(content, &mut entries, options)
+    Ok((compression, io::Cursor::new(first).chain(plain)))
 }
 
-fn from_files(content: &Content, files: &mut dyn Files, options: &ImportOptions) -> Result<Imported, ArchiveError> {
+fn from_files<'a>(keep: Keep<'a>, options: &'a ImportOptions) -> Result<Imported, ArchiveError> {
     // What Docker writes since its version 25 is both; a layout says more.
-    if files.has(INDEX_FILE) {
-        return layout::import(Keep::new(content, files), options);
+    if keep.files.has(INDEX_FILE) {
+        return layout::import(keep, options);
     }
-    if files.has(MANIFEST_FILE) {
-        return docker::import(Keep::new(content, files), options);
+    if keep.files.has(MANIFEST_FILE) {
+        return docker::import(keep, options);
     }
-    let why = if files.has("repositories") {
+    let why = if keep.files.has("repositories") {
         "it is a docker-archive of before version 1.10"
     } else {
         "it has neither index.json nor manifest.json"

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::pack::TarWriter;
-use super::{ArchiveError, Export, Format, ImportOptions, Imported, Limits, Origin, export, export_to, import};
+use super::{
+    ArchiveError, Export, Format, ImportOptions, Imported, Lies, Limits, Origin, Source, Surveyed, export, export_to, import, survey,
+};
 use crate::clock::SystemClock;
 use crate::content::{Content, Options};
 use crate::oci::{Digest, Platform, media_type};
@@ -72,15 +74,15 @@ fn sha512(bytes: &[u8]) -> String {
     format!("sha512:{}", data_encoding::HEXLOWER.encode(&Sha512::digest(bytes)))
 }
 
-fn noise(seed: u8, size: usize) -> Vec<u8> {
+pub(in crate::registry) fn noise(seed: u8, size: usize) -> Vec<u8> {
     let mut bytes = vec![0; size];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes
 }
 
-type Entries = Vec<(String, Vec<u8>)>;
+pub(in crate::registry) type Entries = Vec<(String, Vec<u8>)>;
 
-fn tar(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(in crate::registry) fn tar(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut tar = TarWriter::new(Vec::new());
     for (name, bytes) in entries {
         tar.file(name, bytes.len() as u64, bytes.as_slice()).expect("memory");
@@ -88,13 +90,13 @@ fn tar(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     tar.finish().expect("memory")
 }
 
-fn gzip(plain: &[u8]) -> Vec<u8> {
+pub(in crate::registry) fn gzip(plain: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
     flate2::read::GzEncoder::new(plain, flate2::Compression::fast()).read_to_end(&mut packed).expect("memory");
     packed
 }
 
-fn zstd(plain: &[u8]) -> Vec<u8> {
+pub(in crate::registry) fn zstd(plain: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; zstd_safe::compress_bound(plain.len())];
     let length = zstd_safe::compress(frame.as_mut_slice(), plain, 3).expect("it fits");
     frame.truncate(length);
@@ -103,7 +105,7 @@ fn zstd(plain: &[u8]) -> Vec<u8> {
 
 /// A layout that is put together.
 #[derive(Default)]
-struct LayoutMaker {
+pub(in crate::registry) struct LayoutMaker {
     blobs: BTreeMap<String, Vec<u8>>,
     entries: Vec<String>,
 }
@@ -120,7 +122,7 @@ impl LayoutMaker {
     }
 
     /// An image of one large and one small layer for a processor.
-    fn image(&mut self, architecture: &str, seed: u8) -> String {
+    pub(in crate::registry) fn image(&mut self, architecture: &str, seed: u8) -> String {
         let layers = [noise(seed, 300_000), noise(seed.wrapping_add(1), 100)];
         let diff_ids: Vec<_> = layers.iter().map(|layer| format!("\"{}\"", sha256(layer))).collect();
         let config = format!(
@@ -133,12 +135,12 @@ impl LayoutMaker {
         self.blob(media_type::OCI_MANIFEST, text.as_bytes())
     }
 
-    fn name(&mut self, descriptor: &str, name: &str) {
+    pub(in crate::registry) fn name(&mut self, descriptor: &str, name: &str) {
         let annotations = format!(r#","annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}"#);
         self.entries.push(with(descriptor, &annotations[..annotations.len() - 1]));
     }
 
-    fn files(&self) -> Entries {
+    pub(in crate::registry) fn files(&self) -> Entries {
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, self.entries.join(","));
         let mut files = vec![
             ("index.json".to_owned(), index.into_bytes()),
@@ -159,7 +161,7 @@ fn for_platform(descriptor: &str, architecture: &str) -> String {
 }
 
 /// An index of two platforms, with a signature of it, and an artifact by SHA-512.
-fn rich() -> LayoutMaker {
+pub(in crate::registry) fn rich() -> LayoutMaker {
     let mut maker = LayoutMaker::default();
     let (amd, arm) = (maker.image("amd64", 1), maker.image("arm64", 3));
     let index = format!(
@@ -187,7 +189,7 @@ fn rich() -> LayoutMaker {
 }
 
 /// A docker-archive as Nix makes it, or with the names that Docker gives.
-fn docker(layers: &[Vec<u8>], tags: &str) -> Entries {
+pub(in crate::registry) fn docker(layers: &[Vec<u8>], tags: &str) -> Entries {
     let plain = |layer: &Vec<u8>| match layer.first() {
         Some(0x1f) => {
             let mut all = Vec::new();
@@ -342,7 +344,7 @@ fn a_docker_archive_that_contradicts_itself_is_refused() {
 }
 
 /// One header as it may come, with a right sum.
-fn raw_header(name: &str, kind: u8, size: &str, target: &str) -> Vec<u8> {
+pub(in crate::registry) fn raw_header(name: &str, kind: u8, size: &str, target: &str) -> Vec<u8> {
     let mut header = vec![0; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[124..124 + size.len()].copy_from_slice(size.as_bytes());
@@ -449,6 +451,37 @@ fn what_is_too_much_is_given_up() {
     assert_eq!(store.blobs(), 0);
 }
 
+fn surveyed(bytes: &[u8]) -> Result<Surveyed, ArchiveError> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("archive");
+    fs::write(&path, bytes).expect("written");
+    survey(Source::File(Arc::new(fs::File::open(path).expect("it is there"))), Limits::default())
+}
+
+#[test]
+fn what_is_listed_lies_where_it_is_said_to() {
+    let docker = tar(&docker(&[noise(1, 300_000), noise(2, 1000)], r#"["app:1"]"#));
+    let layout = tar(&rich().files());
+    for plain in [docker, layout] {
+        let imported = Store::new().import(&plain).expect("good");
+        for packed in [plain.clone(), gzip(&plain), zstd(&plain)] {
+            let listed = surveyed(&packed).expect("good");
+            assert_eq!(listed.roots, imported.roots);
+            assert_eq!(listed.compressed, packed != plain);
+            assert_eq!(listed.blobs.len(), imported.blobs.len());
+            for (blob, lies) in &listed.blobs {
+                assert!(imported.blobs.contains(blob));
+                let bytes = match lies {
+                    Lies::At(at) => &plain[*at as usize..][..blob.blob.size as usize],
+                    Lies::Here(bytes) => bytes,
+                    Lies::In(_) => panic!("it is an archive"),
+                };
+                assert_eq!(Sha256::digest(bytes)[..], blob.blob.sha256.as_bytes()[..]);
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_no_archive_is_told_so() {
     for bytes in [&b""[..], b"PK\x03\x04", b"BZh91", b"\xfd7zXZ\0", &[0; 2048], &tar(&[("a".to_owned(), Vec::new())])] {
@@ -553,7 +586,18 @@ proptest! {
             bad.truncate(cut.index(bad.len()));
         }
         let store = Store::new();
-        match store.import(&bad) {
+        let imported = store.import(&bad);
+        // What is listed where it lies is what would be taken in.
+        match (&imported, surveyed(&bad)) {
+            (Ok(imported), Ok(listed)) => {
+                prop_assert_eq!(&listed.roots, &imported.roots);
+                let blobs: Vec<_> = listed.blobs.iter().map(|(blob, _)| blob.clone()).collect();
+                prop_assert_eq!(&blobs, &imported.blobs);
+            }
+            (Err(_), Err(_)) => {}
+            (imported, listed) => prop_assert!(false, "{:?} and {:?}", imported, listed),
+        }
+        match imported {
             // What is in it is bound to digests, but for the names and the media types beside them.
             Ok(imported) => {
                 let whole = Store::new().import(&good).expect("good");
