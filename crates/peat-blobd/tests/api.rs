@@ -505,3 +505,89 @@ async fn the_status_warns_of_a_store_that_has_no_room_and_of_no_other() {
         daemon.stop().await;
     }
 }
+
+fn beneath(path: &str) -> sidecar::RootPath {
+    sidecar::RootPath { root_name: "out".into(), relative_path: path.into(), ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
+    use sidecar::oneof::{export_blob_request as export, get_blob_status_request as status, import_blob_request as import};
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("file", &[7; 100_000]), ("taken", b"something else")]);
+    let alpha = start(&fleet, "alpha", &[]).await;
+    let client = attachments(&alpha);
+    let import = |source: import::Source, digest: Option<&str>, pin: Option<&str>| {
+        client.import_blob(sidecar::ImportBlobRequest {
+            source: Some(source),
+            expected_digest: digest.map(str::to_owned),
+            pin_name: pin.map(str::to_owned),
+            ..Default::default()
+        })
+    };
+    let digest = |bytes: &[u8]| format!("sha256:{}", sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+
+    let bytes = import(import::Source::Data(b"bytes".to_vec().into()), Some(&digest(b"bytes")), Some("mine")).await.expect("taken").into_owned();
+    assert_eq!((bytes.digest.as_str(), bytes.size_bytes, bytes.already_present), (digest(b"bytes").as_str(), 5, false));
+    let again = import(import::Source::Data(b"bytes".to_vec().into()), None, None).await.expect("taken").into_owned();
+    assert!(again.already_present && again.blob_token == bytes.blob_token);
+    let file = import(import::Source::RootPath(Box::new(beneath("file"))), None, None).await.expect("taken").into_owned();
+    assert_eq!((file.digest.as_str(), file.size_bytes), (digest(&[7; 100_000]).as_str(), 100_000));
+
+    let status = |blob: status::Blob| client.get_blob_status(sidecar::GetBlobStatusRequest { blob: Some(blob), ..Default::default() });
+    let found = status(status::Blob::BlobToken(bytes.blob_token.clone())).await.expect("told").into_owned();
+    assert_eq!((found.state.to_i32(), found.size_bytes, found.bytes_held), (3, 5, 5));
+    assert!(found.pins.contains(&"user:mine".to_owned()), "{:?}", found.pins);
+    let found = status(status::Blob::Digest(digest(b"never"))).await.expect("told").into_owned();
+    assert_eq!((found.state.to_i32(), found.pins.len(), found.holders.len()), (1, 0, 0));
+
+    let export = |blob: &str, path: &str| {
+        client.export_blob(sidecar::ExportBlobRequest {
+            blob: Some(export::Blob::BlobToken(blob.to_owned())),
+            target: Some(export::Target::RootPath(Box::new(beneath(path)))),
+            ..Default::default()
+        })
+    };
+    let written = export(&file.blob_token, "new/copy").await.expect("given out").into_owned();
+    assert!(written.bytes_written == 100_000 && [1, 2].contains(&written.method.to_i32()), "{written:?}");
+    assert_eq!(std::fs::read(root.join("new/copy")).expect("there"), [7; 100_000]);
+    assert_eq!(export(&file.blob_token, "new/copy").await.expect("there").into_owned().method.to_i32(), 4);
+    let error = export(&file.blob_token, "taken").await.expect_err("it is something else");
+    assert_eq!(error.code, ErrorCode::FailedPrecondition, "{error:?}");
+    assert_eq!(std::fs::read(root.join("taken")).expect("there"), b"something else");
+    assert_eq!(contents(&root.join("new")).len(), 1, "nothing unfinished is left");
+
+    let list = |request: sidecar::ListBlobsRequest| client.list_blobs(request);
+    let pinned = sidecar::ListBlobsRequest { pin_prefix: Some("user:".into()), ..Default::default() };
+    let listed = list(pinned).await.expect("listed").into_owned();
+    assert_eq!(listed.blobs.iter().map(|blob| blob.blob_token.as_str()).collect::<Vec<_>>(), [bytes.blob_token.as_str()]);
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = list(sidecar::ListBlobsRequest { page_size: 1, page_token: token, ..Default::default() }).await.expect("listed").into_owned();
+        seen.extend(page.blobs.iter().map(|blob| blob.digest.clone()));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert!(seen.len() == 2 && seen.contains(&digest(b"bytes")) && seen.contains(&digest(&[7; 100_000])), "{seen:?}");
+
+    // What makes no sense is said, by field, and changes nothing.
+    let refused = [
+        import(import::Source::Data(vec![0; (4 << 20) + 1].into()), None, None).await.expect_err("too much"),
+        import(import::Source::Data(b"bytes".to_vec().into()), Some("sha256:00"), None).await.expect_err("no digest"),
+        import(import::Source::Data(b"x".to_vec().into()), Some(&digest(b"y")), None).await.expect_err("another digest"),
+        import(import::Source::Data(b"x".to_vec().into()), None, Some("")).await.expect_err("no name"),
+        import(import::Source::RootPath(Box::new(beneath("../file"))), None, None).await.expect_err("outside"),
+        import(import::Source::RootPath(Box::new(beneath("missing"))), None, None).await.expect_err("not there"),
+        client.import_blob(sidecar::ImportBlobRequest::default()).await.expect_err("nothing"),
+        client.export_blob(sidecar::ExportBlobRequest::default()).await.expect_err("nothing"),
+        export("zz", "copy").await.expect_err("no hash"),
+        export(&file.blob_token, "../copy").await.expect_err("outside"),
+        list(sidecar::ListBlobsRequest { page_token: "zz".into(), ..Default::default() }).await.expect_err("no token"),
+    ];
+    for error in refused {
+        assert_eq!(error.code, ErrorCode::InvalidArgument, "{error:?}");
+    }
+    alpha.stop().await;
+}

@@ -74,7 +74,7 @@ impl Pin {
         }
     }
 
-    fn from_key(key: &[u8], until: u64) -> Result<Self, ContentError> {
+    pub(super) fn from_key(key: &[u8], until: u64) -> Result<Self, ContentError> {
         let pin = decode_whole(key).map_err(|error| redb::StorageError::Corrupted(format!("reason of a pin: {error}")))?;
         Ok(match pin {
             Self::Lease { name, .. } => Self::Lease { name, until: Timestamp::from_millis(until) },

@@ -79,6 +79,12 @@ pub enum ExchangeError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The name that a blob was to be exported under is taken.
+    #[error("{path:?} is there already, and is something else")]
+    Taken {
+        /// The path beneath the root.
+        path: String,
+    },
     /// A collected file is not the file any more that was found.
     #[error("{path:?} changed while it was read")]
     Changed {
@@ -111,7 +117,7 @@ impl ExchangeError {
         match self {
             Self::Missing { .. } => ErrorKind::NotFound,
             Self::Damaged { .. } => ErrorKind::Integrity,
-            Self::NotOwner { .. } => ErrorKind::Refused,
+            Self::NotOwner { .. } | Self::Taken { .. } => ErrorKind::Refused,
             Self::Clash { .. } | Self::NotBeneath { .. } => ErrorKind::Usage,
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Ledger(error) => match &**error {
@@ -137,6 +143,7 @@ impl ExchangeError {
             Self::FileInTheWay { way, .. } => format!("move the file {way:?} of the inbox away"),
             Self::SymlinkInTheWay { way, .. } => format!("replace the link {way:?} of the inbox by a directory"),
             Self::NotOwner { .. } => "set inbox_owner to shared, or send under another path".to_owned(),
+            Self::Taken { path } => format!("choose another name, or move {path:?} away"),
             Self::Changed { .. } => "send it again when nobody writes to it".to_owned(),
             Self::Io { .. } if self.kind() == ErrorKind::NoSpace => "free space on the file system".to_owned(),
             Self::Ledger(_) if self.kind() == ErrorKind::Integrity => {

@@ -9,6 +9,7 @@ mod batch;
 mod beneath;
 mod blobs;
 mod error;
+mod export;
 mod inbox;
 mod ledger;
 mod look;
@@ -34,6 +35,7 @@ mod testing;
 
 pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
+pub use export::{Placed, export};
 pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
 pub use ledger::Ledger;
 pub(crate) use name::inbox_path;

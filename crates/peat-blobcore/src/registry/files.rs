@@ -7,9 +7,11 @@ use std::sync::{Arc, RwLockReadGuard};
 use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root};
 use super::blobs::LEASE;
 #[cfg(feature = "http")]
-use super::remote::Remote;
+use super::remote::{Pushed, Remote};
 use super::{Change, Part, Registry, RegistryError};
 use crate::content::{Ingested, Pin, Progress};
+#[cfg(feature = "http")]
+use crate::model::BlobHash;
 #[cfg(feature = "http")]
 use crate::oci::Platform;
 use crate::oci::{Descriptor, Digest, ImageReference, Repository, Tag};
@@ -72,6 +74,30 @@ impl Registry {
         let rest = imported.roots.iter().skip(1).map(|_| names(BTreeSet::new()));
         let names: Vec<_> = std::iter::once(names(tags)).chain(rest).collect();
         self.take(&imported, &names, unpinned)
+    }
+
+    /// Pushes an image or artifact of a repository to another registry, where it gets the name `image`. What is there is not sent,
+    /// and what another repository there has is mounted. Blocks, on a thread beside the runtime.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoManifest`] when it is not here, [`RegistryError::Remote`] with what the other registry says.
+    #[cfg(feature = "http")]
+    pub fn push(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        remote: &Remote,
+        image: &ImageReference,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Pushed, RegistryError> {
+        let (_, parts) = self.package(repository, digest)?;
+        let root = parts.first().expect("a package has its manifest first");
+        let root = Descriptor::new(root.media_type.clone(), root.digest, root.size);
+        let hashes: BTreeMap<Digest, BlobHash> = parts.iter().map(|part| (part.digest, part.hash)).collect();
+        let lookup = |digest: &Digest| hashes.get(digest).copied();
+        let reference = image.reference();
+        let push = remote.push(self.content(), &lookup, &root, &image.repository, &reference, &[], &|_| {});
+        runtime.block_on(push).map_err(|error| RegistryError::Remote(Arc::new(error)))
     }
 
     /// Has what is in the store become part of repositories.

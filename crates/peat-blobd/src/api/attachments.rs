@@ -165,6 +165,38 @@ impl PeatSidecar for Attachments {
         }
         Response::ok(sidecar::CancelAttachmentDistributionResponse { was_cancelled, ..Default::default() })
     }
+
+    async fn import_blob(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, sidecar::ImportBlobRequest>,
+    ) -> ServiceResult<sidecar::ImportBlobResponse> {
+        Response::ok(self.0.import_blob(request.to_owned_message()).await?)
+    }
+
+    async fn export_blob(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, sidecar::ExportBlobRequest>,
+    ) -> ServiceResult<sidecar::ExportBlobResponse> {
+        Response::ok(self.0.export_blob(request.to_owned_message()).await?)
+    }
+
+    async fn get_blob_status(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, sidecar::GetBlobStatusRequest>,
+    ) -> ServiceResult<sidecar::GetBlobStatusResponse> {
+        Response::ok(self.0.blob_status(request.to_owned_message()).await?)
+    }
+
+    async fn list_blobs(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, sidecar::ListBlobsRequest>,
+    ) -> ServiceResult<sidecar::ListBlobsResponse> {
+        Response::ok(self.0.list_blobs(request.to_owned_message()).await?)
+    }
 }
 
 /// Sends files that are in the store, one distribution each, but for those that the same call has sent before.

@@ -32,7 +32,7 @@ fn image(field: &str, text: &str) -> Result<ImageReference, ConnectError> {
 }
 
 /// `os/architecture[/variant]`.
-fn platform(text: &str) -> Result<Option<Platform>, ConnectError> {
+pub(super) fn platform(text: &str) -> Result<Option<Platform>, ConnectError> {
     let mut words = text.split('/').map(str::to_owned);
     match (words.next(), words.next(), words.next(), words.next()) {
         (Some(word), None, None, None) if word.is_empty() => Ok(None),
@@ -45,6 +45,29 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
 ) -> Result<T, ConnectError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
+}
+
+/// Another registry, and who asks there.
+pub(super) fn remote_of(host: &str, insecure: bool, credentials: Option<Credentials>) -> Result<Remote, ConnectError> {
+    let options = RemoteOptions { insecure, credentials, ..RemoteOptions::default() };
+    Remote::new(host, options).map_err(|error| failed(RegistryError::Remote(Arc::new(error))))
+}
+
+/// Takes an image of another registry into this node's.
+pub(super) async fn pull_from(
+    daemon: &Daemon,
+    remote: Remote,
+    image: ImageReference,
+    platform: Option<Platform>,
+) -> Result<Digest, ConnectError> {
+    let (registry, runtime) = (daemon.node.registry().clone(), tokio::runtime::Handle::current());
+    let pull = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime));
+    let pulled = tokio::select! {
+        pulled = pull => pulled?,
+        () = daemon.stopped() => return Err(failed(Error::Stopped)),
+    };
+    // What is about it comes behind it.
+    Ok(pulled.first().expect("an image that was pulled").digest)
 }
 
 impl Images {
@@ -72,24 +95,6 @@ impl Images {
             }
         }
         Ok(digest)
-    }
-
-    /// Takes an image of another registry into this node's.
-    async fn pull(&self, image: ImageReference, request: &blob::PullImageRequest) -> Result<Digest, ConnectError> {
-        let user = Some(request.user.as_str()).filter(|user| !user.is_empty());
-        let credentials = user.map(|user| Credentials::Basic { user: user.to_owned(), password: request.password.clone() });
-        let options = RemoteOptions { insecure: request.insecure, credentials, ..RemoteOptions::default() };
-        let remote = Remote::new(image.registry.as_deref().unwrap_or_default(), options);
-        let remote = remote.map_err(|error| failed(RegistryError::Remote(Arc::new(error))))?;
-        let platform = platform(&request.platform)?;
-        let (registry, runtime) = (self.0.node.registry().clone(), tokio::runtime::Handle::current());
-        let pull = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime));
-        let pulled = tokio::select! {
-            pulled = pull => pulled?,
-            () = self.0.stopped() => return Err(failed(Error::Stopped)),
-        };
-        // What is about it comes behind it.
-        Ok(pulled.first().expect("an image that was pulled").digest)
     }
 
     async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
@@ -193,8 +198,13 @@ impl ImageService for Images {
     ) -> ServiceResult<blob::PullImageResponse> {
         let message = request.to_owned_message();
         let image: ImageReference = message.image.parse().map_err(|why| invalid("image", why))?;
-        let digest = match image.registry {
-            Some(_) => self.pull(image, &message).await?,
+        let digest = match &image.registry {
+            Some(host) => {
+                let user = Some(message.user).filter(|user| !user.is_empty());
+                let credentials = user.map(|user| Credentials::Basic { user, password: message.password });
+                let remote = remote_of(host, message.insecure, credentials)?;
+                pull_from(&self.0, remote, image, platform(&message.platform)?).await?
+            }
             None => self.here(&image).await?,
         };
         Response::ok(blob::PullImageResponse { digest: digest.to_string(), ..Default::default() })

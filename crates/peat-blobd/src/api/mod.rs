@@ -1,6 +1,7 @@
 //! The services of the API. They translate between the contract and the library, and decide nothing.
 
 mod attachments;
+mod blobs;
 mod bundles;
 mod convert;
 pub(crate) mod errors;
