@@ -4,6 +4,8 @@
 #
 #   tests/clients/with_skopeo.sh      # after: cargo build --workspace; wants skopeo
 #
+# A docker-archive in a folder of alpha's is pulled from bravo by a pattern.
+#
 # PEAT_BLOB_BIN_DIR names the directory of the programs.
 set -euo pipefail
 PATH="$(realpath "${PEAT_BLOB_BIN_DIR:-target/debug}"):$PATH"
@@ -50,7 +52,7 @@ done
 declare -A registry
 start() { # start NODE: runs its daemon and waits until it answers
   local node=$1
-  peat-blobd --data-dir "$work/$node" --iroh-listen 127.0.0.1:0 --registry-listen "${registry[$node]:-127.0.0.1:0}" --log info 2>> "$work/$node.log" &
+  peat-blobd --data-dir "$work/$node" --iroh-listen 127.0.0.1:0 --registry-listen "${registry[$node]:-127.0.0.1:0}" --sideload "$work/$node.images/<ref>-<name>.tar.gz" --sideload-interval 1s --log info 2>> "$work/$node.log" &
   daemons+=($!)
   for attempt in {1..300}; do
     if peat-blobctl --daemon "unix://$work/$node/api.sock" status >/dev/null 2>&1; then break; fi
@@ -95,6 +97,25 @@ policy copy --quiet "oci-archive:$work/thing.tar:9" "oci:$work/thing:9"
 diff -r "$layout/blobs" "$work/thing/blobs" || fail "what was pulled from a registry differs"
 say "bravo pulled from a registry as its client"
 
+# As Nix leaves an image: an archive in gzip whose name says what it is.
+policy copy --quiet "oci:$layout:1" "docker-archive:$work/side.tar:any/name:3"
+gzip "$work/side.tar"
+mkdir "$work/alpha.images"
+mv "$work/side.tar.gz" "$work/alpha.images/0a1b2c-side.tar.gz"
+for attempt in {1..600}; do
+  if curl -fsS -o "$work/tag" "http://${registry[bravo]}/v2/side/manifests/0a1b2c" 2>/dev/null; then break; fi
+  [ "$attempt" -lt 600 ] || fail "bravo does not know what lies in a file of alpha's"
+  read -rt 0.1 <> <(:) || true
+done
+policy copy --quiet --src-tls-verify=false "docker://${registry[bravo]}/side:0a1b2c" "dir:$work/side"
+for diff in $(grep -oE '[0-9a-f]{64}' <<< "$diffs"); do [ -f "$work/side/$diff" ] || fail "a layer of the file did not come"; done
+say "skopeo pulled from bravo what lies in a file of alpha's"
+if command -v podman >/dev/null; then
+  storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)
+  podman "${storage[@]}" pull --quiet --tls-verify=false "${registry[bravo]}/side:0a1b2c" >/dev/null
+  say "podman too"
+fi
+
 kill "${daemons[0]}"; wait "${daemons[0]}" || true
 policy copy --quiet --src-tls-verify=false "docker://${registry[bravo]}/team/app:1" "oci:$work/warm:1"
 diff -r "$layout/blobs" "$work/warm/blobs" || fail "what bravo gives without alpha differs"
@@ -110,7 +131,7 @@ grep -qF "\"diff_ids\":[$diffs]" <<< "$config" || fail "the docker-archive that 
 ctl image export team/app:1 "$work/app.tar" >/dev/null
 policy copy --quiet "oci-archive:$work/app.tar:1" "oci:$work/unpacked:1"
 diff -r "$layout/blobs" "$work/unpacked/blobs" || fail "what was exported differs"
-[ "$(ctl image ls --output jsonl | wc -l)" = 3 ] || fail "image ls lists something else"
+[ "$(ctl image ls --output jsonl | wc -l)" = 4 ] || fail "image ls lists something else"
 say "an archive of docker's went in and out, and an oci-archive out"
 if command -v podman >/dev/null; then
   storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)

@@ -448,10 +448,11 @@ impl Entitlement for Entitled {
                 let packages = self.claims.packages_of(blob).into_iter();
                 let mut true_here = packages.filter(|(_, repository, digest)| {
                     let lies_here = |sideload: &Sideload| sideload.has_hash(repository, digest, blob);
-                    self.sideload.as_ref().is_some_and(lies_here) || self.registry.has_hash(repository, digest, blob).unwrap_or_else(|error| {
-                        tracing::error!(%error, "cannot look into the registry");
-                        false
-                    })
+                    self.sideload.as_ref().is_some_and(lies_here)
+                        || self.registry.has_hash(repository, digest, blob).unwrap_or_else(|error| {
+                            tracing::error!(%error, "cannot look into the registry");
+                            false
+                        })
                 });
                 best = true_here.find_map(|(id, ..)| look(&id).1);
             }

@@ -256,19 +256,28 @@ impl Mesh {
         self.wrote(accepted)
     }
 
-    /// Tells others of an image that lies in a file, and of what is about it, once; nothing of it need be in the store.
-    pub(super) fn offer(&self, sideload: &Sideload, image: &SideloadedImage) -> Result<(), Error> {
+    /// Tells others of an image that lies in a file, and of what is about it, once; nothing of it need be in the store. `told` is
+    /// what was told of before.
+    pub(super) fn offer(
+        &self,
+        sideload: &Sideload,
+        image: &SideloadedImage,
+        told: &BTreeSet<(Repository, Digest, Tag)>,
+    ) -> Result<(), Error> {
         let (repository, job) = (&image.repository, self.job()?);
         if self.registry.is_blocked(repository, &image.digest)? || self.registry.is_blocked(repository, &image.tag)? {
             return Ok(());
         }
-        let told = sideload.told()?;
+        let is_new = |digest: Digest| !told.contains(&(repository.clone(), digest, image.tag.clone()));
         let mut target = None;
         for root in std::iter::once(&image.digest).chain(&image.about) {
             let Some((manifest, parts)) = sideload.package(image, root) else { return Ok(()) };
             if *root == image.digest {
                 let (media_type, size) = (parts[0].media_type.clone(), parts[0].size);
                 target = Some(TagTarget { digest: root.to_string(), media_type, size });
+            }
+            if is_new(*root) {
+                sideload.note_told(repository, root, &image.tag)?;
             }
             if self.is_told_of(&job.me, repository, root) {
                 continue;
@@ -277,15 +286,13 @@ impl Mesh {
                 tracing::warn!(%repository, digest = %root, blobs = parts.len(), "an image of so many blobs is not told of");
                 return Ok(());
             }
-            sideload.note_told(repository, root, &image.tag)?;
             let files: Vec<_> = parts.into_iter().map(entry).collect();
             let package = description(repository, root, manifest);
             self.told(&job, job.tell_of(&files, &terms(repository, root), package)?)?;
         }
         // What others have said of the tag since it was told of counts.
-        let is_new = !told.iter().any(|(name, digest, tag)| (name, digest, tag) == (repository, &image.digest, &image.tag));
         let said = job.replica.tag(repository.as_str(), image.tag.as_str());
-        if is_new || said.is_none_or(|(author, _)| author == job.me) {
+        if is_new(image.digest) || said.is_none_or(|(author, _)| author == job.me) {
             self.wrote(job.replica.publish_tag(repository.as_str(), image.tag.as_str(), target)?)?;
         }
         Ok(())
@@ -296,6 +303,16 @@ impl Mesh {
         match self.registry.describe(repository, digest)? {
             Some(_) => Ok(()),
             None => self.removed(repository, digest),
+        }
+    }
+
+    /// The same of one of several tags under which it lay there.
+    pub(super) fn withdraw_tag(&self, repository: &Repository, digest: &Digest, tag: &Tag) -> Result<(), Error> {
+        let named = self.registry.tag(repository, tag)?;
+        let said = self.job()?.replica.tag(repository.as_str(), tag.as_str()).and_then(|(_, record)| record.target);
+        match said {
+            Some(target) if named.is_none() && target.digest == digest.to_string() => self.remove_tag(repository, tag),
+            _ => Ok(()),
         }
     }
 

@@ -75,17 +75,22 @@ async fn watch(sideload: Sideload, mesh: Arc<Mesh>, interval: Duration) {
 
 /// Tells others what is there and what is not there any more: nothing is written where they know.
 fn tell(sideload: &Sideload, mesh: &Mesh) -> Result<(), Error> {
-    let images = sideload.images();
-    let mut there = BTreeSet::new();
-    for image in &images {
-        mesh.offer(sideload, image)?;
-        there.extend(std::iter::once(image.digest).chain(image.about.iter().copied()).map(|digest| (&image.repository, digest)));
-    }
-    for (repository, digest, _) in sideload.told()? {
-        if !there.contains(&(&repository, digest)) {
-            mesh.withdraw(&repository, &digest)?;
-            sideload.forget_told(&repository, &digest)?;
+    let told = sideload.told()?;
+    let (mut there, mut digests) = (BTreeSet::new(), BTreeSet::new());
+    for image in sideload.images() {
+        mesh.offer(sideload, &image, &told)?;
+        for digest in std::iter::once(image.digest).chain(image.about) {
+            there.insert((image.repository.clone(), digest, image.tag.clone()));
+            digests.insert((image.repository.clone(), digest));
         }
+    }
+    for (repository, digest, tag) in told.difference(&there) {
+        // Another file may be the same under another tag.
+        match digests.contains(&(repository.clone(), *digest)) {
+            true => mesh.withdraw_tag(repository, digest, tag)?,
+            false => mesh.withdraw(repository, digest)?,
+        }
+        sideload.forget_told(repository, digest, tag)?;
     }
     Ok(())
 }

@@ -124,7 +124,8 @@ pub(crate) async fn serve(
 async fn entitle(entitlement: Arc<dyn Entitlement>, peer: EndpointId, blobs: Vec<BlobHash>) -> Vec<Option<Priority>> {
     let (judge, asked) = (Arc::clone(&entitlement), blobs.clone());
     let entitled = blocking(move || judge.entitle(&peer, &asked)).await.unwrap_or_default();
-    let may_have: Vec<_> = blobs.iter().zip(&entitled).filter(|(_, entitled)| entitled.is_some()).map(|(blob, _)| *blob).collect();
+    let may_have: Vec<_> =
+        blobs.iter().zip(&entitled).filter(|(_, entitled)| entitled.is_some()).map(|(blob, _)| *blob).collect();
     entitlement.supply(&may_have).await;
     entitled
 }

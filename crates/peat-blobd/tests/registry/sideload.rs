@@ -17,10 +17,8 @@ fn write_archive(dir: &Path, name: &str, seed: u64) -> Vec<u8> {
     std::fs::create_dir_all(tree.join("0")).expect("a directory");
     let layer = bytes(seed, 3_000_000);
     std::fs::write(tree.join("0/layer.tar"), &layer).expect("written");
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#,
-        sha256(&layer)
-    );
+    let config =
+        format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#, sha256(&layer));
     let config_name = format!("{}.json", &sha256(config.as_bytes())[7..]);
     std::fs::write(tree.join(&config_name), &config).expect("written");
     let list = format!(r#"[{{"Config":"{config_name}","RepoTags":["within:1"],"Layers":["0/layer.tar"]}}]"#);
@@ -35,12 +33,8 @@ fn write_archive(dir: &Path, name: &str, seed: u64) -> Vec<u8> {
 
 async fn start(fleet: &Fleet, name: &str, configure: impl FnOnce(&mut Config)) -> (Running, Client) {
     let loopback = ([127, 0, 0, 1], 0).into();
-    let mut config = Config {
-        iroh_listen: vec![loopback],
-        registry_listen: vec![loopback],
-        gossip: false,
-        ..Config::new(fleet.path(name))
-    };
+    let mut config =
+        Config { iroh_listen: vec![loopback], registry_listen: vec![loopback], gossip: false, ..Config::new(fleet.path(name)) };
     configure(&mut config);
     let running = Running::start(config).await.expect("it starts");
     let client = Client::new(running.registry_addresses()[0]);
@@ -61,10 +55,7 @@ async fn an_archive_in_a_folder_is_pulled_from_another_node_until_it_is_taken_aw
         config.sideload_interval = Duration::from_secs(1);
     })
     .await;
-    let peer = StaticPeer {
-        id: alpha.node().id(),
-        hosts: alpha.node().addresses().iter().map(ToString::to_string).collect(),
-    };
+    let peer = StaticPeer { id: alpha.node().id(), hosts: alpha.node().addresses().iter().map(ToString::to_string).collect() };
     let (bravo, client) = start(&fleet, "bravo", |config| config.peers = vec![peer]).await;
     connected(bravo.node(), alpha.node().id()).await;
     let path = "/v2/team-app/manifests/0a1b2c";

@@ -151,6 +151,10 @@ impl Sideload {
         if let Some(before) = before {
             self.forget(&before)?;
         }
+        if self.known().is_full() {
+            tracing::warn!(path = %path.display(), "so many files are served already: this one is not looked at");
+            return Ok(None);
+        }
         let looked = examine::examine(pattern.root(), beneath, (&named.repository, &named.tag), self.0.limits);
         let Some(row) = looked else { return Ok(None) };
         self.0.index.put(&path, &row)?;
@@ -228,10 +232,9 @@ impl Sideload {
     }
 
     /// What others were told of: repository, manifest and tag.
-    pub(crate) fn told(&self) -> Result<Vec<(Repository, Digest, Tag)>, RegistryError> {
-        let read = |(name, digest, tag): (String, String, String)| {
-            Some((name.parse().ok()?, digest.parse().ok()?, tag.parse().ok()?))
-        };
+    pub(crate) fn told(&self) -> Result<BTreeSet<(Repository, Digest, Tag)>, RegistryError> {
+        let read =
+            |(name, digest, tag): (String, String, String)| Some((name.parse().ok()?, digest.parse().ok()?, tag.parse().ok()?));
         Ok(self.0.index.told()?.into_iter().filter_map(read).collect())
     }
 
@@ -241,8 +244,8 @@ impl Sideload {
     }
 
     /// Notes that others were told that it is gone.
-    pub(crate) fn forget_told(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
-        self.0.index.forget_told(repository.as_str(), &digest.to_string())
+    pub(crate) fn forget_told(&self, repository: &Repository, digest: &Digest, tag: &Tag) -> Result<(), RegistryError> {
+        self.0.index.forget_told(repository.as_str(), &digest.to_string(), tag.as_str())
     }
 
     /// Closes the index.

@@ -71,7 +71,9 @@ impl Scene {
         let name = repository(name);
         let digest = match reference.parse().unwrap() {
             Reference::Digest(digest) => digest,
-            Reference::Tag(tag) => self.place.resolve(&name, &tag).await?.map(|named| named.digest).ok_or(RegistryError::Stopped)?,
+            Reference::Tag(tag) => {
+                self.place.resolve(&name, &tag).await?.map(|named| named.digest).ok_or(RegistryError::Stopped)?
+            }
         };
         let bring = self.place.bring(&name, std::slice::from_ref(&digest), 0);
         tokio::time::timeout(Duration::from_secs(60), bring).await.expect("it comes")?;
