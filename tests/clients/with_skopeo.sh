@@ -4,12 +4,14 @@
 #
 #   tests/clients/with_skopeo.sh      # after: cargo build --workspace; wants skopeo
 #
+# A docker-archive in a folder of alpha's is pulled from bravo by a pattern.
+#
 # PEAT_BLOB_BIN_DIR names the directory of the programs.
 set -euo pipefail
 . "$(dirname "$0")/images.sh"
 make_image layout 2500000
 enroll alpha bravo
-start alpha
+start alpha --sideload "$work/alpha.images/<ref>-<name>.tar.gz" --sideload-interval 1s
 start bravo
 join bravo alpha
 
@@ -37,6 +39,21 @@ policy copy --quiet "oci-archive:$work/thing.tar:9" "oci:$work/thing:9"
 same "$work/thing" "what was pulled from a registry differs"
 say "bravo pulled from a registry as its client"
 
+# As Nix leaves an image: an archive in gzip whose name says what it is.
+policy copy --quiet "oci:$layout:1" "docker-archive:$work/side.tar:any/name:3"
+gzip "$work/side.tar"
+mkdir "$work/alpha.images"
+mv "$work/side.tar.gz" "$work/alpha.images/0a1b2c-side.tar.gz"
+until_true "bravo knows what lies in a file of alpha's" curl -fsS "http://${registry[bravo]}/v2/side/manifests/0a1b2c"
+policy copy --quiet --src-tls-verify=false "docker://${registry[bravo]}/side:0a1b2c" "dir:$work/side"
+for diff in $(grep -oE '[0-9a-f]{64}' <<< "$diffs"); do [ -f "$work/side/$diff" ] || fail "a layer of the file did not come"; done
+say "skopeo pulled from bravo what lies in a file of alpha's"
+if command -v podman >/dev/null; then
+  storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)
+  podman "${storage[@]}" pull --quiet --tls-verify=false "${registry[bravo]}/side:0a1b2c" >/dev/null
+  say "podman too"
+fi
+
 end alpha TERM
 pull bravo team/app "$work/warm"
 same "$work/warm" "what bravo gives without alpha differs"
@@ -52,7 +69,7 @@ grep -qF "\"diff_ids\":[$diffs]" <<< "$config" || fail "the docker-archive that 
 ctl bravo image export team/app:1 "$work/app.tar" >/dev/null
 policy copy --quiet "oci-archive:$work/app.tar:1" "oci:$work/unpacked:1"
 same "$work/unpacked" "what was exported differs"
-[ "$(ctl bravo image ls --output jsonl | wc -l)" = 3 ] || fail "image ls lists something else"
+[ "$(ctl bravo image ls --output jsonl | wc -l)" = 4 ] || fail "image ls lists something else"
 say "an archive of docker's went in and out, and an oci-archive out"
 if command -v podman >/dev/null; then
   storage=(--root "$work/podman" --runroot "$work/podman.run" --storage-driver vfs)

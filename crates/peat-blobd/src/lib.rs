@@ -242,6 +242,7 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
         .gossip(config.gossip)
         .mdns(config.mdns)
         .stall(config.stall)
+        .sideload(config.sideload.clone(), config.sideload_interval)
         .limits(config.limits());
     for relay in &config.relays {
         builder = builder.relay(relay.clone());

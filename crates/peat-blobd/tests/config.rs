@@ -124,6 +124,8 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
             "registry-listen" => "127.0.0.1:1,[::1]:2",
             "registry-read-only" => "true",
+            "sideload" => "/a/<name>/<ref>.tar,/b/<ref>-<name>",
+            "sideload-interval" => "5m",
             "insecure" | "gossip" | "carry" => "false",
             "token-file" | "shared-key-file" => &secret,
             "shared-key" => KEY,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::data::DataDirectory;
 use super::package::{Mesh, Reach};
 use super::send::Job;
-use super::{Node, blocking};
+use super::{Node, blocking, sideload};
 use crate::Error;
 use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
@@ -23,6 +24,7 @@ use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
+use crate::registry::sideload::{Pattern, Sideload};
 use crate::registry::{Claims, Elsewhere, Rank, Registry};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
@@ -53,6 +55,7 @@ pub struct NodeBuilder {
     idle: IdleLinks,
     stall: Duration,
     limits: RateLimits,
+    sideload: (Vec<Pattern>, Duration),
     clock: Arc<dyn Clock>,
 }
 
@@ -77,6 +80,7 @@ impl NodeBuilder {
             idle: IdleLinks::default(),
             stall: Duration::from_secs(45),
             limits: RateLimits::default(),
+            sideload: (Vec::new(), Duration::from_secs(30)),
             clock: Arc::new(SystemClock),
         }
     }
@@ -184,6 +188,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Serves the files that these patterns match as images, here and to other nodes, and looks this often for new, changed and
+    /// removed ones.
+    pub fn sideload(mut self, patterns: Vec<Pattern>, interval: Duration) -> Self {
+        self.sideload = (patterns, interval);
+        self
+    }
+
     /// Says that it speaks these versions of the protocol, whatever it speaks: for tests of fleets of which not all nodes are
     /// upgraded yet.
     #[doc(hidden)]
@@ -223,11 +234,12 @@ impl NodeBuilder {
             idle,
             stall,
             limits,
+            sideload: (patterns, interval),
             clock,
         } = self;
         let opened_clock = Arc::clone(&clock);
-        let opened = blocking(move || open(&data, deterministic, inbox, options, opened_clock)).await??;
-        let Opened { data, identity, replica, content, registry, ledger, inbox } = opened;
+        let opened = blocking(move || open(&data, deterministic, inbox, options, patterns, opened_clock)).await??;
+        let Opened { data, identity, replica, content, registry, sideload, ledger, inbox } = opened;
         let identity = Arc::new(identity);
         let seed = rand_u64();
         let (network_events, heard) = mpsc::channel(WAITING_REQUESTS);
@@ -255,6 +267,7 @@ impl NodeBuilder {
                 nodes: Arc::clone(&nodes),
                 claims: claims.clone(),
                 registry: registry.clone(),
+                sideload: sideload.clone(),
             }),
             limiter,
             listen,
@@ -311,8 +324,13 @@ impl NodeBuilder {
             ledger: ledger.clone(),
             now: clock.now(),
         };
-        let mesh = Mesh::new(Arc::clone(&clock), job, registry.clone(), claims.clone(), requests.clone());
-        let node = Node {
+        let mesh = Arc::new(Mesh::new(Arc::clone(&clock), job, registry.clone(), claims.clone(), requests.clone()));
+        registry.add_elsewhere(Rank::Mesh, Arc::<Mesh>::clone(&mesh) as Arc<dyn Elsewhere>);
+        let sideload = sideload.map(|sideload| {
+            registry.add_elsewhere(Rank::Sideload, Arc::new(sideload.clone()));
+            sideload::Watch::start(sideload, Arc::clone(&mesh), interval)
+        });
+        Ok(Node {
             identity,
             clock,
             replica,
@@ -325,13 +343,12 @@ impl NodeBuilder {
             watchers,
             progress,
             claims,
-            mesh: Reach(Arc::new(mesh)),
+            mesh: Reach(mesh),
+            sideload,
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
-        };
-        node.registry.add_elsewhere(Rank::Mesh, Arc::<Mesh>::clone(&node.mesh.0) as Arc<dyn Elsewhere>);
-        Ok(node)
+        })
     }
 }
 
@@ -341,6 +358,7 @@ struct Opened {
     replica: Replica,
     content: Content,
     registry: Registry,
+    sideload: Option<Sideload>,
     ledger: Ledger,
     inbox: Option<Inbox>,
 }
@@ -350,6 +368,7 @@ fn open(
     deterministic: Option<(Formation, String)>,
     inbox: Option<(PathBuf, InboxPolicy)>,
     options: Options,
+    patterns: Vec<Pattern>,
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, Error> {
     let data = DataDirectory::open(path)?;
@@ -371,9 +390,15 @@ fn open(
     let replica = Replica::open(&data.join("replica.redb"), signer, membership, Arc::clone(&clock), Limits::default())?;
     let content = Content::open(&data.join("content"), options, Arc::clone(&clock))?;
     let registry = Registry::open(&data.join("registry.redb"), content.clone(), clock)?;
+    let index = data.join("sideload.redb");
+    // Without patterns too, where there is one: others are told that what was served is not any more.
+    let sideload = match patterns.is_empty() && !index.exists() {
+        true => None,
+        false => Some(Sideload::open(&index, registry.clone(), identity.id(), patterns)?),
+    };
     let ledger = Ledger::open(&data.join("exchange.redb"))?;
     let inbox = inbox.map(|(directory, policy)| Inbox::open(&directory, ledger.clone(), policy)).transpose()?;
-    Ok(Opened { data, identity, replica, content, registry, ledger, inbox })
+    Ok(Opened { data, identity, replica, content, registry, sideload, ledger, inbox })
 }
 
 impl Membership for Formation {
@@ -393,6 +418,7 @@ struct Entitled {
     nodes: SharedNodes,
     claims: Claims,
     registry: Registry,
+    sideload: Option<Sideload>,
 }
 
 impl Entitlement for Entitled {
@@ -421,16 +447,26 @@ impl Entitlement for Entitled {
             if best.is_none() && ids.iter().all(|id| look(id).0) {
                 let packages = self.claims.packages_of(blob).into_iter();
                 let mut true_here = packages.filter(|(_, repository, digest)| {
-                    self.registry.has_hash(repository, digest, blob).unwrap_or_else(|error| {
-                        tracing::error!(%error, "cannot look into the registry");
-                        false
-                    })
+                    let lies_here = |sideload: &Sideload| sideload.has_hash(repository, digest, blob);
+                    self.sideload.as_ref().is_some_and(lies_here)
+                        || self.registry.has_hash(repository, digest, blob).unwrap_or_else(|error| {
+                            tracing::error!(%error, "cannot look into the registry");
+                            false
+                        })
                 });
                 best = true_here.find_map(|(id, ..)| look(&id).1);
             }
             entitled.push(best);
         }
         entitled
+    }
+
+    fn supply<'a>(&'a self, blobs: &'a [BlobHash]) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(async move {
+            if let Some(sideload) = &self.sideload {
+                sideload.supply(blobs).await;
+            }
+        })
     }
 }
 

@@ -8,6 +8,7 @@ mod package;
 mod parcel;
 mod peer;
 mod send;
+mod sideload;
 mod status;
 mod stock;
 
@@ -61,6 +62,7 @@ pub struct Node {
     progress: Arc<Progress>,
     claims: Claims,
     mesh: package::Reach,
+    sideload: Option<sideload::Watch>,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.
@@ -387,6 +389,9 @@ impl Node {
         match Arc::try_unwrap(self.network) {
             Ok(network) => network.stop().await,
             Err(_) => tracing::error!("the network is still in use at shutdown"),
+        }
+        if let Some(sideload) = self.sideload {
+            sideload.stop().await;
         }
         drop(self.mesh);
         let registry = self.registry;

@@ -18,6 +18,7 @@ use crate::model::{
     TagTarget,
 };
 use crate::oci::{Descriptor, Digest, Manifest as OciManifest, Repository, Tag};
+use crate::registry::sideload::{Sideload, SideloadedImage};
 use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Found, Named, Part, Registry, RegistryError};
 use crate::replica::Accepted;
 
@@ -124,14 +125,29 @@ fn distribute(
     terms: &Terms,
 ) -> Result<(DistributionId, Accepted), Error> {
     let files: Vec<_> = parts.into_iter().map(entry).collect();
+    job.distribute(&files, terms, Some(description(repository, digest, manifest)))
+}
+
+fn description(repository: &Repository, digest: &Digest, manifest: OciManifest) -> Package {
     let subject = manifest.subject.as_ref().map(|subject| subject.digest.to_string());
-    let package = Package {
+    Package {
         repository: repository.to_string(),
         digest: digest.to_string(),
         artifact_type: manifest.artifact_type.filter(|_| subject.is_some()),
         subject,
-    };
-    job.distribute(&files, terms, Some(package))
+    }
+}
+
+/// How others are told of a package that is meant for nobody in particular.
+fn terms(repository: &Repository, digest: &Digest) -> Terms {
+    Terms {
+        bundle: format!("package {repository}@{digest}").chars().take(1000).collect(),
+        scope: Scope::Nodes(Default::default()),
+        priority: Priority::Routine,
+        lifetime: Manifest::MAX_LIFETIME,
+        carry: Carry::Members,
+        together: true,
+    }
 }
 
 fn entry(part: Part) -> FileEntry {
@@ -211,32 +227,93 @@ impl Mesh {
         possible.into_iter().map(|(_, claim)| claim).collect()
     }
 
+    fn is_told_of(&self, me: &EndpointId, repository: &Repository, digest: &Digest) -> bool {
+        self.claims.packages(repository, digest).iter().any(|(_, package)| package.importer == *me)
+    }
+
     /// Tells others of an image, once: when it has a tag, or is about another.
     fn advertise(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
         let job = self.job()?;
-        if self.claims.packages(repository, digest).iter().any(|(_, package)| package.importer == job.me) {
+        if self.is_told_of(&job.me, repository, digest) {
             return Ok(());
         }
-        let terms = Terms {
-            bundle: format!("package {repository}@{digest}").chars().take(1000).collect(),
-            scope: Scope::Nodes(Default::default()),
-            priority: Priority::Routine,
-            lifetime: Manifest::MAX_LIFETIME,
-            carry: Carry::Members,
-            together: true,
-        };
+        let terms = terms(repository, digest);
         let package = self.registry.package(repository, digest)?;
         if package.1.len() > MAX_INLINE_FILES {
             tracing::warn!(%repository, %digest, blobs = package.1.len(), "an image of so many blobs is not told of: send it");
             return Ok(());
         }
         let _no_collection = job.content.keep_unpinned();
-        let (id, accepted) = distribute(&job, repository, digest, package, &terms)?;
+        let told = distribute(&job, repository, digest, package, &terms)?;
+        self.told(&job, told)
+    }
+
+    fn told(&self, job: &Job, (id, accepted): (DistributionId, Accepted)) -> Result<(), Error> {
         // Before the driver hears of it: it is not told of twice.
         if let Some(told) = job.replica.distribution(&id)? {
             self.claims.learn(&told);
         }
         self.wrote(accepted)
+    }
+
+    /// Tells others of an image that lies in a file, and of what is about it, once; nothing of it need be in the store. `told` is
+    /// what was told of before.
+    pub(super) fn offer(
+        &self,
+        sideload: &Sideload,
+        image: &SideloadedImage,
+        told: &BTreeSet<(Repository, Digest, Tag)>,
+    ) -> Result<(), Error> {
+        let (repository, job) = (&image.repository, self.job()?);
+        if self.registry.is_blocked(repository, &image.digest)? || self.registry.is_blocked(repository, &image.tag)? {
+            return Ok(());
+        }
+        let is_new = |digest: Digest| !told.contains(&(repository.clone(), digest, image.tag.clone()));
+        let mut target = None;
+        for root in std::iter::once(&image.digest).chain(&image.about) {
+            let Some((manifest, parts)) = sideload.package(image, root) else { return Ok(()) };
+            if *root == image.digest {
+                let (media_type, size) = (parts[0].media_type.clone(), parts[0].size);
+                target = Some(TagTarget { digest: root.to_string(), media_type, size });
+            }
+            if is_new(*root) {
+                sideload.note_told(repository, root, &image.tag)?;
+            }
+            if self.is_told_of(&job.me, repository, root) {
+                continue;
+            }
+            if parts.len() > MAX_INLINE_FILES {
+                tracing::warn!(%repository, digest = %root, blobs = parts.len(), "an image of so many blobs is not told of");
+                return Ok(());
+            }
+            let files: Vec<_> = parts.into_iter().map(entry).collect();
+            let package = description(repository, root, manifest);
+            self.told(&job, job.tell_of(&files, &terms(repository, root), package)?)?;
+        }
+        // What others have said of the tag since it was told of counts.
+        let said = job.replica.tag(repository.as_str(), image.tag.as_str());
+        if is_new(image.digest) || said.is_none_or(|(author, _)| author == job.me) {
+            self.wrote(job.replica.publish_tag(repository.as_str(), image.tag.as_str(), target)?)?;
+        }
+        Ok(())
+    }
+
+    /// Tells others that what lay in a file is gone, unless it is here otherwise.
+    pub(super) fn withdraw(&self, repository: &Repository, digest: &Digest) -> Result<(), Error> {
+        match self.registry.describe(repository, digest)? {
+            Some(_) => Ok(()),
+            None => self.removed(repository, digest),
+        }
+    }
+
+    /// The same of one of several tags under which it lay there.
+    pub(super) fn withdraw_tag(&self, repository: &Repository, digest: &Digest, tag: &Tag) -> Result<(), Error> {
+        let named = self.registry.tag(repository, tag)?;
+        let said = self.job()?.replica.tag(repository.as_str(), tag.as_str()).and_then(|(_, record)| record.target);
+        match said {
+            Some(target) if named.is_none() && target.digest == digest.to_string() => self.remove_tag(repository, tag),
+            _ => Ok(()),
+        }
     }
 
     fn set_tag(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Result<(), Error> {

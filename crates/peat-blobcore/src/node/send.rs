@@ -261,12 +261,32 @@ impl Job {
         package: Option<Package>,
     ) -> Result<(DistributionId, Accepted), Error> {
         let mut blobs: Vec<BlobHash> = files.iter().map(|file| file.blob).collect();
-        let listed = self.list(files)?;
-        if let Files::List { blob, .. } = &listed {
+        let manifest = self.manifest(files, terms, package)?;
+        if let Files::List { blob, .. } = &manifest.files {
             blobs.push(*blob);
         }
+        let (id, _) = manifest.seal()?;
+        // Pinned before anybody can ask for it, so that no collection comes between.
+        self.content.pin(&Pin::Distribution(id, PinRole::Sender), &blobs)?;
+        let (distribution, accepted) = self.replica.create_distribution(&manifest)?;
+        debug_assert_eq!(distribution, id, "a distribution's id is the hash of its manifest");
+        Ok((distribution, accepted))
+    }
+
+    /// The same for a package whose blobs come into the store when somebody asks for them: nothing keeps them there.
+    pub(super) fn tell_of(
+        &self,
+        files: &[FileEntry],
+        terms: &Terms,
+        package: Package,
+    ) -> Result<(DistributionId, Accepted), Error> {
+        Ok(self.replica.create_distribution(&self.manifest(files, terms, Some(package))?)?)
+    }
+
+    fn manifest(&self, files: &[FileEntry], terms: &Terms, package: Option<Package>) -> Result<Manifest, Error> {
+        let listed = self.list(files)?;
         let made_at = self.stamp(files)?;
-        let manifest = Manifest {
+        Ok(Manifest {
             sender: self.me,
             bundle: terms.bundle.clone(),
             files: listed,
@@ -277,13 +297,7 @@ impl Job {
             carry: terms.carry.clone(),
             together: terms.together,
             package,
-        };
-        let (id, _) = manifest.seal()?;
-        // Pinned before anybody can ask for it, so that no collection comes between.
-        self.content.pin(&Pin::Distribution(id, PinRole::Sender), &blobs)?;
-        let (distribution, accepted) = self.replica.create_distribution(&manifest)?;
-        debug_assert_eq!(distribution, id, "a distribution's id is the hash of its manifest");
-        Ok((distribution, accepted))
+        })
     }
 
     fn ingest(&self, walk: Walk, root: &Path, root_name: &str) -> Result<Taken, Error> {

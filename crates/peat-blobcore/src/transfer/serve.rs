@@ -2,6 +2,7 @@
 //! holds no thread and no more than two blocks while the asker takes its time.
 
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,12 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
     /// For each of these blobs how urgent that is which consists of it and has this peer for its sender, target or permitted
     /// carrier: of several the most urgent. Nothing where the peer may not have the blob.
     fn entitle(&self, peer: &EndpointId, blobs: &[BlobHash]) -> Vec<Option<Priority>>;
+
+    /// Has those of these blobs be in the store that can be and are not. Who asks for them may have them.
+    fn supply<'a>(&'a self, blobs: &'a [BlobHash]) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        let _ = blobs;
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
@@ -115,7 +122,12 @@ pub(crate) async fn serve(
 
 /// How urgent each of these blobs is for the peer, where it is entitled to it; nothing when this node stops.
 async fn entitle(entitlement: Arc<dyn Entitlement>, peer: EndpointId, blobs: Vec<BlobHash>) -> Vec<Option<Priority>> {
-    blocking(move || entitlement.entitle(&peer, &blobs)).await.unwrap_or_default()
+    let (judge, asked) = (Arc::clone(&entitlement), blobs.clone());
+    let entitled = blocking(move || judge.entitle(&peer, &asked)).await.unwrap_or_default();
+    let may_have: Vec<_> =
+        blobs.iter().zip(&entitled).filter(|(_, entitled)| entitled.is_some()).map(|(blob, _)| *blob).collect();
+    entitlement.supply(&may_have).await;
+    entitled
 }
 
 /// What a request says in a second frame.

@@ -25,6 +25,7 @@ use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
 use peat_blobcore::network::Relay;
 use peat_blobcore::reconcile::Policy;
+use peat_blobcore::registry::sideload::Pattern;
 use peat_blobcore::{Limits, OutboxOptions, Period, Rate, Rates, content};
 
 pub use command::command;
@@ -55,6 +56,10 @@ pub struct Config {
     pub registry_listen: Vec<SocketAddr>,
     /// Whether clients of the registry can read only.
     pub registry_read_only: bool,
+    /// Which files are served as images.
+    pub sideload: Vec<Pattern>,
+    /// How often they are looked for.
+    pub sideload_interval: Duration,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -143,6 +148,8 @@ impl Config {
             insecure: false,
             registry_listen: Vec::new(),
             registry_read_only: false,
+            sideload: Vec::new(),
+            sideload_interval: Duration::from_secs(30),
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use peat_blobcore::exchange::Owner;
 use peat_blobcore::identity::FormationKey;
 use peat_blobcore::model::{EndpointId, Labels, Manifest, NodeRef, Priority, Scope, Selector, SelectorError};
+use peat_blobcore::registry::sideload::{Pattern, PatternError};
 use peat_blobcore::{LimitError, Limits, Period, Rate, RateChange, Rates, rate_or_none};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -25,6 +26,11 @@ fn allowed<T>(what: &str) -> Parsed<T> {
 /// Parses with `FromStr`, and says what is allowed in the setting's own words.
 pub(super) fn from_text<T: FromStr>(text: &str, what: &str) -> Parsed<T> {
     text.parse().or_else(|_| allowed(what))
+}
+
+pub(super) fn pattern(text: &str) -> Parsed<Pattern> {
+    let wanted = "paths such as /opt/images/<name>/<ref>.tar";
+    text.parse().or_else(|error: PatternError| allowed(&format!("{wanted} ({error})")))
 }
 
 pub(super) fn switch(text: &str) -> Parsed<bool> {

@@ -157,6 +157,19 @@ pub static SETTINGS: &[Setting] = &[
     setting("registry-read-only", "BOOL", "Clients of the registry cannot push or delete.", switch!(registry_read_only))
         .default("false"),
     setting(
+        "sideload",
+        "PATTERN,…",
+        "Files that are served as images, by their paths: `<name>` is the repository (`<name...>` over several directories) and `<ref>` the tag, as in /opt/images/<name>/<ref>.tar. None: none are.",
+        many!(sideload, |items: &[String]| items.iter().map(|item| parse::pattern(item)).collect::<Parsed<Vec<_>>>()),
+    ),
+    setting(
+        "sideload-interval",
+        "DURATION",
+        "How often `sideload` looks for new, changed and removed files. What a client asks for by its tag is found at once.",
+        one!(sideload_interval, parse::duration),
+    )
+    .default("30s"),
+    setting(
         "node-id",
         "NAME",
         "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",

@@ -9,6 +9,7 @@ mod images;
 mod management;
 mod pull;
 mod push;
+mod sideload;
 
 use peat_blob_tests::fleet::Fleet;
 use peat_blobd::{Config, Running};

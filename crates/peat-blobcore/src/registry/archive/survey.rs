@@ -17,7 +17,8 @@ use super::intake::{Files, Held, digest_of};
 use super::keep::{Documents, Keep};
 use super::tar::{Entry, EntryKind, TarReader};
 use super::{
-    ArchiveError, INDEX_FILE, ImportOptions, Imported, ImportedBlob, LAYOUT_FILE, Limits, MANIFEST_FILE, Root, from_files, plain_tar,
+    ArchiveError, INDEX_FILE, ImportOptions, Imported, ImportedBlob, LAYOUT_FILE, Limits, MANIFEST_FILE, Root, from_files,
+    plain_tar,
 };
 use crate::content::Ingested;
 use crate::model::{BlobHash, Sha256Digest};
@@ -302,12 +303,8 @@ impl Files for SeenEntries {
         let name = self.resolve(name)?;
         let Some((at, Look { blob, sha512, first, .. })) = self.files.remove(&name) else { return Ok(None) };
         let begun = first.len() as u64;
-        let rest = Rest::Unopened {
-            file: Arc::clone(&self.file),
-            compressed: self.compressed,
-            at: at + begun,
-            size: blob.size - begun,
-        };
+        let rest =
+            Rest::Unopened { file: Arc::clone(&self.file), compressed: self.compressed, at: at + begun, size: blob.size - begun };
         Ok(Some(Held::Seen(Seen { blob, sha512, bytes: Again { first: Cursor::new(first), rest } })))
     }
 }

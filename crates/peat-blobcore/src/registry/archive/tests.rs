@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::pack::TarWriter;
 use super::{
-    ArchiveError, Export, Format, ImportOptions, Imported, Lies, Limits, Origin, Source, Surveyed, export, export_to, import, survey,
+    ArchiveError, Export, Format, ImportOptions, Imported, Lies, Limits, Origin, Source, Surveyed, export, export_to, import,
+    survey,
 };
 use crate::clock::SystemClock;
 use crate::content::{Content, Options};

@@ -22,6 +22,8 @@ pub(super) fn examine(root: &Path, beneath: &str, (repository, tag): (&Repositor
             survey(Source::File(Arc::new(file)), limits)
         }
         Opened::Directory(layout) => {
+            // A directory like any other.
+            place::file_of(&layout, place::INDEX_FILE).ok()??;
             let open = |name: &str| {
                 let file = place::file_of(&layout, name)?;
                 if let Some(file) = &file {

@@ -13,8 +13,8 @@ use crate::registry::RegistryError;
 
 /// Path to [`FileRow`].
 const FILES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("files v1");
-/// (repository, digest) to the tag under which others were told of it.
-const TOLD: TableDefinition<'_, (&str, &str), &str> = TableDefinition::new("told v1");
+/// (repository, digest, tag) of which others were told.
+const TOLD: TableDefinition<'_, (&str, &str, &str), ()> = TableDefinition::new("told v1");
 /// Memory for pages of the index.
 const CACHE_BYTES: usize = 1024 * 1024;
 
@@ -151,9 +151,9 @@ impl Index {
         self.0.read(|txn| {
             let table = txn.open_table(TOLD)?;
             let rows = table.iter()?.map(|entry| {
-                let (key, tag) = entry?;
-                let (repository, digest) = key.value();
-                Ok((repository.to_owned(), digest.to_owned(), tag.value().to_owned()))
+                let (key, _) = entry?;
+                let (repository, digest, tag) = key.value();
+                Ok((repository.to_owned(), digest.to_owned(), tag.to_owned()))
             });
             rows.collect()
         })
@@ -161,14 +161,14 @@ impl Index {
 
     pub(super) fn note_told(&self, repository: &str, digest: &str, tag: &str) -> Result<(), RegistryError> {
         self.0.commit(|txn| {
-            txn.open_table(TOLD)?.insert((repository, digest), tag)?;
+            txn.open_table(TOLD)?.insert((repository, digest, tag), ())?;
             Ok(())
         })
     }
 
-    pub(super) fn forget_told(&self, repository: &str, digest: &str) -> Result<(), RegistryError> {
+    pub(super) fn forget_told(&self, repository: &str, digest: &str, tag: &str) -> Result<(), RegistryError> {
         self.0.commit(|txn| {
-            txn.open_table(TOLD)?.remove((repository, digest))?;
+            txn.open_table(TOLD)?.remove((repository, digest, tag))?;
             Ok(())
         })
     }

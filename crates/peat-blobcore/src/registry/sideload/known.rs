@@ -138,7 +138,7 @@ pub(super) struct Known {
 impl Known {
     /// Takes up a file that is not known, or says why not.
     pub(super) fn insert(&mut self, entry: Entry) -> Result<(), &'static str> {
-        if self.files.len() >= MAX_FILES {
+        if self.is_full() {
             return Err("so many files are served already");
         }
         if let Ok(image) = &entry.image {
@@ -155,6 +155,11 @@ impl Known {
         }
         self.files.insert(entry.path.clone(), Arc::new(entry));
         Ok(())
+    }
+
+    /// Whether there is no room for another file.
+    pub(super) fn is_full(&self) -> bool {
+        self.files.len() >= MAX_FILES
     }
 
     pub(super) fn remove(&mut self, path: &Path) {

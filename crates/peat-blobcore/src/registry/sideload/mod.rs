@@ -26,10 +26,11 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 pub use pattern::{Pattern, PatternError};
 
 use super::archive::Limits;
-use super::{Registry, RegistryError};
+use super::closure::{Closure, is_manifest};
+use super::{Part, Registry, RegistryError};
 use crate::model::EndpointId;
-use crate::oci::{Digest, Repository, Tag};
-use index::Index;
+use crate::oci::{Descriptor, Digest, Manifest, Repository, Tag};
+use index::{Index, LiesRow};
 use known::{Entry, Known};
 
 /// Images that are served from files: a cheap handle, to be cloned.
@@ -150,6 +151,10 @@ impl Sideload {
         if let Some(before) = before {
             self.forget(&before)?;
         }
+        if self.known().is_full() {
+            tracing::warn!(path = %path.display(), "so many files are served already: this one is not looked at");
+            return Ok(None);
+        }
         let looked = examine::examine(pattern.root(), beneath, (&named.repository, &named.tag), self.0.limits);
         let Some(row) = looked else { return Ok(None) };
         self.0.index.put(&path, &row)?;
@@ -205,6 +210,42 @@ impl Sideload {
             Some(RefusedFile { path: entry.path.clone(), reason })
         };
         self.known().entries().filter_map(refused).collect()
+    }
+
+    /// A manifest of a file with all that it consists of, itself first; `None` when it is not served any more.
+    pub(crate) fn package(&self, image: &SideloadedImage, root: &Digest) -> Option<(Manifest, Vec<Part>)> {
+        let entry = self.known().entry(&image.path)?;
+        let found = entry.image.as_ref().ok().filter(|found| found.digest() == image.digest)?;
+        let described = found.roots.iter().find(|described| described.digest == *root)?;
+        let mut closure = Closure::of(Descriptor::new(described.media_type.clone(), described.digest, described.size));
+        let (mut manifest, mut parts) = (None, Vec::new());
+        while let Some(named) = closure.step() {
+            let blob = found.blobs.get(&named.digest)?;
+            if let (true, LiesRow::Here(bytes)) = (is_manifest(&named), &blob.lies) {
+                let read = closure.read(&named, bytes).ok()?;
+                manifest.get_or_insert(read);
+            }
+            let (hash, sha256, size) = (blob.hash, blob.sha256, blob.size);
+            parts.push(Part { digest: named.digest, hash, sha256, size, media_type: named.media_type });
+        }
+        Some((manifest?, parts))
+    }
+
+    /// What others were told of: repository, manifest and tag.
+    pub(crate) fn told(&self) -> Result<BTreeSet<(Repository, Digest, Tag)>, RegistryError> {
+        let read =
+            |(name, digest, tag): (String, String, String)| Some((name.parse().ok()?, digest.parse().ok()?, tag.parse().ok()?));
+        Ok(self.0.index.told()?.into_iter().filter_map(read).collect())
+    }
+
+    /// Notes that others are told of an image, before they are.
+    pub(crate) fn note_told(&self, repository: &Repository, digest: &Digest, tag: &Tag) -> Result<(), RegistryError> {
+        self.0.index.note_told(repository.as_str(), &digest.to_string(), tag.as_str())
+    }
+
+    /// Notes that others were told that it is gone.
+    pub(crate) fn forget_told(&self, repository: &Repository, digest: &Digest, tag: &Tag) -> Result<(), RegistryError> {
+        self.0.index.forget_told(repository.as_str(), &digest.to_string(), tag.as_str())
     }
 
     /// Closes the index.

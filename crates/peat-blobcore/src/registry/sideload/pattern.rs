@@ -239,11 +239,13 @@ mod tests {
     fn patterns() -> impl Strategy<Value = Pattern> {
         let text = "[a-z0-9.-]{0,4}";
         let name = prop_oneof![Just("<name>"), Just("<name...>")];
-        (prop::collection::vec("[a-z]{1,3}", 1..3), text, name, "[-/_.x]{1,2}", text, any::<bool>())
-            .prop_filter_map("a pattern", |(root, before, name, between, after, turned)| {
+        (prop::collection::vec("[a-z]{1,3}", 1..3), text, name, "[-/_.x]{1,2}", text, any::<bool>()).prop_filter_map(
+            "a pattern",
+            |(root, before, name, between, after, turned)| {
                 let (one, other) = if turned { ("<ref>", name) } else { (name, "<ref>") };
                 format!("/{}/{before}{one}{between}{other}{after}", root.join("/")).parse().ok()
-            })
+            },
+        )
     }
 
     proptest! {

@@ -71,7 +71,9 @@ impl Scene {
         let name = repository(name);
         let digest = match reference.parse().unwrap() {
             Reference::Digest(digest) => digest,
-            Reference::Tag(tag) => self.place.resolve(&name, &tag).await?.map(|named| named.digest).ok_or(RegistryError::Stopped)?,
+            Reference::Tag(tag) => {
+                self.place.resolve(&name, &tag).await?.map(|named| named.digest).ok_or(RegistryError::Stopped)?
+            }
         };
         let bring = self.place.bring(&name, std::slice::from_ref(&digest), 0);
         tokio::time::timeout(Duration::from_secs(60), bring).await.expect("it comes")?;
@@ -98,8 +100,8 @@ async fn an_archive_is_served_as_its_path_says_and_nothing_is_copied_before_it_i
     assert_eq!(scene.images(), ["team-app:0a1b"]);
     assert_eq!(scene.blobs(), 0);
     let (name, reference) = (repository("team-app"), tag("0a1b"));
-    assert_eq!(scene.place.repositories(None, 10).unwrap().items, [name.clone()]);
-    assert_eq!(scene.place.tags(&name, None, 10).unwrap().items, [reference.clone()]);
+    assert_eq!(scene.place.repositories(None, 10).unwrap().items, std::slice::from_ref(&name));
+    assert_eq!(scene.place.tags(&name, None, 10).unwrap().items, std::slice::from_ref(&reference));
     let named = scene.place.resolve(&name, &reference).await.unwrap().unwrap();
     assert_eq!(scene.blobs(), 0);
     // A manifest alone brings nothing else.
