@@ -102,13 +102,18 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
     serving
 }
 
+/// The longest request, and message of a stream: a call takes in 4 MiB, which JSON makes a third longer.
+const MAX_REQUEST_BYTES: usize = 6 * 1024 * 1024;
+
 pub(crate) fn app(daemon: &Arc<Daemon>, longest_silence: Duration) -> Router {
+    let limits =
+        connectrpc::Limits::default().with_max_request_body_size(MAX_REQUEST_BYTES).with_max_message_size(MAX_REQUEST_BYTES);
     Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
         .with_state(Arc::clone(daemon))
-        .fallback_service(api::router(daemon).into_axum_service())
+        .fallback_service(api::router(daemon).into_axum_service().with_limits(limits))
         .layer(middleware::from_fn_with_state(longest_silence, silence::end_silent))
 }
 

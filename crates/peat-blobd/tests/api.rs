@@ -525,16 +525,22 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
             ..Default::default()
         })
     };
-    let digest = |bytes: &[u8]| format!("sha256:{}", sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let digest = |bytes: &[u8]| {
+        format!("sha256:{}", sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    };
 
-    let bytes = import(import::Source::Data(b"bytes".to_vec().into()), Some(&digest(b"bytes")), Some("mine")).await.expect("taken").into_owned();
+    let bytes = import(import::Source::Data(b"bytes".to_vec().into()), Some(&digest(b"bytes")), Some("mine"))
+        .await
+        .expect("taken")
+        .into_owned();
     assert_eq!((bytes.digest.as_str(), bytes.size_bytes, bytes.already_present), (digest(b"bytes").as_str(), 5, false));
     let again = import(import::Source::Data(b"bytes".to_vec().into()), None, None).await.expect("taken").into_owned();
     assert!(again.already_present && again.blob_token == bytes.blob_token);
     let file = import(import::Source::RootPath(Box::new(beneath("file"))), None, None).await.expect("taken").into_owned();
     assert_eq!((file.digest.as_str(), file.size_bytes), (digest(&[7; 100_000]).as_str(), 100_000));
 
-    let status = |blob: status::Blob| client.get_blob_status(sidecar::GetBlobStatusRequest { blob: Some(blob), ..Default::default() });
+    let status =
+        |blob: status::Blob| client.get_blob_status(sidecar::GetBlobStatusRequest { blob: Some(blob), ..Default::default() });
     let found = status(status::Blob::BlobToken(bytes.blob_token.clone())).await.expect("told").into_owned();
     assert_eq!((found.state.to_i32(), found.size_bytes, found.bytes_held), (3, 5, 5));
     assert!(found.pins.contains(&"user:mine".to_owned()), "{:?}", found.pins);
@@ -563,7 +569,10 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
     assert_eq!(listed.blobs.iter().map(|blob| blob.blob_token.as_str()).collect::<Vec<_>>(), [bytes.blob_token.as_str()]);
     let (mut seen, mut token) = (Vec::new(), String::new());
     loop {
-        let page = list(sidecar::ListBlobsRequest { page_size: 1, page_token: token, ..Default::default() }).await.expect("listed").into_owned();
+        let page = list(sidecar::ListBlobsRequest { page_size: 1, page_token: token, ..Default::default() })
+            .await
+            .expect("listed")
+            .into_owned();
         seen.extend(page.blobs.iter().map(|blob| blob.digest.clone()));
         token = page.next_page_token;
         if token.is_empty() {

@@ -14,10 +14,10 @@ use peat_blobcore::oci::{Digest, ImageReference, Repository};
 use peat_blobcore::registry::RegistryError;
 use peat_blobcore::{Error, ErrorKind, TAKEN_LIFETIME};
 
+use super::Daemon;
 use super::errors::{answer, failed, invalid};
 use super::images::{platform, pull_from, remote_of};
 use super::upload::too_much;
-use super::Daemon;
 
 /// The most that a call takes in itself.
 const MAX_DATA_BYTES: usize = 4 * 1024 * 1024;
@@ -114,14 +114,16 @@ impl Daemon {
     /// The node takes it in with a lease of its own.
     async fn take_file(&self, path: &sidecar::RootPath) -> Result<TakenIn, ConnectError> {
         let root = self.root(&path.root_name)?;
-        let relative = RelativePath::parse(path.relative_path.as_bytes()).map_err(|why| invalid("root_path.relative_path", why))?;
+        let relative =
+            RelativePath::parse(path.relative_path.as_bytes()).map_err(|why| invalid("root_path.relative_path", why))?;
         let found = tokio::fs::symlink_metadata(root.join(relative.as_str())).await;
         if let (Ok(found), Some(most)) = (&found, self.config().max_file_bytes)
             && found.len() > most
         {
             return Err(too_much(format!("root_path: more than {most}"), "max_file_bytes"));
         }
-        let taken = self.node.take_in(root, path.root_name.clone(), vec![PathBuf::from(relative.as_str())]).await.map_err(failed)?;
+        let taken =
+            self.node.take_in(root, path.root_name.clone(), vec![PathBuf::from(relative.as_str())]).await.map_err(failed)?;
         if let Some(skipped) = taken.skipped.first() {
             return Err(invalid("root_path.relative_path", &skipped.reason));
         }
@@ -174,9 +176,14 @@ impl Daemon {
         }
     }
 
-    async fn export_to_file(&self, hash: BlobHash, path: &sidecar::RootPath) -> Result<sidecar::ExportBlobResponse, ConnectError> {
+    async fn export_to_file(
+        &self,
+        hash: BlobHash,
+        path: &sidecar::RootPath,
+    ) -> Result<sidecar::ExportBlobResponse, ConnectError> {
         let root = self.root(&path.root_name)?;
-        let relative = RelativePath::parse(path.relative_path.as_bytes()).map_err(|why| invalid("root_path.relative_path", why))?;
+        let relative =
+            RelativePath::parse(path.relative_path.as_bytes()).map_err(|why| invalid("root_path.relative_path", why))?;
         let content = self.node.content().clone();
         let (placed, size) = blocking(move || {
             let size = content.open_blob(&hash)?.size();
@@ -263,9 +270,10 @@ impl Daemon {
             },
         };
         let content = self.node.content().clone();
-        let (status, reasons, size) =
-            blocking(move || Ok((content.status(&hash)?, content.reasons(&hash)?, content.listed(&hash)?.map(|listed| listed.size))))
-                .await?;
+        let (status, reasons, size) = blocking(move || {
+            Ok((content.status(&hash)?, content.reasons(&hash)?, content.listed(&hash)?.map(|listed| listed.size)))
+        })
+        .await?;
         let (state, size_bytes, bytes_held) = match status {
             BlobStatus::Absent => (BlobState::BLOB_STATE_ABSENT, 0, 0),
             BlobStatus::Partial { size, held } => (BlobState::BLOB_STATE_PARTIAL, size, held),
@@ -302,7 +310,10 @@ impl Daemon {
         Ok(holders.iter().map(ToString::to_string).collect())
     }
 
-    pub(super) async fn list_blobs(&self, request: sidecar::ListBlobsRequest) -> Result<sidecar::ListBlobsResponse, ConnectError> {
+    pub(super) async fn list_blobs(
+        &self,
+        request: sidecar::ListBlobsRequest,
+    ) -> Result<sidecar::ListBlobsResponse, ConnectError> {
         let size = match request.page_size as usize {
             0 => PAGE,
             size => size.min(MAX_PAGE),
@@ -364,7 +375,11 @@ impl Daemon {
 
     fn root(&self, name: &str) -> Result<PathBuf, ConnectError> {
         let config: Arc<crate::Config> = self.config();
-        config.outbox.get(name).cloned().ok_or_else(|| invalid("root_path.root_name", format_args!("{name:?} is no outbox root of this node")))
+        config
+            .outbox
+            .get(name)
+            .cloned()
+            .ok_or_else(|| invalid("root_path.root_name", format_args!("{name:?} is no outbox root of this node")))
     }
 }
 
