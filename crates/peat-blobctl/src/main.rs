@@ -90,6 +90,9 @@ enum Verb {
     /// Takes images in and out, lists them, and has other nodes take them.
     #[command(subcommand)]
     Image(verbs::image::Options),
+    /// Serves images by itself, without a node.
+    #[command(subcommand)]
+    Registry(verbs::registry::Options),
     /// Says what stock clients of iroh-blobs (sendme) may fetch from the node.
     #[command(subcommand)]
     Stock(verbs::stock::Options),
@@ -172,6 +175,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
         Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
         Verb::Image(options) => on_runtime(verbs::image::run(&options, output, address)),
+        Verb::Registry(options) => to_the_end(verbs::registry::run(&options, output)),
         Verb::Stock(options) => on_runtime(verbs::stock::run(&options, output, address)),
         Verb::Revoke(options) => on_runtime(verbs::declare::run(verbs::declare::Declaration::Revoked, &options, output, address)),
         Verb::Node(options) => on_runtime(verbs::node::run(&options, output, address)),
@@ -182,9 +186,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
 
 /// Runs what is asynchronous, until it ends or the user ends it.
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::io("cannot start the runtime"))?;
-    let outcome = runtime.block_on(async {
+    to_the_end(async {
         tokio::select! {
             outcome = work => outcome,
             heard = tokio::signal::ctrl_c() => Err(match heard {
@@ -192,7 +194,14 @@ fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
                 Err(error) => Failure::io("cannot listen for signals")(error),
             }),
         }
-    });
+    })
+}
+
+/// Runs what is asynchronous and heeds signals itself.
+fn to_the_end(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::io("cannot start the runtime"))?;
+    let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(GRACE);
     outcome
 }

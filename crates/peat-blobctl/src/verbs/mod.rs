@@ -21,6 +21,7 @@ mod nodes;
 pub(crate) mod pages;
 pub(crate) mod parcel;
 pub(crate) mod peer;
+pub(crate) mod registry;
 pub(crate) mod send;
 pub(crate) mod status;
 pub(crate) mod stock;

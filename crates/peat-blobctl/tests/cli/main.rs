@@ -4,6 +4,7 @@ mod authority;
 mod direct;
 mod offline;
 mod online;
+mod registry;
 mod tls;
 
 use std::io::Write as _;
