@@ -221,7 +221,7 @@ impl Watching {
             (taken, failed)
         };
         watcher.settled(taken.iter().map(|taken| taken.path.as_slice()));
-        for (path, why) in failed {
+        for Unread { path, why } in failed {
             watcher.put_off(&path, now);
             round.waiting += 1;
             round.problem.get_or_insert(why);
@@ -231,19 +231,20 @@ impl Watching {
 
     /// Takes files into the store. A file that cannot be read, or is written to meanwhile, holds up no other: it comes back with
     /// the reason.
-    fn take_in(&self, job: &Job, ready: &[Collected]) -> Result<(Vec<TakenFile>, Vec<(Vec<u8>, String)>), Error> {
+    fn take_in(&self, job: &Job, ready: &[Collected]) -> Result<(Vec<TakenFile>, Vec<Unread>), Error> {
         let (mut taken, mut failed) = (Vec::new(), Vec::new());
         let mut batch = job.content.batch();
         for file in ready {
             if let Some(cap) = self.options.max_file_bytes.filter(|cap| file.size > *cap) {
                 let name = String::from_utf8_lossy(&file.path);
-                failed.push((file.path.clone(), format!("{name:?} has {} bytes, over the cap of {cap} bytes", file.size)));
+                let why = format!("{name:?} has {} bytes, over the cap of {cap} bytes", file.size);
+                failed.push(Unread { path: file.path.clone(), why });
                 continue;
             }
             match entry(&mut batch, file, &self.options.root, &self.options.root_name) {
                 Ok(entry) => taken.push(TakenFile { path: file.path.clone(), sent: file.as_sent(entry.blob), entry }),
                 Err(error) if error.kind() == ErrorKind::NoSpace => return Err(error),
-                Err(error) => failed.push((file.path.clone(), error.to_string())),
+                Err(error) => failed.push(Unread { path: file.path.clone(), why: error.to_string() }),
             }
         }
         batch.commit()?;
@@ -285,6 +286,12 @@ impl Watching {
         (round.sent, round.distributions) = (files.len() as u64, 1);
         self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
     }
+}
+
+/// A file that is not in the store, and why.
+struct Unread {
+    path: Vec<u8>,
+    why: String,
 }
 
 /// A file in the store, and how it is to be remembered.
