@@ -32,7 +32,7 @@ pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, Loaded, Origin, Sources};
 use layers::{Given, nearest, split};
 pub use settings::{SETTINGS, Setting, WITHOUT_EFFECT};
-pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError};
+pub use values::{Listen, LogFormat, StaticPeer, Token, UpstreamAt, ValueError};
 
 /// Everything that a daemon can be told.
 #[derive(Debug, Clone)]
@@ -55,6 +55,16 @@ pub struct Config {
     pub registry_listen: Vec<SocketAddr>,
     /// Whether clients of the registry can read only.
     pub registry_read_only: bool,
+    /// Registries that the node's stands before, each name once.
+    pub registry_upstream: Vec<UpstreamAt>,
+    /// Files that say who asks, by the host of an upstream.
+    pub registry_upstream_credentials: BTreeMap<String, PathBuf>,
+    /// Whether upstreams beyond loopback may be plain http.
+    pub registry_upstream_insecure: bool,
+    /// How long what was pulled from upstreams is kept; `None` is for good.
+    pub registry_upstream_keep: Option<Duration>,
+    /// How long an upstream may say nothing.
+    pub registry_upstream_stall: Duration,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -137,6 +147,11 @@ impl Config {
             insecure: false,
             registry_listen: Vec::new(),
             registry_read_only: false,
+            registry_upstream: Vec::new(),
+            registry_upstream_credentials: BTreeMap::new(),
+            registry_upstream_insecure: false,
+            registry_upstream_keep: None,
+            registry_upstream_stall: Duration::from_secs(10),
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),
