@@ -49,6 +49,17 @@ pub enum Error {
     /// A certificate or key for TCP.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A file that says to an upstream who asks.
+    #[error("cannot read {}: {source}", .path.display())]
+    Credentials {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// An upstream that can be none.
+    #[error(transparent)]
+    Upstream(peat_blobcore::registry::remote::RemoteError),
 }
 
 impl Error {
@@ -57,7 +68,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::Listen { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => ErrorKind::of_io(source),
+            Self::Listen { source, .. } | Self::Credentials { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => {
+                ErrorKind::of_io(source)
+            }
+            Self::Upstream(error) => error.kind(),
             Self::Tls(_) => ErrorKind::Usage,
         }
     }
@@ -69,6 +83,8 @@ impl Error {
             Self::Node(error) => error.hint(),
             Self::Listen { .. } => Some("stop what holds it, or choose another with --listen or --registry-listen".to_owned()),
             Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
+            Self::Credentials { .. } => Some("name files that this user may read with registry_upstream_credentials".to_owned()),
+            Self::Upstream(error) => error.hint(),
         }
     }
 }
@@ -89,8 +105,9 @@ impl Running {
     /// [`Error`]; nothing goes on running then.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
-        let tls = load_tls(&config)?;
+        let (tls, upstreams) = (load_tls(&config)?, registry::upstreams(&config)?);
         let node = start_node(&config).await?;
+        registry::stand_before(upstreams, &node, &config);
         match Self::serve(node, tls, &config).await {
             Ok(running) => Ok(running),
             Err((error, node)) => {

@@ -8,15 +8,19 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use data_encoding::BASE64;
-use peat_blobcore::registry::http;
+use peat_blobcore::Node;
+use peat_blobcore::registry::remote::Credentials;
+use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams};
+use peat_blobcore::registry::{Rank, http};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::api::Daemon;
+use crate::config::UpstreamAt;
 use crate::server::{bearer, is_equal};
 use crate::tcp::Door;
-use crate::{Error, silence};
+use crate::{Config, Error, silence};
 
 /// Binds every socket, and says where each listens.
 pub(crate) async fn bind_all(addresses: &[SocketAddr]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Error> {
@@ -30,6 +34,36 @@ pub(crate) async fn bind_all(addresses: &[SocketAddr]) -> Result<(Vec<TcpListene
     Ok((listeners, bound))
 }
 
+/// The registries that the configuration has this node's stand before.
+pub(crate) fn upstreams(config: &Config) -> Result<Vec<Upstream>, Error> {
+    let credentials = |host: &String| -> Result<Option<Credentials>, Error> {
+        let Some(path) = config.registry_upstream_credentials.get(host) else { return Ok(None) };
+        let failed = |source| Error::Credentials { path: path.clone(), source };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        Ok(Some(match text.trim_ascii().split_once(':') {
+            Some((user, password)) => Credentials::Basic { user: user.to_owned(), password: password.to_owned() },
+            None => Credentials::Bearer(text.trim_ascii().to_owned()),
+        }))
+    };
+    let upstream = |at: &UpstreamAt| {
+        let location = |(host, insecure): &(String, bool)| {
+            Ok(Location { host: host.clone(), insecure: *insecure, credentials: credentials(host)? })
+        };
+        let locations = at.hosts.iter().map(location).collect::<Result<_, Error>>()?;
+        Upstream::new(at.name.clone(), locations, config.registry_upstream_stall).map_err(Error::Upstream)
+    };
+    config.registry_upstream.iter().map(upstream).collect()
+}
+
+/// Has the node's registry ask them for what neither it nor other nodes have.
+pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Config) {
+    if !upstreams.is_empty() {
+        let registry = node.registry();
+        let upstreams = Upstreams::new(registry, upstreams, config.registry_upstream_keep);
+        registry.add_elsewhere(Rank::Upstream, Arc::new(upstreams));
+    }
+}
+
 /// Serves the registry on every socket until `stopping`.
 pub(crate) fn serve(
     listeners: Vec<TcpListener>,
@@ -40,7 +74,12 @@ pub(crate) fn serve(
     if listeners.is_empty() {
         return;
     }
-    let options = http::Options { read_only: daemon.config().registry_read_only, ..http::Options::default() };
+    let config = daemon.config();
+    let options = http::Options {
+        read_only: config.registry_read_only,
+        namespaces: config.registry_upstream.iter().filter_map(|upstream| upstream.name.clone()).collect(),
+        ..http::Options::default()
+    };
     let app = http::router(daemon.node.registry().clone(), options)
         .layer(middleware::from_fn_with_state(silence::LONGEST, silence::end_silent))
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), admit));

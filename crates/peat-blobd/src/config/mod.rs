@@ -33,7 +33,7 @@ pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, Loaded, Origin, Sources};
 use layers::{Given, nearest, split};
 pub use settings::{SETTINGS, Setting, WITHOUT_EFFECT};
-pub use values::{Listen, LogFormat, StaticPeer, Token, ValueError, WatchTerms, Watched};
+pub use values::{Listen, LogFormat, StaticPeer, Token, UpstreamAt, ValueError, WatchTerms, Watched};
 
 /// Everything that a daemon can be told.
 #[derive(Debug, Clone)]
@@ -60,6 +60,16 @@ pub struct Config {
     pub sideload: Vec<Pattern>,
     /// How often they are looked for.
     pub sideload_interval: Duration,
+    /// Registries that the node's stands before, each name once.
+    pub registry_upstream: Vec<UpstreamAt>,
+    /// Files that say who asks, by the host of an upstream.
+    pub registry_upstream_credentials: BTreeMap<String, PathBuf>,
+    /// Whether upstreams beyond loopback may be plain http.
+    pub registry_upstream_insecure: bool,
+    /// How long what was pulled from upstreams is kept; `None` is for good.
+    pub registry_upstream_keep: Option<Duration>,
+    /// How long an upstream may say nothing.
+    pub registry_upstream_stall: Duration,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -150,6 +160,11 @@ impl Config {
             registry_read_only: false,
             sideload: Vec::new(),
             sideload_interval: Duration::from_secs(30),
+            registry_upstream: Vec::new(),
+            registry_upstream_credentials: BTreeMap::new(),
+            registry_upstream_insecure: false,
+            registry_upstream_keep: None,
+            registry_upstream_stall: Duration::from_secs(10),
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),

@@ -8,11 +8,12 @@ use std::time::Duration;
 use peat_blobcore::exchange::Owner;
 use peat_blobcore::identity::FormationKey;
 use peat_blobcore::model::{EndpointId, Labels, Manifest, NodeRef, Priority, Scope, Selector, SelectorError};
+use peat_blobcore::oci::Repository;
 use peat_blobcore::registry::sideload::{Pattern, PatternError};
 use peat_blobcore::{LimitError, Limits, Period, Rate, RateChange, Rates, rate_or_none};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::values::{LogFormat, StaticPeer, Token, ValueError, WatchTerms, Watched};
+use super::values::{LogFormat, StaticPeer, Token, UpstreamAt, ValueError, WatchTerms, Watched};
 
 pub(super) type Parsed<T> = Result<T, ValueError>;
 
@@ -287,6 +288,33 @@ pub(super) fn peers(items: &[String]) -> Parsed<Vec<StaticPeer>> {
         }
     }
     Ok(peers)
+}
+
+/// `name=URL` items; those of one name are one registry with mirrors.
+pub(super) fn upstreams(items: &[String]) -> Parsed<Vec<UpstreamAt>> {
+    let what = "name=https://host[:port] or name=http://host[:port] items, the name * or as that of a repository";
+    let mut upstreams: Vec<UpstreamAt> = Vec::new();
+    for (name, url) in pairs(items, what)? {
+        let name = match name.as_str() {
+            "*" => None,
+            name => Some(from_text::<Repository>(name, what)?.as_str().to_owned()),
+        };
+        let (host, insecure) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+            (Some(host), _) => (host, false),
+            (None, Some(host)) => (host, true),
+            (None, None) => return allowed(what),
+        };
+        let host = host.strip_suffix('/').unwrap_or(host);
+        if host.is_empty() || host.contains(['/', '?', '#', '@', '\\']) {
+            return allowed(what);
+        }
+        let at = (host.to_owned(), insecure);
+        match upstreams.iter_mut().find(|upstream| upstream.name == name) {
+            Some(upstream) => upstream.hosts.push(at),
+            None => upstreams.push(UpstreamAt { name, hosts: vec![at] }),
+        }
+    }
+    Ok(upstreams)
 }
 
 fn is_host_and_port(text: &str) -> bool {

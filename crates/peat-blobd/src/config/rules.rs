@@ -67,6 +67,19 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
     {
         return refuse("outbox-watch", format!("outbox_watch names the root {name:?}, which outbox does not have; add it there"));
     }
+    let mut in_clear = config.registry_upstream.iter().flat_map(|upstream| &upstream.hosts);
+    if let Some((host, _)) = in_clear.find(|(host, insecure)| *insecure && !is_loopback(host))
+        && !config.registry_upstream_insecure
+    {
+        let message = format!(
+            "http://{host} would be spoken to in clear; write https://, or give `registry_upstream_insecure` if whoever is between may read and cut"
+        );
+        return refuse("registry-upstream", message);
+    }
+    let known = |host: &String| config.registry_upstream.iter().any(|upstream| upstream.hosts.iter().any(|(at, _)| at == host));
+    if let Some(host) = config.registry_upstream_credentials.keys().find(|host| !known(host)) {
+        return refuse("registry-upstream-credentials", format!("{host} is no host of registry_upstream"));
+    }
     if config.listen.is_empty() {
         return refuse("listen", "listen is empty, so nobody could use the daemon; name a socket or leave it out".to_owned());
     }
@@ -87,6 +100,15 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
     Ok(())
 }
 
+/// Whether a host, with its port if it has one, is this machine.
+fn is_loopback(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 /// Warns of files with secrets that everybody on the machine can read.
 fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
     let named =
@@ -95,7 +117,9 @@ fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
         Origin::File { path, .. } => Some(path.as_path()),
         _ => None,
     });
-    for path in named.chain(configuration) {
+    let of_upstreams = given.get("registry-upstream-credentials").into_iter().flat_map(|given| &given.items);
+    let of_upstreams = of_upstreams.filter_map(|item| Some(Path::new(item.split_once('=')?.1)));
+    for path in named.chain(configuration).chain(of_upstreams) {
         if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o004 != 0) {
             let path = path.display();
             warnings.push(format!(

@@ -170,6 +170,39 @@ pub static SETTINGS: &[Setting] = &[
     )
     .default("30s"),
     setting(
+        "registry-upstream",
+        "NAME=URL,…",
+        "Registries that this node's stands before, as registry.example=https://registry.example: their repositories are beneath the name here, and `?ns=` may say it. Several items of one name are mirrors, asked in this order; the name * is for every repository, by its own name.",
+        many!(registry_upstream, parse::upstreams),
+    ),
+    setting(
+        "registry-upstream-credentials",
+        "HOST=PATH,…",
+        "Files with `user:password`, or a bearer token, for hosts of `registry_upstream`. In the file a table.",
+        many!(registry_upstream_credentials, parse::roots),
+    ),
+    setting(
+        "registry-upstream-insecure",
+        "BOOL",
+        "Upstreams beyond loopback may be plain http.",
+        switch!(registry_upstream_insecure),
+    )
+    .default("false"),
+    setting(
+        "registry-upstream-keep",
+        "DURATION",
+        "How long what was pulled from upstreams is kept, by this node alone. None: images that were pulled whole are kept for good, and other nodes may have them.",
+        one!(registry_upstream_keep, |text| parse::optional(text, parse::duration)),
+    )
+    .default("none"),
+    setting(
+        "registry-upstream-stall",
+        "DURATION",
+        "How long an upstream may say nothing before the next mirror is asked.",
+        one!(registry_upstream_stall, parse::duration),
+    )
+    .default("10s"),
+    setting(
         "node-id",
         "NAME",
         "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",

@@ -92,6 +92,15 @@ pub struct StaticPeer {
     pub hosts: Vec<String>,
 }
 
+/// A registry that the node's stands before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamAt {
+    /// What its repositories are beneath; `None` for every repository.
+    pub name: Option<String>,
+    /// Where it and its mirrors are, in the order in which they are asked: `host` or `host:port`, and whether by plain http.
+    pub hosts: Vec<(String, bool)>,
+}
+
 /// A secret that clients of the API show. `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
