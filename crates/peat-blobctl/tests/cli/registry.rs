@@ -1,4 +1,5 @@
 //! `registry serve`, as clients of images see it.
+#![allow(clippy::unwrap_used, reason = "in a test")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
