@@ -529,12 +529,10 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
         format!("sha256:{}", sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>())
     };
 
-    let bytes = import(import::Source::Data(b"bytes".to_vec().into()), Some(&digest(b"bytes")), Some("mine"))
-        .await
-        .expect("taken")
-        .into_owned();
+    let bytes =
+        import(import::Source::Data(b"bytes".to_vec()), Some(&digest(b"bytes")), Some("mine")).await.expect("taken").into_owned();
     assert_eq!((bytes.digest.as_str(), bytes.size_bytes, bytes.already_present), (digest(b"bytes").as_str(), 5, false));
-    let again = import(import::Source::Data(b"bytes".to_vec().into()), None, None).await.expect("taken").into_owned();
+    let again = import(import::Source::Data(b"bytes".to_vec()), None, None).await.expect("taken").into_owned();
     assert!(again.already_present && again.blob_token == bytes.blob_token);
     let file = import(import::Source::RootPath(Box::new(beneath("file"))), None, None).await.expect("taken").into_owned();
     assert_eq!((file.digest.as_str(), file.size_bytes), (digest(&[7; 100_000]).as_str(), 100_000));
@@ -583,10 +581,10 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
 
     // What makes no sense is said, by field, and changes nothing.
     let refused = [
-        import(import::Source::Data(vec![0; (4 << 20) + 1].into()), None, None).await.expect_err("too much"),
-        import(import::Source::Data(b"bytes".to_vec().into()), Some("sha256:00"), None).await.expect_err("no digest"),
-        import(import::Source::Data(b"x".to_vec().into()), Some(&digest(b"y")), None).await.expect_err("another digest"),
-        import(import::Source::Data(b"x".to_vec().into()), None, Some("")).await.expect_err("no name"),
+        import(import::Source::Data(vec![0; (4 << 20) + 1]), None, None).await.expect_err("too much"),
+        import(import::Source::Data(b"bytes".to_vec()), Some("sha256:00"), None).await.expect_err("no digest"),
+        import(import::Source::Data(b"x".to_vec()), Some(&digest(b"y")), None).await.expect_err("another digest"),
+        import(import::Source::Data(b"x".to_vec()), None, Some("")).await.expect_err("no name"),
         import(import::Source::RootPath(Box::new(beneath("../file"))), None, None).await.expect_err("outside"),
         import(import::Source::RootPath(Box::new(beneath("missing"))), None, None).await.expect_err("not there"),
         client.import_blob(sidecar::ImportBlobRequest::default()).await.expect_err("nothing"),

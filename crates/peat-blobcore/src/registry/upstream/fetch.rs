@@ -61,7 +61,6 @@ pub(super) async fn open<'a>(upstream: &'a Upstream, there: &Repository, digest:
 /// Writes what comes until it is whole, and gives it to `take`, which holds it against its digest.
 pub(super) async fn fill<F: Future<Output = Result<Held, RegistryError>>>(
     opened: Opened<'_>,
-    _upstream: &Upstream,
     (there, digest): (&Repository, &Digest),
     mut spool: Spool,
     pilot: &Arc<Pilot>,

@@ -180,7 +180,7 @@ impl Question {
         let (pilot, flight) = Flight::begin(*digest, opened.size(), reader);
         self.stage.send_replace(Stage::Found(Found::Streamed(flight)));
         let pilot = Arc::new(pilot);
-        let outcome = fetch::fill(opened, &self.upstream, (&self.there, digest), spool, &pilot, |spooled| {
+        let outcome = fetch::fill(opened, (&self.there, digest), spool, &pilot, |spooled| {
             let (keeper, within, name) = (Arc::clone(&self.keeper), repository.clone(), *digest);
             blocking(move || keeper.take_blob(&within, &name, spooled))
         })
