@@ -17,6 +17,12 @@ async fn watch(node: &Node, root: &Path) -> WatchedOutbox {
     node.watch_outbox(options).await.expect("watched")
 }
 
+/// Puts a file in its place whole: what is still being written may be sent when a busy machine stops for a while.
+fn put(root: &Path, name: &str, text: &str) {
+    fs::write(root.join(".part"), text).expect("written");
+    fs::rename(root.join(".part"), root.join(name)).expect("renamed");
+}
+
 async fn until(outbox: &mut WatchedOutbox, what: &str, is_so: impl Fn(&peat_blobcore::OutboxStatus) -> bool) {
     let waiting = async {
         while !is_so(&outbox.status()) {
@@ -46,7 +52,7 @@ async fn each_version_of_a_file_is_sent_once_also_when_nodes_restart_and_files_a
     };
     eventually("bravo has it", has("a", "first")).await;
 
-    fs::write(root.join("a"), "other").expect("written");
+    put(&root, "a", "other");
     eventually("the new version replaces the old, though it has the same size", has("a", "other")).await;
     assert_eq!(alpha.distributions().len(), 2);
 
@@ -59,10 +65,10 @@ async fn each_version_of_a_file_is_sent_once_also_when_nodes_restart_and_files_a
     drop(outbox);
     alpha.shutdown().await;
     // Its content is the same: nothing is sent for that.
-    fs::write(root.join("b"), "other").expect("written");
+    put(&root, "b", "other");
     let alpha = fleet.restart("alpha", &[&bravo]).await;
     let mut outbox = watch(&alpha, &root).await;
-    fs::write(root.join("c"), "last").expect("written");
+    put(&root, "c", "last");
     eventually("what came after the restart", has("c", "last")).await;
     until(&mut outbox, "all has been looked at", |status| status.waiting == 0).await;
     assert_eq!(alpha.distributions().len(), 4, "and nothing of before");
