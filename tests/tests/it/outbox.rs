@@ -1,10 +1,12 @@
 //! Watched outboxes: what is put there arrives, once for each version, whatever happens to the nodes meanwhile.
 
 use std::fs;
+use std::future::Future as _;
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
-use peat_blob_tests::fleet::{Fleet, contents, eventually};
+use peat_blob_tests::fleet::{Fleet, eventually};
 use peat_blobcore::{Node, OutboxOptions, WatchedOutbox};
 
 async fn watch(node: &Node, root: &Path) -> WatchedOutbox {
@@ -104,7 +106,16 @@ async fn a_root_that_is_not_there_is_said_and_waited_for() {
     until(&mut outbox, "it is missed", |status| status.problem.is_some()).await;
     let problem = outbox.status().problem.expect("it is not there");
     assert!(problem.contains("No such file or directory"), "{problem}");
+    let root = fleet.write("outbox", &[("a", b"late")]);
+    until(&mut outbox, "it is there now", |status| status.sent == 1 && status.problem.is_none()).await;
+    // Another watch of the same begins when this one has ended.
+    let mut second = Box::pin(watch(&alpha, &root));
+    let waits = std::future::poll_fn(|context| Poll::Ready(second.as_mut().poll(context).is_pending())).await;
+    assert!(waits, "two would send the same");
+    drop(outbox);
+    let mut outbox = second.await;
+    fs::write(root.join("b"), "more").expect("written");
+    until(&mut outbox, "the second watch goes on", |status| status.sent == 1).await;
     alpha.shutdown().await;
     while outbox.changed().await {}
-    assert_eq!(contents(&fleet.path("alpha.inbox")).len(), 0);
 }

@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::data::DataDirectory;
 use super::package::{Mesh, Reach};
 use super::send::Job;
-use super::{Node, blocking, sideload};
+use super::{Node, blocking, outbox, sideload};
 use crate::Error;
 use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
@@ -345,6 +345,7 @@ impl NodeBuilder {
             claims,
             mesh: Reach(mesh),
             sideload,
+            outboxes: outbox::Turns::default(),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,

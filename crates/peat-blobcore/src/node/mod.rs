@@ -63,6 +63,7 @@ pub struct Node {
     claims: Claims,
     mesh: package::Reach,
     sideload: Option<sideload::Watch>,
+    outboxes: outbox::Turns,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.

@@ -1,11 +1,11 @@
 //! Watched outboxes: what is put into a directory is sent without anybody asking, each version of a file once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::send::{Job, Terms, entry};
@@ -75,6 +75,9 @@ pub struct OutboxStatus {
     pub problem: Option<String>,
 }
 
+/// Who watches the outbox of a name, one at a time.
+pub(super) type Turns = std::sync::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>;
+
 /// A watch, which ends when this is dropped. What it has sent stays sent.
 #[derive(Debug)]
 pub struct WatchedOutbox {
@@ -106,11 +109,17 @@ impl Node {
     /// directory), `*.part` and `*~`: write under such a name and rename. A file that changes is sent again, one that stays the
     /// same never, not even after a restart; one that is removed stays where it was delivered.
     ///
-    /// Files that are ready together are one distribution, of 4096 files at most; each appears at its receivers as it comes.
+    /// Files that are ready together are one distribution, of 4096 files at most; each appears at its receivers as it comes. A second
+    /// watch of the same `root_name` begins when the first has ended, with what it was at: this waits for that.
     ///
     /// # Errors
     /// When the ledger cannot be read. A root that is not there (yet) is waited for, see [`OutboxStatus::problem`].
     pub async fn watch_outbox(&self, options: OutboxOptions) -> Result<WatchedOutbox, Error> {
+        let turn = {
+            let mut turns = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(options.root_name.clone()).or_default())
+        };
+        let turn = turn.lock_owned().await;
         self.finish_interrupted(&options.root_name).await?;
         let (sender, status) = watch::channel(OutboxStatus::default());
         let watcher = Watcher::new(&options.root, &options.root_name, self.ledger.clone(), options.stable);
@@ -121,7 +130,7 @@ impl Node {
             options,
             status: sender,
         };
-        let task = tokio::spawn(watching.run(watcher));
+        let task = tokio::spawn(watching.run(watcher, turn));
         Ok(WatchedOutbox { status, task })
     }
 
@@ -165,14 +174,16 @@ struct Round {
 }
 
 impl Watching {
-    async fn run(self, mut watcher: Watcher) {
+    /// `turn` goes where the watcher goes: a round that has begun ends though the task was ended, and nobody may watch before.
+    async fn run(self, mut watcher: Watcher, mut turn: OwnedMutexGuard<()>) {
         let begun = Instant::now();
         let watching = Arc::new(self);
         loop {
             let look = Instant::now();
             let (this, mut moved) = (Arc::clone(&watching), watcher);
-            let Ok((outcome, back)) = blocking(move || (this.round(&mut moved, begun.elapsed()), moved)).await else { return };
-            watcher = back;
+            let round = move || (this.round(&mut moved, begun.elapsed()), moved, turn);
+            let Ok((outcome, back, kept)) = blocking(round).await else { return };
+            (watcher, turn) = (back, kept);
             let mut pause = watching.options.interval.max(look.elapsed() * SHARE);
             let round = match outcome {
                 Ok(round) => round,
