@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use peat_blob_lab::Lab;
 use serde::{Deserialize, Serialize};
 
-use crate::tool::{Step, Tool};
+use crate::tool::{Step, Tool, pull_back};
 use crate::usage::{Usage, Watch};
 use crate::work::{Copy, Scene, Task, Work};
 use crate::{Outcome, payload};
@@ -65,7 +65,7 @@ pub(crate) fn run(tool: Tool, work: &Work, seed: u64, programs: &Path, directory
     let after = lab.counts();
     outcome?;
     if work.task == Task::Image(Copy::Push) {
-        tool.pull_back(&scene)?;
+        pull_back(&scene)?;
     }
     for seat in scene.receivers() {
         if !payload::same(work, &outbox, &scene.inbox(seat))? {

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use peat_blob_lab::{Daemons, Host, Peering};
 
+pub(crate) use registry::pull_back;
+
 use crate::Outcome;
 use crate::work::{Copy, Scene, Task, Work};
 

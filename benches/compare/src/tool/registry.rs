@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use peat_blob_lab::{Daemons, Host, Peering, Seat};
 
-use super::{Step, Tool, all_end_well, answers, quiet, until};
+use super::{Step, all_end_well, answers, quiet, until};
 use crate::Outcome;
 use crate::work::{Copy, Scene, Task};
 
@@ -32,7 +32,7 @@ pub(super) fn prepare<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
     let mut registry = scene.sender().host.command("docker-registry");
     quiet(registry.arg("serve").arg(&configuration)).spawn()?;
     answers(scene.sender().host, address, scene.deadline)?;
-    step(scene, address)
+    step(scene)
 }
 
 /// A daemon with a registry at each.
@@ -43,7 +43,7 @@ pub(super) fn ours<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
     let daemons = Daemons::start_each(scene.seats.to_vec(), scene.programs, scene.directory, Peering::First, flags)?;
     daemons.connected(scene.receivers().len(), scene.deadline)?;
     if scene.work.task != Task::Image(Copy::Cold) {
-        return step(scene, address_of(scene.sender()));
+        return step(scene);
     }
     push(scene)?;
     for seat in scene.receivers() {
@@ -60,19 +60,17 @@ pub(super) fn ours<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
 }
 
 /// What is timed where there is one registry that matters.
-fn step<'a>(scene: &'a Scene<'a>, address: SocketAddr) -> Outcome<Step<'a>> {
+fn step<'a>(scene: &'a Scene<'a>) -> Outcome<Step<'a>> {
     if scene.work.task == Task::Image(Copy::Push) {
         return Ok(Box::new(|| push(scene)));
     }
     push(scene)?;
-    Ok(Box::new(move || pull(scene, |_| address)))
+    Ok(Box::new(|| pull(scene, |_| address_of(scene.sender()))))
 }
 
-impl Tool {
-    /// What was pushed, for who wants to compare it.
-    pub(crate) fn pull_back(self, scene: &Scene<'_>) -> Outcome<()> {
-        pull(scene, |_| address_of(scene.sender()))
-    }
+/// What was pushed, for who wants to compare it.
+pub(crate) fn pull_back(scene: &Scene<'_>) -> Outcome<()> {
+    pull(scene, |_| address_of(scene.sender()))
 }
 
 fn push(scene: &Scene<'_>) -> Outcome<()> {

@@ -164,17 +164,24 @@ impl Dir {
     pub(super) fn move_aside(&self, name: &str, now: Timestamp) -> Result<(), Errno> {
         for attempt in 0.. {
             let aside = name::conflict(name, now, attempt);
-            match fs::renameat_with(&self.fd, name, &self.fd, &aside, RenameFlags::NOREPLACE) {
+            match self.rename_new(name, &aside) {
                 Err(Errno::EXIST) => {}
-                // Not every file system knows the flag.
-                Err(Errno::INVAL | Errno::NOSYS) => match fs::statat(&self.fd, &aside, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => return fs::renameat(&self.fd, name, &self.fd, &aside),
-                    Err(error) => return Err(error),
-                    Ok(_) => {}
-                },
                 done => return done,
             }
         }
         unreachable!("2^32 conflict names of one millisecond")
+    }
+
+    /// Gives what is called `name` another name, unless something has that: [`Errno::EXIST`].
+    pub(super) fn rename_new(&self, name: &str, new: &str) -> Result<(), Errno> {
+        match fs::renameat_with(&self.fd, name, &self.fd, new, RenameFlags::NOREPLACE) {
+            // Not every file system knows the flag.
+            Err(Errno::INVAL | Errno::NOSYS) => match fs::statat(&self.fd, new, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => fs::renameat(&self.fd, name, &self.fd, new),
+                Err(error) => Err(error),
+                Ok(_) => Err(Errno::EXIST),
+            },
+            done => done,
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::beneath::Dirs;
@@ -31,6 +31,7 @@ pub enum Placed {
 pub fn export(content: &Content, blob: &BlobHash, root: &Path, path: &RelativePath) -> Result<Placed, Error> {
     let path = path.as_str();
     let io = |what| move |error: Errno| ExchangeError::io(path, what, error);
+    let taken = || Error::from(ExchangeError::Taken { path: path.to_owned() });
     let size = content.open_blob(blob)?.size();
     let mut dirs = Dirs::open(root)?;
     let dir = dirs.make(path)?;
@@ -39,10 +40,10 @@ pub fn export(content: &Content, blob: &BlobHash, root: &Path, path: &RelativePa
     match fs::openat(&dir.fd, last, flags, Mode::empty()) {
         Ok(there) => {
             let same = look::hash(&File::from(there), size).is_ok_and(|found| found == Some(*blob));
-            return if same { Ok(Placed::Present) } else { Err(ExchangeError::Taken { path: path.to_owned() }.into()) };
+            return if same { Ok(Placed::Present) } else { Err(taken()) };
         }
         Err(Errno::NOENT) => {}
-        Err(_) => return Err(ExchangeError::Taken { path: path.to_owned() }.into()),
+        Err(_) => return Err(taken()),
     }
     // Of two exports of the same the later begins anew.
     let part = format!(".{}.part", blob.short());
@@ -52,16 +53,11 @@ pub fn export(content: &Content, blob: &BlobHash, root: &Path, path: &RelativePa
     let written = (|| {
         let exported = content.export(blob, &file, Path::new(path))?;
         file.sync_all().map_err(|error| ExchangeError::io(path, "write it", error))?;
-        match fs::renameat_with(&dir.fd, &*part, &dir.fd, last, RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => return Err(ExchangeError::Taken { path: path.to_owned() }.into()),
-            // Not every file system knows the flag.
-            Err(Errno::INVAL | Errno::NOSYS) => match fs::statat(&dir.fd, last, AtFlags::SYMLINK_NOFOLLOW) {
-                Err(Errno::NOENT) => fs::renameat(&dir.fd, &*part, &dir.fd, last).map_err(io("name it"))?,
-                _ => return Err(ExchangeError::Taken { path: path.to_owned() }.into()),
-            },
-            renamed => renamed.map_err(io("name it"))?,
+        match dir.rename_new(&part, last) {
+            Err(Errno::EXIST) => Err(taken()),
+            Err(error) => Err(io("name it")(error).into()),
+            Ok(()) => Ok::<_, Error>(exported),
         }
-        Ok::<_, Error>(exported)
     })();
     if written.is_err() {
         // What failed says more than that this could not be cleared away.

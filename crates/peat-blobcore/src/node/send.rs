@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Node, blocking};
 use crate::Error;
-use crate::content::{Batch, Content, ContentError, Pin, PinRole, Spooled};
+use crate::content::{Batch, Content, ContentError, Ingested, Pin, PinRole, Spooled};
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Package, Priority,
@@ -165,6 +165,22 @@ impl Node {
             let blobs: Vec<BlobHash> = taken.files.iter().map(|file| file.blob).collect();
             job.content.pin(&Pin::Lease { name, until: now.plus(TAKEN_LIFETIME) }, &blobs)?;
             Ok(taken)
+        })
+        .await?
+    }
+
+    /// The same for bytes.
+    ///
+    /// # Errors
+    /// What the store reports, a full disk among it.
+    pub async fn take_bytes(&self, bytes: Vec<u8>) -> Result<Ingested, Error> {
+        let (content, until) = (self.content.clone(), self.clock.now().plus(TAKEN_LIFETIME));
+        let name = format!("taken in {}", self.next_bundle());
+        blocking(move || {
+            let _no_collection = content.keep_unpinned();
+            let ingested = content.ingest_bytes(&bytes)?;
+            content.pin(&Pin::Lease { name, until }, &[ingested.hash])?;
+            Ok(ingested)
         })
         .await?
     }

@@ -351,23 +351,24 @@ impl Pass<'_> {
 
     /// A source serves again: what was put off until its pause would be over is taken up.
     fn look_up_again(&mut self, source: &EndpointId) {
-        for id in self.memory.peers.interested_in(source) {
-            let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
-            let Work::Fetching(fetching) = &mut job.work else { continue };
-            fetching.unstick(Timestamp::from_millis(u64::MAX));
-            self.memory.ready.insert(job.rank);
-        }
+        self.unstick_interested(source, |_| true);
     }
 
     /// A source has all that this node knows, or is not metered any more: what it refused before is asked for again.
     pub(super) fn ask_again(&mut self, source: &EndpointId) {
+        self.unstick_interested(source, |fetching| {
+            // At once, but not as if nothing had been: over a thin link each try makes a connection, which reconciles.
+            fetching.metered.remove(source);
+            fetching.refused.get_mut(source).map(|backoff| backoff.until = Timestamp::default()).is_some()
+        });
+    }
+
+    /// Takes up all that was put off of what a source may have, where `concerned` says so.
+    fn unstick_interested(&mut self, source: &EndpointId, concerned: impl Fn(&mut Fetching) -> bool) {
         for id in self.memory.peers.interested_in(source) {
             let Some(job) = self.memory.jobs.get_mut(&id) else { continue };
             let Work::Fetching(fetching) = &mut job.work else { continue };
-            // At once, but not as if nothing had been: over a thin link each try makes a connection, which reconciles.
-            fetching.metered.remove(source);
-            if let Some(backoff) = fetching.refused.get_mut(source) {
-                backoff.until = Timestamp::default();
+            if concerned(fetching) {
                 fetching.unstick(Timestamp::from_millis(u64::MAX));
                 self.memory.ready.insert(job.rank);
             }

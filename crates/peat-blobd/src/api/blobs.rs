@@ -7,12 +7,13 @@ use std::sync::Arc;
 use connectrpc::ConnectError;
 use peat_blobapi::sidecar::oneof::{export_blob_request, get_blob_status_request, import_blob_request};
 use peat_blobapi::sidecar::{self, BlobState, ExportMethod};
-use peat_blobcore::content::{BlobStatus, Exported, Listed, Pin};
+use peat_blobcore::clock::{Clock as _, SystemClock};
+use peat_blobcore::content::{BlobStatus, Exported, Ingested, Listed, Pin};
 use peat_blobcore::exchange::{Placed, export};
-use peat_blobcore::model::{BlobHash, FileEntry, Files, RelativePath, Timestamp};
+use peat_blobcore::model::{BlobHash, FileEntry, Files, RelativePath};
 use peat_blobcore::oci::{Digest, ImageReference, Repository};
 use peat_blobcore::registry::RegistryError;
-use peat_blobcore::{Error, ErrorKind, TAKEN_LIFETIME};
+use peat_blobcore::{Error, ErrorKind};
 
 use super::Daemon;
 use super::errors::{answer, failed, invalid};
@@ -52,13 +53,16 @@ impl Daemon {
         if request.pin_name.as_deref().is_some_and(|name| name.is_empty() || name.len() > 1024) {
             return Err(invalid("pin_name", "give 1 to 1024 bytes, or none"));
         }
-        let began = self.now();
+        let began = SystemClock.now();
         let taken = match request.source {
             None => return Err(invalid("source", "say what: root_path, data or registry")),
             Some(Source::Data(bytes)) if bytes.len() > MAX_DATA_BYTES => {
                 return Err(invalid("data", format_args!("{} bytes, more than {MAX_DATA_BYTES}; use root_path", bytes.len())));
             }
-            Some(Source::Data(bytes)) => self.take_bytes(bytes.to_vec()).await?,
+            Some(Source::Data(bytes)) => {
+                let Ingested { hash, sha256, size } = self.node.take_bytes(bytes).await.map_err(failed)?;
+                TakenIn { hash, digest: Digest::Sha256(sha256), size, blobs: Vec::new() }
+            }
             Some(Source::RootPath(path)) => self.take_file(&path).await?,
             Some(Source::Registry(named)) => self.take_image(&named).await?,
         };
@@ -93,25 +97,6 @@ impl Daemon {
         })
     }
 
-    fn now(&self) -> Timestamp {
-        use peat_blobcore::clock::{Clock as _, SystemClock};
-        SystemClock.now()
-    }
-
-    async fn take_bytes(&self, bytes: Vec<u8>) -> Result<TakenIn, ConnectError> {
-        let (content, until) = (self.node.content().clone(), self.now().plus(TAKEN_LIFETIME));
-        let ingested = blocking(move || {
-            let _no_collection = content.keep_unpinned();
-            let ingested = content.ingest_bytes(&bytes)?;
-            content.pin(&Pin::Lease { name: format!("imported {}", ingested.hash), until }, &[ingested.hash])?;
-            Ok(ingested)
-        })
-        .await?;
-        let digest = Digest::Sha256(ingested.sha256);
-        Ok(TakenIn { hash: ingested.hash, digest, size: ingested.size, blobs: Vec::new() })
-    }
-
-    /// The node takes it in with a lease of its own.
     async fn take_file(&self, path: &sidecar::RootPath) -> Result<TakenIn, ConnectError> {
         let root = self.root(&path.root_name)?;
         let relative =

@@ -166,20 +166,25 @@ impl Files for Entries<'_> {
     }
 
     fn resolve(&self, name: &str) -> Result<String, ArchiveError> {
-        let mut at = name;
-        for _ in 0..MAX_LINKS {
-            match self.links.get(at) {
-                Some(next) => at = next,
-                None => return Ok(at.to_owned()),
-            }
-        }
-        Err(ArchiveError::Refused { name: name.to_owned(), why: "it leads from link to link" })
+        follow(&self.links, name)
     }
 
     fn take(&mut self, name: &str) -> Result<Option<Held>, ArchiveError> {
         let name = self.resolve(name)?;
         Ok(self.files.remove(&name))
     }
+}
+
+/// The name that an archive's links lead to from this one.
+pub(super) fn follow(links: &BTreeMap<String, String>, name: &str) -> Result<String, ArchiveError> {
+    let mut at = name;
+    for _ in 0..MAX_LINKS {
+        match links.get(at) {
+            Some(next) => at = next,
+            None => return Ok(at.to_owned()),
+        }
+    }
+    Err(ArchiveError::Refused { name: name.to_owned(), why: "it leads from link to link" })
 }
 
 /// A directory with a layout. What its own links lead to is read as well: whoever names a directory may lay it out with links,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256, Sha512};
 
 use super::compression::{self, Compression, read_up_to};
-use super::intake::{Files, Held, digest_of};
+use super::intake::{Files, Held, digest_of, follow};
 use super::keep::{Documents, Keep};
 use super::tar::{Entry, EntryKind, TarReader};
 use super::{
@@ -28,8 +28,6 @@ use crate::oci::{Algorithm, MAX_MANIFEST_BYTES};
 const STEP_BYTES: usize = 256 * 1024;
 /// Most bytes of manifests and the like that are remembered while an archive is read; others are read again.
 const REMEMBERED_BYTES: usize = 16 * 1024 * 1024;
-/// Most links that are followed from one name.
-const MAX_LINKS: usize = 16;
 
 /// Where what is surveyed lies.
 pub(in crate::registry) enum Source<'a> {
@@ -289,14 +287,7 @@ impl Files for SeenEntries {
     }
 
     fn resolve(&self, name: &str) -> Result<String, ArchiveError> {
-        let mut at = name;
-        for _ in 0..MAX_LINKS {
-            match self.links.get(at) {
-                Some(next) => at = next,
-                None => return Ok(at.to_owned()),
-            }
-        }
-        Err(ArchiveError::Refused { name: name.to_owned(), why: "it leads from link to link" })
+        follow(&self.links, name)
     }
 
     fn take(&mut self, name: &str) -> Result<Option<Held>, ArchiveError> {

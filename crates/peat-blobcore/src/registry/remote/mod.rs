@@ -12,7 +12,7 @@ mod pull;
 mod push;
 mod read;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

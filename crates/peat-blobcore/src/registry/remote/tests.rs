@@ -101,15 +101,20 @@ async fn hostile(manner: Manner) -> Hostile {
     Hostile { address, requests, served }
 }
 
-/// Answers one request of a connection, and closes it.
-async fn answer(mut stream: TcpStream, address: SocketAddr, manner: Manner, log: &Mutex<Vec<String>>, served: &AtomicU64) {
+/// The head of a request in lower case, and its path; nothing where the connection ends before.
+pub(in crate::registry) async fn read_head(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
-        head.push(byte);
+        head.push(stream.read_u8().await.ok()?);
     }
     let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
     let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    Some((head, path))
+}
+
+/// Answers one request of a connection, and closes it.
+async fn answer(mut stream: TcpStream, address: SocketAddr, manner: Manner, log: &Mutex<Vec<String>>, served: &AtomicU64) {
+    let Some((head, path)) = read_head(&mut stream).await else { return };
     log.lock().expect("no panic").push(head.clone());
     let mut send = async |status: &str, more: &str, length: usize, body: &[u8]| {
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{more}\r\n");

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::SIZE;
 use crate::model::Sha256Digest;
 use crate::oci::{Digest, media_type};
+use crate::registry::remote::tests::read_head;
 
 pub(super) const BEFORE_STALL: usize = 500_000;
 
@@ -125,13 +126,7 @@ async fn answer(
     mut open: watch::Receiver<usize>,
     mut held: watch::Receiver<bool>,
 ) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let Ok(byte) = stream.read_u8().await else { return };
-        head.push(byte);
-    }
-    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
-    let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let Some((head, path)) = read_head(&mut stream).await else { return };
     log.lock().expect("no panic").push(head.clone());
     if held.wait_for(|held| !held).await.is_err() {
         return;
