@@ -7,7 +7,7 @@ use peat_blob_tests::fleet::{Fleet, completed, connected, eventually};
 use peat_blobcore::model::{Carry, NodeRef, Priority, Scope};
 use peat_blobcore::oci::{Digest, Reference, Repository, Tag, media_type};
 use peat_blobcore::registry::{Elsewhere, Found, Registry};
-use peat_blobcore::{Node, Terms};
+use peat_blobcore::{Limits, Node, RateChange, Rates, Terms};
 use sha2::{Digest as _, Sha256};
 
 fn digest_of(bytes: &[u8]) -> Digest {
@@ -111,6 +111,32 @@ async fn what_one_node_has_another_gives_when_it_is_asked_and_then_without_the_f
     assert!(pull(charlie.registry(), &elsewhere, &digest_of(&image.layer)).await == image.layer);
     bravo.shutdown().await;
     charlie.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_that_somebody_waits_for_comes_before_the_middle() {
+    let fleet = Fleet::new();
+    let alpha = fleet.start("alpha", &[]).await;
+    fleet.enroll("bravo", &[]);
+    let slow = "down=64KiB/s".parse::<RateChange>().expect("a rate").applied_to(Rates::default());
+    let limits = Limits { node: slow, ..Limits::default() };
+    let bravo = fleet.describe("bravo").limits(limits).peer(alpha.id(), alpha.addresses()).start().await.expect("it starts");
+    let image = Image::new(1, 3_000_000);
+    image.push(&alpha, &repository(), "1").await;
+    tagged(&bravo, "1", Some(image.digest())).await;
+    let elsewhere = bravo.registry().elsewhere().expect("the mesh");
+    let (repository, digest) = (repository(), digest_of(&image.layer));
+    assert_eq!(bravo.registry().size_elsewhere(&repository, &digest).expect("readable"), Some(3_000_000));
+    let arriving = elsewhere.find(&repository, &digest).await.expect("alpha has it");
+    let Found::Claimed(arriving) = arriving else { panic!("{arriving:?}") };
+    let range = 2_800_000..2_800_100;
+    let read = bravo.registry().read_arriving(&repository, &digest, &arriving, range, 100).await.expect("it comes");
+    assert_eq!(read, image.layer[2_800_000..2_800_100]);
+    let held = bravo.registry().content().held_ranges(&arriving.hash).expect("readable");
+    let middle = 1_500_000;
+    assert!(!held.iter().any(|held| held.contains(&middle)), "{held:?}");
+    alpha.shutdown().await;
+    bravo.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::commit::{Staged, StagedBytes};
 use super::groups::Groups;
+use super::hurried::Hurried;
 use super::layout::{BITMAP, DATA, OUTBOARD, StagedPath, WRITE_BYTES};
 use super::registry::Slot;
 use super::tree::Known;
@@ -64,6 +65,7 @@ pub(super) enum Storage {
 struct Progress {
     held: Groups,
     taken: Groups,
+    hurried: Hurried,
     /// No group before this one is missing.
     prefix: u64,
     end: Option<End>,
@@ -72,7 +74,12 @@ struct Progress {
 impl Progress {
     /// The runs of groups that are neither held nor taken, in order, cut at multiples of `most`.
     fn free(&self, most: u64) -> impl Iterator<Item = Range<u64>> {
-        let mut next = self.prefix;
+        self.free_within(self.prefix..self.held.count(), most)
+    }
+
+    /// Those of some groups.
+    fn free_within(&self, groups: Range<u64>, most: u64) -> impl Iterator<Item = Range<u64>> {
+        let (mut next, end) = (groups.start.max(self.prefix), groups.end);
         std::iter::from_fn(move || {
             loop {
                 next = self.held.first(next, false)?;
@@ -81,7 +88,10 @@ impl Progress {
                     false => break,
                 }
             }
-            let limit = ((next / most + 1) * most).min(self.held.count());
+            if next >= end {
+                return None;
+            }
+            let limit = ((next / most + 1) * most).min(end);
             let start = next;
             next = (start..limit).find(|group| self.held.contains(*group) || self.taken.contains(*group)).unwrap_or(limit);
             Some(start..next)
@@ -109,7 +119,7 @@ impl Assembly {
             size,
             slot,
             storage,
-            progress: Mutex::new(Progress { held, taken, prefix: 0, end: None }),
+            progress: Mutex::new(Progress { held, taken, hurried: Hurried::default(), prefix: 0, end: None }),
             sha256: Mutex::new(Sha256Prefix { hasher: Sha256::new(), position: 0 }),
             unsynced: AtomicU64::new(0),
             last_sync: Mutex::new(Instant::now()),
@@ -165,7 +175,15 @@ impl Assembly {
         lock(&self.0.progress).held.runs().map(|run| tree::bytes_of(&run, self.0.size)).collect()
     }
 
-    /// Takes the first range that is neither held nor taken, so that nobody else fetches it meanwhile: at most `max_bytes`
+    /// Has these bytes taken before the rest from now on, as somebody waits for them. A range of few bytes comes before one of many.
+    pub(super) fn hurry(&self, range: &Range<u64>) {
+        let groups = range.start / GROUP_BYTES..range.end.min(self.size()).div_ceil(GROUP_BYTES);
+        if range.start < self.size() && groups.start < groups.end {
+            lock(&self.0.progress).hurried.add(groups);
+        }
+    }
+
+    /// Takes the first range that is neither held nor taken, of those in a hurry if there are any, so that nobody else fetches it meanwhile: at most `max_bytes`
     /// (at least a group, at most [`MAX_BLOCK_BYTES`]), up to the next multiple of that. `None` when nothing is left to take.
     #[must_use]
     pub fn take(&self, max_bytes: u64) -> Option<Taken> {
@@ -173,8 +191,8 @@ impl Assembly {
     }
 
     /// Takes, like [`Assembly::take`], the first range that is wanted, cut to what `wanted` returns of the groups that it is shown.
-    pub(crate) fn take_first(&self, max_bytes: u64, wanted: impl FnMut(Range<u64>) -> Option<Range<u64>>) -> Option<Taken> {
-        self.take_one(max_bytes, |free| free.take(MAX_LOOKED_AT).find_map(wanted))
+    pub(crate) fn take_first(&self, max_bytes: u64, mut wanted: impl FnMut(Range<u64>) -> Option<Range<u64>>) -> Option<Taken> {
+        self.take_one(max_bytes, |free| free.take(MAX_LOOKED_AT).find_map(&mut wanted))
     }
 
     /// The same for the best range: the one that `rank` gives the least to.
@@ -191,14 +209,17 @@ impl Assembly {
     fn take_one(
         &self,
         max_bytes: u64,
-        choose: impl FnOnce(&mut dyn Iterator<Item = Range<u64>>) -> Option<Range<u64>>,
+        mut choose: impl FnMut(&mut dyn Iterator<Item = Range<u64>>) -> Option<Range<u64>>,
     ) -> Option<Taken> {
         let most = 1 << (max_bytes.clamp(GROUP_BYTES, MAX_BLOCK_BYTES) / GROUP_BYTES).ilog2();
         let progress = &mut *lock(&self.0.progress);
         if progress.end.is_some() {
             return None;
         }
-        let groups = choose(&mut progress.free(most))?;
+        let Progress { held, hurried, .. } = &mut *progress;
+        hurried.retain(|groups| !held.contains_all(groups));
+        let first = progress.hurried.ranges().find_map(|groups| choose(&mut progress.free_within(groups.clone(), most)));
+        let groups = first.or_else(|| choose(&mut progress.free(most)))?;
         progress.taken.insert(&groups);
         Some(Taken { assembly: self.clone(), groups })
     }

@@ -19,6 +19,7 @@ mod distributions;
 mod error;
 mod export;
 mod groups;
+mod hurried;
 mod index;
 mod ingest;
 mod keep;
@@ -40,6 +41,7 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::ControlFlow;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -210,6 +212,13 @@ impl Content {
     /// Where it is.
     pub(crate) fn directory(&self) -> &Path {
         self.0.layout.dir()
+    }
+
+    /// Has these bytes of a blob that is being put together asked for before the rest, if anybody is at it. May block.
+    pub(crate) fn hurry(&self, hash: &BlobHash, range: &Range<u64>) {
+        if let Some(assembly) = self.0.assemblies.open(hash) {
+            assembly.hurry(range);
+        }
     }
 
     /// Changes whenever more of any blob is here: for who waits for some of one.

@@ -393,14 +393,16 @@ impl Elsewhere for Mesh {
         })
     }
 
-    fn hurry(&self, _arriving: &Arriving, _range: Range<u64>) {}
+    fn hurry(&self, arriving: &Arriving, range: Range<u64>) {
+        self.content.hurry(&arriving.hash, &range);
+    }
 
     fn disprove(&self, _repository: &Repository, digest: &Digest, arriving: &Arriving) {
         self.disproved.lock().unwrap_or_else(PoisonError::into_inner).insert((*digest, arriving.hash, arriving.size));
     }
 
-    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
-        !self.claims.of(repository, digest).is_empty()
+    fn size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.claims_of(repository, digest).first().map(|claim| claim.blob.size)
     }
 
     fn repositories(&self) -> Vec<Repository> {

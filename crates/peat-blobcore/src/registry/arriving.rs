@@ -155,6 +155,15 @@ impl Registry {
         blocking(move || registry.is_blocked(&within, &name)).await
     }
 
+    /// The size in bytes of what is elsewhere, as others say, unless it was deleted here. Nothing is fetched.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn size_elsewhere(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, RegistryError> {
+        let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
+        Ok(if self.is_blocked(repository, digest)? { None } else { elsewhere.size(repository, digest) })
+    }
+
     /// What a tag points to: of what is here and what others say the later, unless that was deleted here.
     ///
     /// # Errors
@@ -236,14 +245,17 @@ impl Registry {
             return Ok(Vec::new());
         }
         let mut progress = arriving.progress.clone();
-        let mut hurried = false;
         loop {
             let state = progress.borrow_and_update().clone();
             let (content, hash, start) = (self.content().clone(), arriving.hash, range.start);
+            let (elsewhere, waited_for, wanted, now) = (self.elsewhere(), arriving.clone(), range.clone(), state.clone());
             let read = blocking(move || {
                 let mut bytes = vec![0; usize::try_from(end - start).expect("at most what was asked for")];
                 let read = content.read_held(&hash, start, &mut bytes)?;
                 bytes.truncate(read);
+                if let (0, Arrival::Coming, Some(elsewhere)) = (read, &now, elsewhere) {
+                    elsewhere.hurry(&waited_for, wanted);
+                }
                 Ok(bytes)
             });
             let bytes = read.await?;
@@ -257,10 +269,6 @@ impl Registry {
             }
             if let Arrival::Failed(why) = state {
                 return Err(RegistryError::NotComing { digest: *digest, why });
-            }
-            if !hurried && let Some(elsewhere) = self.elsewhere() {
-                elsewhere.hurry(arriving, range.start..end);
-                hurried = true;
             }
             self.next(digest, arriving, &mut progress).await?;
         }

@@ -89,8 +89,8 @@ impl Elsewhere for Chain {
         })
     }
 
-    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.all().any(|elsewhere| elsewhere.has(repository, digest))
+    fn size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        self.all().find_map(|elsewhere| elsewhere.size(repository, digest))
     }
 
     fn hurry(&self, arriving: &Arriving, range: Range<u64>) {

@@ -38,11 +38,18 @@ pub trait Elsewhere: Send + Sync + 'static {
 
     /// Whether a manifest or blob is known to be elsewhere in the repository. Nobody is asked, and nothing is fetched.
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {
-        let _ = (repository, digest);
-        false
+        self.size(repository, digest).is_some()
     }
 
-    /// Has these bytes of what is arriving fetched before the rest.
+    /// The size in bytes of a manifest or blob that is known to be elsewhere in the repository, as others say. Nobody is asked, and
+    /// nothing is fetched; it may block.
+    fn size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        let _ = (repository, digest);
+        None
+    }
+
+    /// Has these bytes of what is arriving fetched before the rest. Said by whoever waits for them each time that something else
+    /// has come, on a thread that may block.
     fn hurry(&self, arriving: &Arriving, range: Range<u64>);
 
     /// What has arrived is not what was claimed: whoever claimed it is not to be believed again.

@@ -118,8 +118,9 @@ impl Elsewhere for Others {
         Box::pin(async move { arriving.map(Found::Claimed) })
     }
 
-    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
-        self.coming.lock().expect("unharmed").contains_key(&(repository.clone(), *digest))
+    fn size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        let coming = self.coming.lock().expect("unharmed");
+        coming.get(&(repository.clone(), *digest)).map(|coming| coming.assembly.size())
     }
 
     fn hurry(&self, _: &Arriving, range: Range<u64>) {
@@ -154,7 +155,8 @@ async fn a_blob_is_streamed_while_it_comes_and_its_end_waits_for_its_digest() {
     let others = Others::of(&served);
     let content = bytes(1, SIZE);
     let (path, coming) = others.offer_blob("a", &content);
-    assert_eq!(served.client.head(&path).await.status, 404, "who could push it is not told that it is here");
+    let head = served.client.head(&path).await;
+    assert!(head.is(200, "content-length", &SIZE.to_string()) && head.is_whole, "its size is what others say");
     coming.send(0..1_048_576);
     let mut stream = served.client.begin("GET", &path, &[], 0, b"").await;
     let mut raw = vec![0; 1_000_000];
@@ -302,4 +304,24 @@ async fn a_manifest_that_is_pushed_brings_what_it_names() {
     served.running.node().registry().set_elsewhere(None);
     assert_eq!(client.get(&format!("/v2/b/manifests/{}", sha256(manifest.as_bytes()))).await.body, manifest.as_bytes());
     assert_eq!(client.get(&format!("/v2/b/blobs/{}", sha256(&layer))).await.body, layer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_pushes_is_told_what_could_not_be_had_so_that_he_pushes_it() {
+    let served = serve().await;
+    let (client, others) = (&served.client, Others::of(&served));
+    let (config, layer) = (bytes(1, 100), bytes(2, 200_000));
+    let manifest = image(&config, &layer, "");
+    others.offer_blob("a", &config).1.finish();
+    let (path, coming) = others.offer_blob("a", &layer);
+    assert_eq!(client.head(&path).await.status, 200);
+    let passed_on = client.send("HEAD", &path, &[("peat-blob-passed-on", "1")], b"").await;
+    assert_eq!(passed_on.status, 404, "who passes it on is told what is here");
+    coming.fail();
+    let put = put_manifest(client, "a", "v1", &manifest).await;
+    assert!(put.is_error(503, "BLOB_UNKNOWN"), "{}", put.text());
+    assert_eq!(client.head(&path).await.status, 404);
+    crate::images::push_blob(client, "a", &layer).await;
+    assert_eq!(put_manifest(client, "a", "v1", &manifest).await.status, 201);
+    assert_eq!(client.head(&path).await.status, 200);
 }

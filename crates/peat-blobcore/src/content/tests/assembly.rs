@@ -204,6 +204,26 @@ fn a_range_that_is_given_back_can_be_taken_by_another() {
 }
 
 #[test]
+fn what_somebody_waits_for_is_taken_before_the_rest_and_the_rest_then() {
+    let (source, store) = (Store::new(), Store::new());
+    let size = 3_000_000;
+    let hash = source.ingest_bytes(&bytes(27, size as usize)).unwrap().hash;
+    let assembly = store.assemble(&hash, size).unwrap();
+    store.hurry(&hash, &(1_000_000..u64::MAX));
+    store.hurry(&hash, &(2_000_003..2_040_000));
+    store.hurry(&hash, &(size..size + 1));
+    let mut order = Vec::new();
+    while let Some(taken) = assembly.take(1 << 20) {
+        write(&assembly, &source, taken.range());
+        order.push(taken.range());
+    }
+    let (small, large) = (1_998_848..2_048_000, 999_424..1_048_576);
+    let rest = [1_048_576..1_998_848, 2_048_000..2_097_152, 2_097_152..size, 0..999_424];
+    assert_eq!(order, [[small, large].as_slice(), &rest].concat());
+    assembly.finish().unwrap();
+}
+
+#[test]
 fn what_has_come_is_served_to_others_before_the_rest_is_there() {
     let (source, store) = (Store::new(), Store::new());
     let size = 3_000_000;

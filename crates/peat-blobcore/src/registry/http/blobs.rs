@@ -15,6 +15,8 @@ use crate::registry::{Found, RegistryError};
 enum Source {
     Here(BlobReader),
     Coming(Found),
+    /// Nowhere yet: its size in bytes is all that was asked for.
+    Claimed(u64),
 }
 
 impl Source {
@@ -22,13 +24,14 @@ impl Source {
         match self {
             Self::Here(reader) => reader.size(),
             Self::Coming(found) => found.size(),
+            Self::Claimed(size) => *size,
         }
     }
 }
 
 impl Served {
-    /// Finds a blob here, else elsewhere. Who asks for its head alone wants to know whether to push it, and may have what nobody
-    /// else can give at the moment: he is told what is here.
+    /// Finds a blob here, else elsewhere. Who asks for its head alone is told of what is elsewhere too, and nothing is fetched for
+    /// it; but not of what could not be had when a manifest needed it: he may be about to push it.
     async fn source(
         &self,
         parts: &request::Parts,
@@ -41,8 +44,16 @@ impl Served {
             Ok(reader) => return Ok(Source::Here(reader)),
             Err(error) => error,
         };
-        if head || is_passed_on(parts) {
+        if is_passed_on(parts) {
             return Err(missing);
+        }
+        if head {
+            if self.lacking.has(repository, &digest) {
+                return Err(missing);
+            }
+            let within = repository.clone();
+            let claimed = self.with(move |registry| registry.size_elsewhere(&within, &digest)).await?;
+            return claimed.map(Source::Claimed).ok_or(missing);
         }
         match self.patiently(self.registry.find(repository, &digest)).await.unwrap_or(Ok(None))? {
             Some(Found::Here(held, _)) => {
@@ -85,6 +96,7 @@ impl Served {
             *response.body_mut() = match source {
                 Source::Here(reader) => body::held(reader, start..end, place),
                 Source::Coming(found) => body::arriving(self.registry.clone(), repository, digest, found, start..end, place),
+                Source::Claimed(_) => Body::empty(),
             };
         }
         identify(&mut response, &digest);

@@ -154,7 +154,12 @@ impl Served {
             // A client that was told that a blob is elsewhere does not push it.
             Err(RegistryError::Missing(missing)) if self.registry.elsewhere().is_some() && !is_passed_on(parts) => {
                 let late = RegistryError::Missing(missing.clone());
-                self.patiently(self.registry.bring(&repository, &missing, 0)).await.unwrap_or(Err(late))?;
+                let brought = self.patiently(self.registry.bring(&repository, &missing, 0)).await.unwrap_or(Err(late));
+                if let Err(error) = brought {
+                    // It is to be told so when it asks again.
+                    self.lacking.add(&repository, &missing);
+                    return Err(error.into());
+                }
                 put().await?
             }
             outcome => outcome?,

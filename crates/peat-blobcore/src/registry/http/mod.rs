@@ -1,13 +1,15 @@
 //! The registry over HTTP: the OCI's distribution-spec 1.1, all four groups (pull, push, content discovery, content management),
 //! and Docker's media types.
 //!
-//! - `route`: paths, queries and ranges, read; `problem`: what a client is told when something is wrong; `body`: pieces
+//! - `route`: paths, queries and ranges, read; `problem`: what a client is told when something is wrong; `body`: pieces;
+//!   `lacking`: what is to be pushed though others say that they have it
 //! - `blobs`, `manifests`, `uploads`, `listing`: a part of the protocol each
 //!
 //! Who may speak is for whoever serves the router. Nothing here waits on a client with a lock or a thread of its own.
 
 mod blobs;
 mod body;
+mod lacking;
 mod listing;
 mod manifests;
 mod problem;
@@ -27,6 +29,7 @@ pub use route::{ByteRange, NoRoute, Route, content_range};
 use super::{Registry, RegistryError, blocking};
 use crate::oci::{Digest, Repository};
 use body::Streams;
+use lacking::Lacking;
 use problem::Problem;
 
 /// Marks a request that a registry passes on for a client: it is answered from what is here, at once, so that two that ask each
@@ -56,11 +59,12 @@ struct Served {
     registry: Registry,
     options: Options,
     streams: Arc<Streams>,
+    lacking: Lacking,
 }
 
 /// What answers the protocol. It wants to be the whole of a socket: every path is its own.
 pub fn router(registry: Registry, options: Options) -> Router {
-    let served = Arc::new(Served { registry, options, streams: Arc::default() });
+    let served = Arc::new(Served { registry, options, streams: Arc::default(), lacking: Lacking::default() });
     Router::new().fallback(answer).with_state(served)
 }
 

@@ -88,9 +88,9 @@ impl Elsewhere for Sideload {
         })
     }
 
-    fn has(&self, repository: &Repository, digest: &Digest) -> bool {
-        let has = |entry: &Arc<Entry>| entry.image.as_ref().is_ok_and(|image| image.blobs.contains_key(digest));
-        self.known().of(repository).any(has)
+    fn size(&self, repository: &Repository, digest: &Digest) -> Option<u64> {
+        let known = self.known();
+        known.of(repository).find_map(|entry| entry.image.as_ref().ok()?.blobs.get(digest).map(|blob| blob.size))
     }
 
     fn hurry(&self, _arriving: &Arriving, _range: Range<u64>) {}
