@@ -22,6 +22,9 @@ use crate::server::{bearer, is_equal};
 use crate::tcp::Door;
 use crate::{Config, Error, silence};
 
+/// What is to be shown (RFC 7617): every client of images knows it, and it needs no other service beside the registry.
+const CHALLENGE: &str = "Basic realm=\"peat-blobd\"";
+
 /// Binds every socket, and says where each listens.
 pub(crate) async fn bind_all(addresses: &[SocketAddr]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Error> {
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
@@ -98,24 +101,35 @@ pub(crate) fn serve(
     }
 }
 
-/// Lets in who has the token where there is one, and where there is none no page of a browser, which could be anybody's.
-async fn admit(State(daemon): State<Arc<Daemon>>, request: Request, next: Next) -> Response {
-    let admitted = match &daemon.config().token {
-        Some(token) => shown(request.headers()).is_some_and(|given| is_equal(&given, token.expose())),
-        None => !request.headers().contains_key(header::ORIGIN),
-    };
-    if admitted {
+/// Lets in who has the token where there is one, and users to what they may do where there are any; where there is neither, no page of
+/// a browser, which could be anybody's.
+async fn admit(State(daemon): State<Arc<Daemon>>, mut request: Request, next: Next) -> Response {
+    let config = daemon.config();
+    if config.token.is_none() && config.registry_users.is_none() {
+        return match request.headers().contains_key(header::ORIGIN) {
+            true => http::unauthorized(CHALLENGE),
+            false => next.run(request).await,
+        };
+    }
+    let Some((name, secret)) = shown(request.headers()) else { return http::unauthorized(CHALLENGE) };
+    if config.token.as_ref().is_some_and(|token| is_equal(&secret, token.expose())) {
         return next.run(request).await;
     }
-    http::unauthorized("Basic realm=\"peat-blobd\"")
+    let Some(rights) = config.registry_users.as_ref().and_then(|users| users.rights(&name, &secret)) else {
+        return http::unauthorized(CHALLENGE);
+    };
+    request.extensions_mut().insert(Arc::clone(rights));
+    next.run(request).await
 }
 
-/// The token that a client shows: clients of images have no other place for it than the password of a user, who may be anybody.
-fn shown(headers: &HeaderMap) -> Option<String> {
+/// The secret that a client shows, and whose it is: clients of images have no other place for it than the password of a user. The
+/// token may be that of any name, or a bearer's, which has none.
+fn shown(headers: &HeaderMap) -> Option<(String, String)> {
     if let Some(token) = bearer(headers) {
-        return Some(token.to_owned());
+        return Some((String::new(), token.to_owned()));
     }
     let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
     let decoded = String::from_utf8(BASE64.decode(given.as_bytes()).ok()?).ok()?;
-    Some(decoded.split_once(':')?.1.to_owned())
+    let (name, secret) = decoded.split_once(':')?;
+    Some((name.to_owned(), secret.to_owned()))
 }

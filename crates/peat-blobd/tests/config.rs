@@ -117,8 +117,10 @@ fn an_empty_variable_is_an_unset_one() {
 fn each_setting_can_be_given_in_each_of_its_ways() {
     let machine = Machine::new();
     std::fs::write(machine.path("secret"), KEY).unwrap();
+    std::fs::write(machine.path("users"), format!("[ci]\ntoken = '{KEY}'\npull = ['*']\n")).unwrap();
     for setting in SETTINGS {
         let secret = machine.path("secret").display().to_string();
+        let users = machine.path("users").display().to_string();
         let text = match setting.name {
             "data-dir" | "inbox" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
@@ -132,6 +134,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream-keep" | "registry-upstream-stall" => "5m",
             "insecure" | "gossip" | "carry" => "false",
             "token-file" | "shared-key-file" => &secret,
+            "registry-users" => &users,
             "shared-key" => KEY,
             "iroh-listen" => "127.0.0.1:1,[::1]:2",
             "peers" => &format!("{ID_A}@host.example:1,{ID_A}@[::1]:2"),

@@ -180,7 +180,12 @@ impl Catalog {
     }
 
     /// Names of repositories with manifests that come after `after`, in order, `most` at most. Costs a look-up each.
-    pub(super) fn repositories(&self, after: &str, most: usize) -> Result<Vec<Repository>, RegistryError> {
+    pub(super) fn repositories(
+        &self,
+        after: &str,
+        most: usize,
+        wanted: impl Fn(&Repository) -> bool,
+    ) -> Result<Vec<Repository>, RegistryError> {
         self.read(|txn| {
             let table = txn.open_table(MANIFESTS)?;
             let mut names: Vec<Repository> = Vec::new();
@@ -191,7 +196,9 @@ impl Catalog {
                 let (key, _) = entry?;
                 let name = repository(key.value().0)?;
                 from = format!("{name}\0");
-                names.push(name);
+                if wanted(&name) {
+                    names.push(name);
+                }
             }
             Ok(names)
         })

@@ -29,10 +29,23 @@ impl Registry {
     /// # Errors
     /// When the catalog cannot be read.
     pub fn repositories(&self, after: Option<&str>, most: usize) -> Result<Page<Repository>, RegistryError> {
+        self.repositories_that(after, most, |_| true)
+    }
+
+    /// Those of them that somebody wants to see.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn repositories_that(
+        &self,
+        after: Option<&str>,
+        most: usize,
+        wanted: impl Fn(&Repository) -> bool,
+    ) -> Result<Page<Repository>, RegistryError> {
         let after = after.unwrap_or_default();
-        let mut names: BTreeSet<_> = self.0.catalog.repositories(after, most + 1)?.into_iter().collect();
         let others = self.elsewhere().map_or_else(Vec::new, |elsewhere| elsewhere.repositories());
-        names.extend(others.into_iter().filter(|name| name.as_str() > after));
+        let mut names: BTreeSet<_> = others.into_iter().filter(|name| name.as_str() > after && wanted(name)).collect();
+        names.extend(self.0.catalog.repositories(after, most + 1, wanted)?);
         Ok(Page::cut(names.into_iter().take(most + 1).collect(), most))
     }
 

@@ -3,6 +3,7 @@
 //!
 //! - `settings`: the one table; `parse`, `values`: from text to values
 //! - `layers`: what comes from where, and what wins; `command`, `file`: two of its sources; `rules`: what must hold in the end
+//! - `users`: who may do what in which repository
 //! - `print`: the outcome, with the origin of each value
 
 mod command;
@@ -13,6 +14,7 @@ mod parse;
 mod print;
 mod rules;
 mod settings;
+mod users;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,7 @@ pub use error::ConfigError;
 pub use layers::{DEFAULT_FILE, Loaded, Origin, Sources};
 use layers::{Given, nearest, split};
 pub use settings::{SETTINGS, Setting, WITHOUT_EFFECT};
+pub use users::Users;
 pub use values::{Listen, LogFormat, StaticPeer, Token, UpstreamAt, ValueError, WatchTerms, Watched};
 
 /// Everything that a daemon can be told.
@@ -54,6 +57,8 @@ pub struct Config {
     pub insecure: bool,
     /// Where the registry is served; none for nowhere.
     pub registry_listen: Vec<SocketAddr>,
+    /// Who may do what in which repository, beside whoever has the token. None: whoever is let in may do everything.
+    pub registry_users: Option<Users>,
     /// Whether clients of the registry can read only.
     pub registry_read_only: bool,
     /// Which files are served as images.
@@ -157,6 +162,7 @@ impl Config {
             tls_client_ca: None,
             insecure: false,
             registry_listen: Vec::new(),
+            registry_users: None,
             registry_read_only: false,
             sideload: Vec::new(),
             sideload_interval: Duration::from_secs(30),

@@ -111,8 +111,9 @@ fn is_loopback(host: &str) -> bool {
 
 /// Warns of files with secrets that everybody on the machine can read.
 fn open_secrets(given: &GivenValues, warnings: &mut Vec<String>) {
-    let named =
-        ["token-file", "shared-key-file", "tls-key"].into_iter().filter_map(|name| given.get(name)?.items.first().map(Path::new));
+    let named = ["token-file", "registry-users", "shared-key-file", "tls-key"]
+        .into_iter()
+        .filter_map(|name| given.get(name)?.items.first().map(Path::new));
     let configuration = given.get("shared-key").and_then(|given| match &given.origin {
         Origin::File { path, .. } => Some(path.as_path()),
         _ => None,
@@ -156,10 +157,13 @@ fn guard_api(config: &mut Config, given: &mut GivenValues, warnings: &mut Vec<St
 /// The same for the registry.
 fn guard_registry(config: &Config, given: &GivenValues, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
     let beyond = |address: &&std::net::SocketAddr| Listen::Tcp(**address).is_beyond_loopback();
+    if config.registry_users.is_some() {
+        return Ok(());
+    }
     let Some(open) = config.registry_listen.iter().find(beyond) else { return Ok(()) };
     if !config.insecure {
         let message = format!(
-            "the registry at {open} can be reached from other machines; give token_file or tls_client_ca, or `insecure` if all of them may push"
+            "the registry at {open} can be reached from other machines; give token_file, registry_users or tls_client_ca, or `insecure` if all of them may push"
         );
         return Err(ConfigError::Rule { at: origin(given, "registry-listen"), message });
     }

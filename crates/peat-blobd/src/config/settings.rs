@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::parse::{self, Parsed};
-use super::{Config, Listen};
+use super::{Config, Listen, Users};
 
 /// How a setting takes its value.
 pub(super) enum Apply {
@@ -154,6 +154,16 @@ pub static SETTINGS: &[Setting] = &[
             items.iter().map(|item| parse::from_text(item, "address:port items")).collect::<Parsed<Vec<_>>>()
         }),
     ),
+    setting(
+        "registry-users",
+        "PATH",
+        "A TOML file with the users of the registry: a table for each, with `token` (his password) and repositories as `pull`, `push` and `delete`. None: whoever is let in may do everything.",
+        Apply::File(|config, text| {
+            config.registry_users = Some(Users::parse(text)?);
+            Ok(())
+        }),
+    )
+    .reloaded(),
     setting("registry-read-only", "BOOL", "Clients of the registry cannot push or delete.", switch!(registry_read_only))
         .default("false"),
     setting(

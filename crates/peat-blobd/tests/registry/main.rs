@@ -68,3 +68,17 @@ impl Table {
         );
     }
 }
+
+/// A table that names tests that are not there says nothing.
+#[test]
+fn the_table_of_requirements_names_tests_that_are_there() {
+    let path = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let table = std::fs::read_to_string(path("../../docs/conformance.md")).expect("the table");
+    let mut named = 0;
+    for (module, test) in table.split('`').filter_map(|name| name.split_once("::")).filter(|(module, _)| !module.contains('_')) {
+        let source = std::fs::read_to_string(path(&format!("tests/registry/{module}.rs"))).expect(module);
+        assert!(source.contains(&format!("async fn {test}()")), "{module}::{test}");
+        named += 1;
+    }
+    assert!(named > 30, "{named}");
+}

@@ -1,11 +1,13 @@
 //! Lists (distribution-spec 1.1, "Content Discovery"): tags, referrers, and the repositories as Docker's registry lists them.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::{HeaderName, Response, StatusCode, header, request};
 use serde_json::{Value, json};
 
 use super::route::{encode, parameter};
-use super::{Problem, Served, set};
+use super::{Problem, Rights, Served, set};
 use crate::oci::{Descriptor, Digest, NameError, Repository, media_type};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -46,7 +48,9 @@ impl Served {
 
     pub(super) async fn catalog(&self, parts: &request::Parts) -> Result<Response<Body>, Problem> {
         let (most, last) = page(parts)?;
-        let page = self.with(move |registry| registry.repositories(last.as_deref(), most)).await?;
+        let rights = parts.extensions.get::<Arc<Rights>>().cloned();
+        let listed = move |name: &Repository| rights.as_ref().is_none_or(|rights| rights.may_pull(name));
+        let page = self.with(move |registry| registry.repositories_that(last.as_deref(), most, listed)).await?;
         let names: Vec<_> = page.items.iter().map(|name| name.as_str()).collect();
         let mut response = super::json("application/json", json!({ "repositories": names }).to_string());
         if let (true, Some(last)) = (page.more, page.items.last()) {

@@ -2,10 +2,10 @@
 //! and Docker's media types.
 //!
 //! - `route`: paths, queries and ranges, read; `problem`: what a client is told when something is wrong; `body`: pieces;
-//!   `lacking`: what is to be pushed though others say that they have it
+//!   `lacking`: what is to be pushed though others say that they have it; `rights`: what a client may do in which repository
 //! - `blobs`, `manifests`, `uploads`, `listing`: a part of the protocol each
 //!
-//! Who may speak is for whoever serves the router. Nothing here waits on a client with a lock or a thread of its own.
+//! Who speaks is for whoever serves the router to find out. Nothing here waits on a client with a lock or a thread of its own.
 
 mod blobs;
 mod body;
@@ -13,6 +13,7 @@ mod lacking;
 mod listing;
 mod manifests;
 mod problem;
+mod rights;
 mod route;
 mod uploads;
 
@@ -24,6 +25,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request};
 
+pub use rights::{Repositories, Rights};
 pub use route::{ByteRange, NoRoute, Route, content_range};
 
 use super::{Registry, RegistryError, blocking};
@@ -95,6 +97,9 @@ impl Served {
                 .with(header::ALLOW, "GET, HEAD"));
         }
         let route = if reads { self.within_namespace(&parts, route)? } else { route };
+        if let Some(rights) = rights_of(&parts) {
+            rights.check(&parts.method, &route)?;
+        }
         match route {
             Route::Base if reads => Ok(json("application/json", "{}".to_owned())),
             Route::Catalog if reads => self.catalog(&parts).await,
@@ -160,6 +165,11 @@ fn allowed(route: &Route) -> &'static str {
 /// Whether somebody passes the request on for a client.
 fn is_passed_on(parts: &request::Parts) -> bool {
     parts.headers.contains_key(PASSED_ON)
+}
+
+/// What the client may do, where that is limited.
+fn rights_of(parts: &request::Parts) -> Option<&Rights> {
+    parts.extensions.get::<Arc<Rights>>().map(Arc::as_ref)
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

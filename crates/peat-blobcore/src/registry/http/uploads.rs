@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderName, Response, StatusCode, header, request};
 
 use super::route::{content_range, parameter};
-use super::{CONTENT_DIGEST, Problem, Served, body, set, status, text};
+use super::{CONTENT_DIGEST, Problem, Repositories, Rights, Served, body, rights_of, set, status, text};
 use crate::oci::{Digest, NameError, Repository};
 use crate::registry::{Registry, RegistryError, UploadId};
 
@@ -40,10 +40,17 @@ impl Served {
             let from: Option<Repository> =
                 parameter(query, "from").filter(|from| !from.is_empty()).map(|from| from.parse()).transpose()?;
             let into = repository.clone();
-            if self.with(move |registry| registry.mount(&into, &digest, from.as_ref())).await?.is_some() {
+            // To mount from anywhere is to pull from everywhere.
+            let may = |rights: &Rights| match &from {
+                Some(from) => rights.may_pull(from),
+                None => rights.pull.contains(&Repositories::All),
+            };
+            if rights_of(parts).is_none_or(may)
+                && self.with(move |registry| registry.mount(&into, &digest, from.as_ref())).await?.is_some()
+            {
                 return Ok(created(&repository, &digest));
             }
-            // What is not here is pushed instead.
+            // What is not here, or not his to take, is pushed instead.
         }
         let begun = repository.clone();
         let id = self.with(move |registry| registry.begin_upload(&begun)).await?;
