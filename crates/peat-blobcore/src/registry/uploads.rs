@@ -24,7 +24,8 @@ pub struct UploadId([u8; 16]);
 
 impl fmt::Display for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        let hex = data_encoding::HEXLOWER.encode(&self.0);
+        write!(f, "{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
     }
 }
 
@@ -32,8 +33,11 @@ impl FromStr for UploadId {
     type Err = RegistryError;
 
     fn from_str(text: &str) -> Result<Self, RegistryError> {
-        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-        bytes.map(Self).ok_or_else(|| RegistryError::NoUpload(text.chars().take(64).collect()))
+        let bytes = data_encoding::HEXLOWER.decode(text.replace('-', "").as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Self)
+            .filter(|id| id.to_string() == text)
+            .ok_or_else(|| RegistryError::NoUpload(text.chars().take(64).collect()))
     }
 }
 
@@ -77,6 +81,9 @@ impl Registry {
         let now = self.0.clock.now();
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+        // Version and variant of a random UUID (RFC 9562, section 5.4).
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
         let id = UploadId(bytes);
         let spool = self.0.content.spool()?;
         let state = Mutex::new(State { spool: Some(spool), heard: now });

@@ -17,7 +17,9 @@ async fn blobs_are_pushed_at_once_or_in_pieces() {
     for (content, digest) in [(&content, digest.clone()), (&content, sha512(&content)), (&Vec::new(), sha256(b""))] {
         let begun = client.send("POST", uploads, &[], b"").await;
         table.row(section, "an upload begins with 202", begun.status == 202 && begun.is_whole);
-        table.row(section, "its Location and id are said", begun.header("docker-upload-uuid").is_some());
+        let id = begun.header("docker-upload-uuid").unwrap_or_default();
+        let is_uuid = id.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && id.as_bytes()[14] == b'4';
+        table.row(section, "its Location has a UUID, which is said too", is_uuid && begun.location().ends_with(id));
         let ended = client.send("PUT", &format!("{}?digest={digest}", begun.location()), &[], content).await;
         table.row(section, "it ends with 201", ended.status == 201);
         table.row(section, "Location is the blob's", client.get(&ended.location()).await.body == *content);
@@ -185,8 +187,15 @@ async fn manifests_are_taken_with_all_that_they_name() {
         let answer = put_manifest(client, "a", reference, &text).await;
         table.row(section, "a manifest is 201", answer.status == 201);
         table.row(section, "Location is the manifest's", client.get(&answer.location()).await.body == text.as_bytes());
-        table.row(section, "the digest is said", answer.header("docker-content-digest").is_some());
+        let said = answer.header("docker-content-digest").unwrap_or_default();
+        table.row(section, "the digest is said, that which was given", reference == "v1" || said == reference);
+        table.row(section, "it is the manifest's", said == sha256(text.as_bytes()) || said == sha512(text.as_bytes()));
     }
+    let answer = client
+        .send("PUT", "/v2/a/manifests/v1", &[("content-type", &format!("{MANIFEST}; charset=utf-8"))], text.as_bytes())
+        .await;
+    table.row(section, "parameters of its type are passed over", answer.status == 201);
+    table.row(section, "and are not said", client.head("/v2/a/manifests/v1").await.header("content-type") == Some(MANIFEST));
     let spaced = text.replace(',', " ,\n");
     put_manifest(client, "a", "v2", &spaced).await;
     table.row(section, "the bytes stay as they came", client.get("/v2/a/manifests/v2").await.body == spaced.as_bytes());

@@ -10,9 +10,9 @@ use crate::registry::{Named, RegistryError, Stored};
 
 const SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 /// What a tag says that could not be asked for anew (RFC 9111, section 5.5).
-const SUPERSEDED: &str = "110 - \"the tag has been set anew, and what it points to cannot be had\"";
+const SUPERSEDED: &str = "299 - \"the tag has been set anew, and what it points to cannot be had\"";
 /// The same where who decides over it could not be asked.
-const UNSURE: &str = "110 - \"the upstream cannot be asked; this is what the tag was last known to point to\"";
+const UNSURE: &str = "299 - \"the upstream cannot be asked; this is what the tag was last known to point to\"";
 
 /// A manifest, or what is known of it.
 enum Found {
