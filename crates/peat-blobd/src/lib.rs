@@ -107,9 +107,12 @@ impl Running {
         let config = Arc::new(config);
         let (tls, upstreams) = (load_tls(&config)?, registry::upstreams(&config)?);
         let node = start_node(&config).await?;
-        registry::stand_before(upstreams, &node, &config);
+        let watching = registry::stand_before(upstreams, &node, &config);
         match Self::serve(node, tls, &config).await {
-            Ok(running) => Ok(running),
+            Ok(running) => {
+                running.daemon.watch_upstreams(watching);
+                Ok(running)
+            }
             Err((error, node)) => {
                 node.shutdown().await;
                 Err(error)
@@ -197,6 +200,7 @@ impl Running {
     /// Lets calls under way end, for three seconds at most, and shuts the node down.
     pub async fn stop(mut self) {
         self.daemon.outboxes.end().await;
+        self.daemon.watch_upstreams(None);
         // Every receiver is this daemon's own.
         let _ = self.stop.send(true);
         let ended = tokio::time::timeout(FAREWELL, async { while self.serving.join_next().await.is_some() {} }).await;

@@ -10,7 +10,7 @@ use axum::response::Response;
 use data_encoding::BASE64;
 use peat_blobcore::Node;
 use peat_blobcore::registry::remote::Credentials;
-use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams};
+use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams, Watching};
 use peat_blobcore::registry::{Rank, http};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -58,13 +58,16 @@ pub(crate) fn upstreams(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.registry_upstream.iter().map(upstream).collect()
 }
 
-/// Has the node's registry ask them for what neither it nor other nodes have.
-pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Config) {
-    if !upstreams.is_empty() {
-        let registry = node.registry();
-        let upstreams = Upstreams::new(registry, upstreams, config.registry_upstream_keep);
-        registry.add_elsewhere(Rank::Upstream, Arc::new(upstreams));
+/// Has the node's registry ask them for what neither it nor other nodes have, and watches what it is to have before anybody asks.
+pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Config) -> Option<Watching> {
+    if upstreams.is_empty() {
+        return None;
     }
+    let registry = node.registry();
+    let upstreams = Arc::new(Upstreams::new(registry, upstreams, config.registry_upstream_keep));
+    registry.add_elsewhere(Rank::Upstream, upstreams.clone());
+    let watched = config.registry_watch.clone();
+    (!watched.is_empty()).then(|| upstreams.watch(watched, config.registry_watch_interval))
 }
 
 /// Serves the registry on every socket until `stopping`.

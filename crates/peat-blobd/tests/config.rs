@@ -131,7 +131,8 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream" => "registry.example=https://registry.example,registry.example=https://mirror.example:5000",
             "registry-upstream-credentials" => "registry.example=/some/where",
             "registry-upstream-insecure" => "true",
-            "registry-upstream-keep" | "registry-upstream-stall" => "5m",
+            "registry-upstream-keep" | "registry-upstream-stall" | "registry-watch-interval" => "7m",
+            "registry-watch" => "a/app:v1.*,a/tools",
             "insecure" | "gossip" | "carry" => "false",
             "token-file" | "shared-key-file" => &secret,
             "registry-users" => &users,
@@ -160,7 +161,9 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "node-id" => machine.variable("PEAT_BLOBD_SHARED_KEY", KEY),
             "shared-key" | "shared-key-file" => machine.variable("PEAT_BLOBD_NODE_ID", "a"),
             "outbox-watch" => machine.variable("PEAT_BLOBD_OUTBOX", "maps=/maps,orders=/orders"),
-            "registry-upstream-credentials" => machine.variable("PEAT_BLOBD_REGISTRY_UPSTREAM", "a=https://registry.example"),
+            "registry-upstream-credentials" | "registry-watch" => {
+                machine.variable("PEAT_BLOBD_REGISTRY_UPSTREAM", "a=https://registry.example")
+            }
             "tls-cert" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key"),
             "tls-key" => machine.variable("PEAT_BLOBD_TLS_CERT", "/cert"),
             "tls-client-ca" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key").variable("PEAT_BLOBD_TLS_CERT", "/cert"),

@@ -18,11 +18,12 @@ mod upload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use connectrpc::{ConnectError, Router};
 use peat_blobcore::Node;
 use peat_blobcore::model::{DistributionId, EndpointId};
+use peat_blobcore::registry::upstream::{WatchStatus, Watching};
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -43,6 +44,8 @@ pub(crate) struct Daemon {
     /// Held by who changes limits: they are read, and set as they are to be.
     pub(crate) changing_limits: tokio::sync::Mutex<()>,
     pub(crate) outboxes: Outboxes,
+    /// What brings what is new in upstreams, where it is to be brought.
+    upstreams: Mutex<Option<Watching>>,
     /// True once the daemon ends: streams end with it.
     pub(crate) stopping: watch::Receiver<bool>,
 }
@@ -70,8 +73,19 @@ impl Daemon {
             bundles: Bundles::default(),
             changing_limits: tokio::sync::Mutex::default(),
             outboxes: Outboxes::default(),
+            upstreams: Mutex::default(),
             stopping,
         }
+    }
+
+    /// Has this watch upstreams, and nothing else.
+    pub(crate) fn watch_upstreams(&self, watching: Option<Watching>) {
+        *self.upstreams.lock().expect("nothing panics while it holds the watch") = watching;
+    }
+
+    /// How upstreams are watched, if they are.
+    pub(crate) fn upstreams_watched(&self) -> Option<WatchStatus> {
+        self.upstreams.lock().expect("nothing panics while it holds the watch").as_ref().map(Watching::status)
     }
 
     /// What the daemon is told to do now.

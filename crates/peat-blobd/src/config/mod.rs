@@ -28,6 +28,7 @@ use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
 use peat_blobcore::network::Relay;
 use peat_blobcore::reconcile::Policy;
 use peat_blobcore::registry::sideload::Pattern;
+use peat_blobcore::registry::upstream::WatchedRepository;
 use peat_blobcore::{Limits, OutboxOptions, Period, Rate, Rates, content};
 
 pub use command::command;
@@ -75,6 +76,10 @@ pub struct Config {
     pub registry_upstream_keep: Option<Duration>,
     /// How long an upstream may say nothing.
     pub registry_upstream_stall: Duration,
+    /// What upstreams have that is brought before anybody asks.
+    pub registry_watch: Vec<WatchedRepository>,
+    /// How often `registry_watch` is looked at.
+    pub registry_watch_interval: Duration,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -171,6 +176,8 @@ impl Config {
             registry_upstream_insecure: false,
             registry_upstream_keep: None,
             registry_upstream_stall: Duration::from_secs(10),
+            registry_watch: Vec::new(),
+            registry_watch_interval: Duration::from_secs(300),
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),

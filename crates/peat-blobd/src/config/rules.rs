@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use peat_blobcore::oci::Repository;
+
 use super::layers::GivenValues;
 use super::{Config, ConfigError, Given, Listen, Origin, Watched};
 
@@ -79,6 +81,15 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
     let known = |host: &String| config.registry_upstream.iter().any(|upstream| upstream.hosts.iter().any(|(at, _)| at == host));
     if let Some(host) = config.registry_upstream_credentials.keys().find(|host| !known(host)) {
         return refuse("registry-upstream-credentials", format!("{host} is no host of registry_upstream"));
+    }
+    let is_beneath = |repository: &Repository| {
+        config.registry_upstream.iter().any(|upstream| match &upstream.name {
+            None => true,
+            Some(name) => repository.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/')),
+        })
+    };
+    if let Some(watched) = config.registry_watch.iter().find(|watched| !is_beneath(&watched.repository)) {
+        return refuse("registry-watch", format!("{} is beneath no name of registry_upstream", watched.repository));
     }
     if config.listen.is_empty() {
         return refuse("listen", "listen is empty, so nobody could use the daemon; name a socket or leave it out".to_owned());

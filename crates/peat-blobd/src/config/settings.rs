@@ -213,6 +213,21 @@ pub static SETTINGS: &[Setting] = &[
     )
     .default("10s"),
     setting(
+        "registry-watch",
+        "REPOSITORY[:TAGS],…",
+        "Repositories of `registry_upstream` whose images are brought here before anybody asks, and kept, as registry.example/team/app:v1.*; no tags: all of them.",
+        many!(registry_watch, |items: &[String]| {
+            items.iter().map(|item| parse::from_text(item, "repositories, and behind a colon tags, with * for any characters")).collect::<Parsed<Vec<_>>>()
+        }),
+    ),
+    setting(
+        "registry-watch-interval",
+        "DURATION",
+        "How often `registry_watch` is looked at. A look costs a few requests, and one or two for each tag.",
+        one!(registry_watch_interval, parse::duration),
+    )
+    .default("5m"),
+    setting(
         "node-id",
         "NAME",
         "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",

@@ -10,6 +10,7 @@ mod management;
 mod pull;
 mod push;
 mod sideload;
+mod watch;
 
 use peat_blob_tests::fleet::Fleet;
 use peat_blobd::{Config, Running};

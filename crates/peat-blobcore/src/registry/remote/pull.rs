@@ -231,7 +231,7 @@ impl Inner {
     }
 
     /// What refers to a manifest, if the registry tells: by its API, or by the tag that stands for it where there is none.
-    async fn referrers(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Descriptor>, RemoteError> {
+    pub(super) async fn referrers(&self, repository: &Repository, digest: &Digest) -> Result<Vec<Descriptor>, RemoteError> {
         let tag = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
         for way in [format!("referrers/{digest}"), format!("manifests/{tag}")] {
             let make = |request: reqwest::RequestBuilder| request.header(ACCEPT, media_type::OCI_INDEX);

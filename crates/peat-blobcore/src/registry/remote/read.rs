@@ -1,11 +1,16 @@
 //! Single things of a registry, for who gives them on while they come: what a tag points to, a manifest, a blob from some byte on.
 
-use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use std::collections::BTreeSet;
+
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LINK, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
 use super::pull::{Named, header, range_begins};
 use super::{Remote, RemoteError, Scope};
-use crate::oci::{Descriptor, Digest, Reference, Repository, Tag, media_type};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, Repository, Tag, media_type};
+
+/// Tags that are asked for at a time.
+const TAGS_OF_A_PAGE: usize = 1000;
 
 /// A blob's bytes, as they come.
 pub(in crate::registry) struct Body {
@@ -35,6 +40,46 @@ impl Remote {
             return Err(RemoteError::NotFound { registry: inner.registry.clone(), what: format!("{repository}:{tag}") });
         }
         Ok(inner.manifest(repository, &reference).await?.descriptor)
+    }
+
+    /// The tags of a repository, `most` at most, and whether there are more.
+    pub(in crate::registry) async fn tags(&self, repository: &Repository, most: usize) -> Result<(Vec<Tag>, bool), RemoteError> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            tags: Option<Vec<String>>,
+        }
+        let (inner, mut tags, mut last) = (&self.0, BTreeSet::new(), String::new());
+        loop {
+            let what = format!("tags/list?n={TAGS_OF_A_PAGE}{last}");
+            let url = inner.url(repository, &what);
+            let response =
+                inner.send(Method::GET, url, &Scope::pull(repository), inner.options.patience, &|request| request).await?;
+            if response.status() != StatusCode::OK {
+                return Err(inner.refusal(response, &format!("{repository} {what}")).await);
+            }
+            let (status, goes_on) = (response.status().as_u16(), header(&response, LINK.as_str()).is_some());
+            let bytes = inner.body(response, MAX_MANIFEST_BYTES, &what).await?;
+            let page: Page =
+                serde_json::from_slice(&bytes).map_err(|_| inner.protocol(status, &what, "it is not a list of tags"))?;
+            let before = tags.len();
+            // What is no tag could not be asked for.
+            tags.extend(page.tags.into_iter().flatten().filter_map(|tag| tag.parse::<Tag>().ok()));
+            let more = tags.len() > most;
+            // One that says nothing new would go on forever.
+            match tags.last() {
+                Some(tag) if goes_on && !more && tags.len() > before => last = format!("&last={tag}"),
+                _ => return Ok((tags.into_iter().take(most).collect(), more)),
+            }
+        }
+    }
+
+    /// What refers to a manifest, if the registry tells.
+    pub(in crate::registry) async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Vec<Descriptor>, RemoteError> {
+        self.0.referrers(repository, digest).await
     }
 
     /// A manifest that is what its digest says.

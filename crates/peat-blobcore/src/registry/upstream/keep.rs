@@ -101,6 +101,12 @@ impl Keeper {
         Ok(named(said.digest, said.media_type.clone(), said.size, now))
     }
 
+    /// Remembers what a tag of an image that was brought to stay points to, and sets it.
+    pub(super) fn follow_tag(&self, repository: &Repository, tag: &Tag, said: &Descriptor) -> Result<(), RegistryError> {
+        self.note_tag(repository, tag, said)?;
+        self.set_tag(repository, tag, &said.digest)
+    }
+
     /// What a tag pointed to when the upstream was last asked.
     pub(super) fn last_known(&self, repository: &Repository, tag: &Tag) -> Result<Option<Named>, RegistryError> {
         let row: Option<LastKnownRow> = self.registry.0.catalog.row(LAST_KNOWN, repository, tag.as_str())?;

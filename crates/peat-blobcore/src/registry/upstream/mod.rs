@@ -3,6 +3,7 @@
 //!
 //! - `mirrors`: a registry with the places that have its content, and which of them is asked next
 //! - `streamer`: one fetch for many readers; `fetch`: the one that fills the file, over cuts, stalls and lies
+//! - `watch`: what is brought before anybody asks
 //! - `keep`: what becomes of what came, and what tags were last known to be
 //!
 //! An upstream speaks for the repositories beneath its name alone, and content counts for the repository that it was served for.
@@ -14,12 +15,14 @@ mod mirrors;
 mod streamer;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use mirrors::{Location, Upstream};
+pub use watch::{MAX_WATCHED_TAGS, WatchStatus, WatchedRepository, Watching};
 
 use super::remote::RemoteError;
 use super::{Answer, Arriving, Change, Elsewhere, Found, Named, Registry, blocking};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fake::{Fake, Manner};
 
-use super::{Location, Upstream, Upstreams};
+use super::{Location, Upstream, Upstreams, Watching};
 use crate::clock::SystemClock;
 use crate::content::{Content, Options};
 use crate::oci::{Digest, Repository, Tag};
@@ -21,7 +21,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Place {
     registry: Registry,
     upstreams: Arc<Upstreams>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 fn location(fake: &Fake) -> Location {
@@ -38,7 +38,7 @@ fn place(fakes: &[&Fake], keep: Option<Duration>) -> Place {
     let upstream = Upstream::new(Some("up".to_owned()), locations, Duration::from_millis(500)).expect("an upstream");
     let upstreams = Arc::new(Upstreams::new(&registry, vec![upstream], keep));
     registry.add_elsewhere(Rank::Upstream, upstreams.clone());
-    Place { registry, upstreams, _dir: dir }
+    Place { registry, upstreams, dir }
 }
 
 fn repository(name: &str) -> Repository {
@@ -216,7 +216,7 @@ async fn a_failed_start_leaves_no_slot_and_a_reader_that_leaves_ends_nothing() {
     let found = place.find(&a, &digest).await.expect("it is there");
     place.registry.set_elsewhere(None);
     drop(closed);
-    let Place { registry, upstreams, _dir } = place;
+    let Place { registry, upstreams, dir: _dir } = place;
     drop(upstreams);
     let error = tokio::time::timeout(DEADLINE, registry.read_found(&a, &digest, &found, 0..10, 10)).await.expect("it ends");
     assert!(matches!(error, Err(RegistryError::NotComing { .. })), "{error:?}");
@@ -258,4 +258,29 @@ async fn requests_to_an_upstream_say_that_they_are_passed_on() {
     let (_, digest) = fake.layer();
     place.find(&repository("up/a"), &digest).await.expect("it is there");
     assert!(fake.heads().iter().all(|head| head.contains("peat-blob-passed-on: 1")));
+}
+
+#[tokio::test]
+async fn a_watch_brings_what_is_new_and_writes_nothing_where_nothing_is() {
+    let fake = Fake::new(Manner::Honest).await;
+    for keep in [None, Some(Duration::from_secs(3600))] {
+        let place = place(&[&fake], keep);
+        let watched = vec!["up/a:v*".parse().expect("a pattern"), "up/b".parse().expect("a pattern")];
+        let mut watching = place.upstreams.watch(watched, Duration::from_millis(10));
+        let after = async |watching: &mut Watching, looks: u64| {
+            let looked = async { while watching.status().looks < looks && watching.changed().await {} };
+            tokio::time::timeout(DEADLINE, looked).await.expect("it looks");
+            watching.status()
+        };
+        let status = after(&mut watching, 1).await;
+        assert_eq!(status.brought, 1);
+        assert!(status.problem.is_some_and(|problem| problem.starts_with("up/b:")), "what is not there keeps nothing else away");
+        let (a, tag) = (repository("up/a"), "v1".parse::<Tag>().expect("a tag"));
+        let named = place.registry.tag(&a, &tag).expect("a catalog").expect("it is set");
+        assert!(place.registry.describe(&a, &named.digest).expect("a catalog").is_some());
+        let catalog = || std::fs::read(place.dir.path().join("registry.redb")).expect("readable");
+        let (before, gets) = (catalog(), fake.ranges().len());
+        assert_eq!(after(&mut watching, status.looks + 3).await.brought, 1);
+        assert!(catalog() == before && fake.ranges().len() == gets, "nothing is new");
+    }
 }

@@ -136,6 +136,7 @@ async fn answer(
     let is_layer = is(&layer, "blobs");
     let (kind, bytes) = match &path {
         _ if is(&manifest, "manifests") || path == "/v2/a/manifests/v1" => (media_type::OCI_MANIFEST, manifest.clone()),
+        _ if path.starts_with("/v2/a/tags/list") => ("application/json", br#"{"name":"a","tags":["v1","w1","?"]}"#.to_vec()),
         _ if is(CONFIG, "blobs") => (media_type::OCTET_STREAM, CONFIG.to_vec()),
         _ if is_layer => {
             if manner == Manner::Lies {
