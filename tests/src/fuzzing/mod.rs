@@ -2,6 +2,7 @@
 //! with bytes that libFuzzer makes up, the test `corpora` with those that were kept. Must stay total and deterministic: one
 //! input, one outcome.
 
+mod archive;
 mod certificate;
 mod document;
 mod envelope;
@@ -15,6 +16,7 @@ mod small;
 mod stock;
 mod wire;
 
+pub use archive::archive;
 pub use certificate::certificate;
 pub use envelope::envelope;
 pub use manifest::manifest;
@@ -28,7 +30,8 @@ pub use wire::wire;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
+    ("archive", archive),
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),

@@ -76,6 +76,10 @@ static REGISTRY: LazyLock<(tempfile::TempDir, Registry)> = LazyLock::new(|| {
     (dir, registry)
 });
 
+pub(super) fn shared() -> &'static Registry {
+    &REGISTRY.1
+}
+
 /// The steps of [`upload`].
 mod step {
     pub(super) const BEGIN: u8 = 0;
@@ -93,7 +97,7 @@ const MOST_UPLOADS: usize = 8;
 /// # Panics
 /// When a law is broken.
 pub fn upload(bytes: &[u8]) {
-    let registry = &REGISTRY.1;
+    let registry = shared();
     let repositories: [Repository; 2] = ["a", "b/c"].map(|name| name.parse().expect("a name"));
     let mut model: BTreeMap<UploadId, (usize, Vec<u8>)> = BTreeMap::new();
     let mut begun = Vec::new();

@@ -30,6 +30,7 @@ use super::wire::{replica, session};
 #[must_use]
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
+        "archive" => super::archive::archives(),
         "certificate" => certificates(),
         "envelope" => envelopes(),
         "hint" => hints(),
