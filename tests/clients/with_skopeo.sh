@@ -4,13 +4,13 @@
 #
 #   tests/clients/with_skopeo.sh      # after: cargo build --workspace; wants skopeo
 #
-# A docker-archive in a folder of alpha's is pulled from bravo by a pattern.
+# A docker-archive in a folder of alpha's is pulled from bravo by a pattern. Users of charlie's have what is theirs.
 #
 # PEAT_BLOB_BIN_DIR names the directory of the programs.
 set -euo pipefail
 . "$(dirname "$0")/images.sh"
 make_image layout 2500000
-enroll alpha bravo
+enroll alpha bravo charlie
 start alpha --sideload "$work/alpha.images/<ref>-<name>.tar.gz" --sideload-interval 1s
 start bravo
 join bravo alpha
@@ -53,6 +53,32 @@ if command -v podman >/dev/null; then
   podman "${storage[@]}" pull --quiet --tls-verify=false "${registry[bravo]}/side:0a1b2c" >/dev/null
   say "podman too"
 fi
+
+# Users, each with a password and repositories of his own.
+cat > "$work/users" <<'EOF'
+[ci]
+token = "the-password-of-ci"
+pull = ["apps/*"]
+push = ["apps/*"]
+[field]
+token = "the-password-of-field"
+pull = ["apps/web"]
+EOF
+chmod 600 "$work/users"
+start charlie --registry-users "$work/users"
+as() { # as USER REPOSITORY: whether he gets its image
+  rm -rf "$work/as.$1"
+  policy copy --quiet --src-tls-verify=false --src-creds "$1:the-password-of-$1" "docker://${registry[charlie]}/$2:1" "oci:$work/as.$1:1" 2>> "$work/as.log"
+}
+send() { policy copy --quiet --dest-tls-verify=false --dest-creds ci:the-password-of-ci "oci:$layout:1" "docker://${registry[charlie]}/$1:1" 2>> "$work/as.log"; }
+for app in apps/web apps/other; do send "$app" || fail "ci may not push to $app"; done
+send base && fail "ci may push where he may not"
+as field apps/web || fail "field does not get what is his"
+same "$work/as.field" "what field gets differs"
+as field apps/other && fail "field gets what is not his"
+as nobody apps/web && fail "somebody who is not known gets something"
+grep -q 'may not pull in apps/other' "$work/as.log" || fail "skopeo does not show why"
+say "skopeo pushed and pulled as users, where they may and nowhere else"
 
 end alpha TERM
 pull bravo team/app "$work/warm"
