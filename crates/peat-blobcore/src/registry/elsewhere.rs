@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
-use super::{Flight, Held};
+use super::{Backed, Flight, Held};
 use crate::model::{BlobHash, EndpointId, Timestamp};
 use crate::oci::{Descriptor, Digest, Repository, Tag, media_type};
 
@@ -81,6 +81,8 @@ pub enum Found {
     Here(Held, String),
     /// Others claim to have it; it comes into the store piece by piece.
     Claimed(Arriving),
+    /// The same, and somebody else is asked for it if nothing comes.
+    Backed(Backed),
     /// An upstream gives it: it is known to be right only once all of it has come.
     Streamed(Flight),
 }
@@ -92,6 +94,7 @@ impl Found {
         match self {
             Self::Here(held, _) => held.size,
             Self::Claimed(arriving) => arriving.size,
+            Self::Backed(backed) => backed.arriving().size,
             Self::Streamed(flight) => flight.size(),
         }
     }
@@ -102,6 +105,7 @@ impl Found {
         match self {
             Self::Here(_, media_type) => media_type,
             Self::Claimed(arriving) => &arriving.media_type,
+            Self::Backed(backed) => &backed.arriving().media_type,
             Self::Streamed(_) => media_type::OCTET_STREAM,
         }
     }
