@@ -9,6 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use data_encoding::BASE64;
 use peat_blobcore::Node;
+use peat_blobcore::model::NodeRecord;
 use peat_blobcore::registry::remote::Credentials;
 use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams};
 use peat_blobcore::registry::{Rank, http};
@@ -55,13 +56,18 @@ pub(crate) fn upstreams(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.registry_upstream.iter().map(upstream).collect()
 }
 
-/// Has the node's registry ask them for what neither it nor other nodes have.
+/// Has the node's registry ask them for what neither it nor other nodes have, and the upstreams of other members for what these
+/// cannot be asked for.
 pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Config) {
-    if !upstreams.is_empty() {
-        let registry = node.registry();
-        let upstreams = Upstreams::new(registry, upstreams, config.registry_upstream_keep);
-        registry.add_elsewhere(Rank::Upstream, Arc::new(upstreams));
-    }
+    let registry = node.registry();
+    let upstreams = Upstreams::new(registry, upstreams, config.registry_upstream_keep).with_members(node.other_upstreams());
+    registry.add_elsewhere(Rank::Upstream, Arc::new(upstreams));
+}
+
+/// What other members are told that this node asks for them.
+pub(crate) fn spoken_for(config: &Config) -> Vec<String> {
+    let name = |upstream: &UpstreamAt| upstream.name.clone().unwrap_or_else(|| NodeRecord::ANY_UPSTREAM.to_owned());
+    config.registry_upstream.iter().map(name).collect()
 }
 
 /// Serves the registry on every socket until `stopping`.

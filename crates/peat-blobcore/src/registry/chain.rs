@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::backed::{Backed, InVain};
-use super::{Answer, Arriving, Change, Elsewhere, Found, Named};
+use super::{Answer, Arriving, Change, Elsewhere, Found, Gift, Named, Wanted};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 
 /// Where in the order an elsewhere is asked: the cheapest way to the bytes first.
@@ -101,6 +101,18 @@ impl Elsewhere for Chain {
                 }
             }
             None
+        })
+    }
+
+    fn give<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Gift> {
+        Box::pin(async move {
+            for elsewhere in self.all() {
+                match elsewhere.give(wanted).await {
+                    Gift::CannotAsk => {}
+                    gift => return gift,
+                }
+            }
+            Gift::CannotAsk
         })
     }
 

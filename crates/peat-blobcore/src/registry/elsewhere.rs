@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
-use super::{Backed, Flight, Held};
+use super::{Backed, Flight, Gift, Held, Wanted};
 use crate::model::{BlobHash, EndpointId, Timestamp};
 use crate::oci::{Descriptor, Digest, Repository, Tag, media_type};
 
@@ -40,6 +40,12 @@ pub trait Elsewhere: Send + Sync + 'static {
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {
         let _ = (repository, digest);
         false
+    }
+
+    /// Asks upstreams, and them alone, on behalf of another node.
+    fn give<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Gift> {
+        let _ = wanted;
+        Box::pin(std::future::ready(Gift::CannotAsk))
     }
 
     /// Has these bytes of what is arriving fetched before the rest.

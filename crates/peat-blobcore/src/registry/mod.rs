@@ -5,6 +5,7 @@
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
 //!   it comes, and `backed` turns to the next where nothing does
+//! - `errand` is what nodes ask each other's upstreams for
 //! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
@@ -22,6 +23,7 @@ mod chain;
 mod claims;
 mod closure;
 mod elsewhere;
+mod errand;
 mod error;
 mod files;
 mod flight;
@@ -50,6 +52,7 @@ pub use chain::Rank;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
 pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
+pub use errand::{Gift, Given, Members, Pieces, Refusal, Thing, Wanted};
 pub use error::RegistryError;
 pub use files::ImportedImage;
 pub use flight::Flight;
