@@ -8,7 +8,7 @@ use peat_blobd::config::{StaticPeer, UpstreamAt};
 use peat_blobd::{Config, Running};
 
 use crate::client::{Answer, Client};
-use crate::images::{MANIFEST, sha256};
+use crate::images::{MANIFEST, bytes, push_blob, put_manifest, sha256};
 use crate::proxy::{DockerRegistry, Manner, Proxy, Wants};
 
 const STALL: Duration = Duration::from_millis(500);
@@ -118,6 +118,39 @@ async fn who_wants_to_know_who_asks_is_told_and_nobody_else() {
         assert!(wants != Wants::Nobody || showing == 0, "nobody asked");
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_has_that_is_gone_comes_from_the_upstream() {
+    let Some(registry) = DockerRegistry::start().await else { return };
+    let (manifest, layer) = registry.push().await;
+    let (fleet, proxy) = (Fleet::new(), Proxy::before(&registry, Manner::Honest, Wants::Nobody).await);
+    let (alpha, alpha_client) = start(&fleet, "alpha", |_| {}).await;
+    let (bravo, client) = start(&fleet, "bravo", |config| {
+        config.peers = vec![peer(&alpha)];
+        config.registry_upstream = upstream(&proxy);
+    })
+    .await;
+    connected(bravo.node(), alpha.node().id()).await;
+    // The same image, by hand.
+    for blob in [&bytes(1, 100), &layer] {
+        push_blob(&alpha_client, "up/team/a", blob).await;
+    }
+    assert_eq!(put_manifest(&alpha_client, "up/team/a", "v1", &manifest).await.status, 201);
+    let digest = sha256(manifest.as_bytes()).parse().expect("a digest");
+    let repository = "up/team/a".parse().expect("a name");
+    eventually("bravo hears of it", || async { !bravo.node().claims().of(&repository, &digest).is_empty() }).await;
+    let id = alpha.node().id();
+    alpha.stop().await;
+    eventually("alpha is gone", || async { !bravo.node().peers().contains(&id) }).await;
+    let got = client.get(&format!("/v2/up/team/a/manifests/{digest}")).await;
+    assert_eq!((got.status, got.body == manifest.as_bytes()), (200, true), "{}", got.text());
+    let path = format!("/v2/up/team/a/blobs/{}", sha256(&layer));
+    for answer in all_get(&[&client; 5], &path).await {
+        assert_eq!((answer.status, answer.is_whole, answer.body == layer), (200, true, true));
+    }
+    assert_eq!(proxy.gets(&sha256(&layer)), (1, 0));
+    bravo.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
