@@ -144,5 +144,6 @@ fn node_record(identity: &Identity) -> NodeRecord {
         protocol: (1, 1),
         free_bytes: 0,
         credential: identity.credential().clone(),
+        upstreams: None,
     }
 }

@@ -408,6 +408,7 @@ impl Joined {
             protocol: (VERSIONS.oldest, VERSIONS.newest),
             free_bytes: 0,
             credential: member.identity.credential().clone(),
+            upstreams: None,
         };
         let accepted = member.replica.publish_node(&record).expect("published");
         self.push(member, &accepted).await;

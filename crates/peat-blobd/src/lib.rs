@@ -264,6 +264,7 @@ async fn start_node(config: &Config) -> Result<Node, peat_blobcore::Error> {
         .mdns(config.mdns)
         .stall(config.stall)
         .sideload(config.sideload.clone(), config.sideload_interval)
+        .upstreams(registry::spoken_for(config))
         .limits(config.limits());
     for relay in &config.relays {
         builder = builder.relay(relay.clone());

@@ -9,6 +9,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use data_encoding::BASE64;
 use peat_blobcore::Node;
+use peat_blobcore::model::NodeRecord;
 use peat_blobcore::registry::remote::Credentials;
 use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams, Watching};
 use peat_blobcore::registry::{Rank, http};
@@ -58,16 +59,21 @@ pub(crate) fn upstreams(config: &Config) -> Result<Vec<Upstream>, Error> {
     config.registry_upstream.iter().map(upstream).collect()
 }
 
-/// Has the node's registry ask them for what neither it nor other nodes have, and watches what it is to have before anybody asks.
+/// Has the node's registry ask them for what neither it nor other nodes have, and the upstreams of other members for what these
+/// cannot be asked for; and watches what it is to have before anybody asks.
 pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Config) -> Option<Watching> {
-    if upstreams.is_empty() {
-        return None;
-    }
     let registry = node.registry();
-    let upstreams = Arc::new(Upstreams::new(registry, upstreams, config.registry_upstream_keep));
+    let upstreams = Upstreams::new(registry, upstreams, config.registry_upstream_keep).with_members(node.other_upstreams());
+    let upstreams = Arc::new(upstreams);
     registry.add_elsewhere(Rank::Upstream, upstreams.clone());
     let watched = config.registry_watch.clone();
     (!watched.is_empty()).then(|| upstreams.watch(watched, config.registry_watch_interval))
+}
+
+/// What other members are told that this node asks for them.
+pub(crate) fn spoken_for(config: &Config) -> Vec<String> {
+    let name = |upstream: &UpstreamAt| upstream.name.clone().unwrap_or_else(|| NodeRecord::ANY_UPSTREAM.to_owned());
+    config.registry_upstream.iter().map(name).collect()
 }
 
 /// Serves the registry on every socket until `stopping`.

@@ -61,7 +61,11 @@ pub(super) fn archives() -> Vec<Vec<u8>> {
     let docker =
         [entry("0/layer.tar", layer), entry(&config_name, config.as_bytes()), entry("manifest.json", list.as_bytes())].concat();
     let part = |kind: &str, content: &[u8]| {
-        format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{}","size":{}}}"#, hex(content), content.len())
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"sha256:{}","size":{}}}"#,
+            hex(content),
+            content.len()
+        )
     };
     let manifest = format!(
         r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,

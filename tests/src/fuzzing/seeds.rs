@@ -11,6 +11,7 @@ use peat_blobcore::model::{
     NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
 use peat_blobcore::network::compression::compress;
+use peat_blobcore::network::errand::{UpstreamHead, UpstreamRequest, UpstreamWanted};
 use peat_blobcore::network::wire::{
     AvailabilityRequest, Available, BlockRequest, EnvelopeBytes, GROUP_BYTES, MAX_BLOCK_BYTES, Message, RangesRequest,
     RecipeRequest, Request, Runs, SmallBlob, SmallBlobs, SmallRequest,
@@ -162,6 +163,7 @@ fn registers() -> Vec<Envelope> {
         protocol: (1, 1),
         free_bytes: 1 << 30,
         credential: ENROLLED.peer.credential().clone(),
+        upstreams: Some(vec!["registry.example".to_owned(), NodeRecord::ANY_UPSTREAM.to_owned()]),
     };
     let retirement = Retirement { time: NOW, reason: "sold".to_owned() };
     let revocation = Revocation { time: NOW, reason: "lost".to_owned(), name: Some("node-b".to_owned()) };
@@ -264,6 +266,16 @@ fn wires() -> Vec<Vec<u8>> {
     seeds.push(frames(&[outline, told]));
     for blobs in [1, SmallRequest::MAX_BLOBS] {
         seeds.push(frames(&[Request::Small(SmallRequest { blobs: vec![blob; blobs] }).encode()]));
+    }
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    for wanted in [
+        UpstreamWanted::Tag("v1".to_owned()),
+        UpstreamWanted::Manifest(digest.clone()),
+        UpstreamWanted::Blob(digest.clone(), 70_000),
+    ] {
+        let request = UpstreamRequest { repository: "registry.example/team/app".to_owned(), wanted };
+        let head = UpstreamHead { digest: digest.clone(), media_type: "a/b".to_owned(), size: 100_000 };
+        seeds.push(frames(&[Request::Upstream(request).encode(), head.encode()]));
     }
     let blobs = vec![SmallBlob::Whole(Vec::new()), SmallBlob::Denied(1), SmallBlob::Whole(vec![7; 100])];
     seeds.push(frames(&[SmallBlobs { blobs }.encode()]));

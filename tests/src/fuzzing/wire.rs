@@ -7,6 +7,7 @@ use peat_blobcore::content::{Chunk, Recipe, Segment};
 use peat_blobcore::document::Envelope;
 use peat_blobcore::model::{Credential, EndpointId, Labels, Manifest, NodeRecord, Timestamp};
 use peat_blobcore::network::compression::expand;
+use peat_blobcore::network::errand::UpstreamHead;
 use peat_blobcore::network::wire::{Available, BlockRequest, GROUP_BYTES, MAX_BLOCK_BYTES, Message, Request, Runs, SmallBlobs};
 use peat_blobcore::replica::{Clocks, Limits, MAX_SESSION_MESSAGE_BYTES, Membership, Replica, Session, Side, Signer};
 
@@ -35,6 +36,7 @@ pub fn wire(bytes: &[u8]) {
         runs(frame);
         recipe(frame);
         small_blobs(frame);
+        upstream_head(frame);
         let Ok(message) = Message::decode(frame) else { continue };
         let encoded = message.encode();
         assert_eq!(Message::decode(&encoded).expect("what is encoded decodes"), message);
@@ -93,6 +95,11 @@ fn small_blobs(frame: &[u8]) {
     assert_eq!(SmallBlobs::decode(&blobs.encode()).expect("what is encoded decodes"), blobs);
 }
 
+fn upstream_head(frame: &[u8]) {
+    let Ok(head) = UpstreamHead::decode(frame) else { return };
+    assert_eq!(UpstreamHead::decode(&head.encode()).expect("what is encoded decodes"), head);
+}
+
 fn blocks(request: BlockRequest) {
     let mut next = request.start;
     for block in request.blocks().take(1000) {
@@ -139,6 +146,7 @@ pub(super) fn replica(distributions: usize) -> Replica {
         protocol: (1, 1),
         free_bytes: 0,
         credential,
+        upstreams: None,
     };
     replica.publish_node(&record).expect("it is published");
     for number in 0..distributions {

@@ -44,6 +44,7 @@ impl Sizes {
             protocol: (1, 1),
             free_bytes: 1 << 40,
             credential: Credential::Derived { node_id: "node-100".to_owned() },
+            upstreams: None,
         };
         let register = Body::register(now.as_millis(), minicbor::to_vec(&record).expect("memory takes it")).expect("it is short");
         let (id, first) = first_change(&manifest, &LIFE).expect("a valid manifest");

@@ -197,7 +197,7 @@ impl SimNode {
     fn rebuild_member(&mut self, id: EndpointId) {
         let retired = self.replica.contains_key(&Key::Retired(id));
         if let Some(Value::Node(name, labels)) = self.replica.get(&Key::Node(id)).map(|entry| &*entry.value) {
-            let node = Node { name: name.clone(), labels: labels.clone(), retired, revoked: false };
+            let node = Node { name: name.clone(), labels: labels.clone(), retired, ..Node::default() };
             self.members.insert(id, node);
         }
     }

@@ -43,7 +43,8 @@ impl World {
             .iter()
             .map(|(id, record)| {
                 let (name, labels) = record.name_and_labels();
-                (*id, Node { name: name.to_owned(), labels: labels.clone(), ..Node::default() })
+                let upstreams = record.upstreams.clone().unwrap_or_default();
+                (*id, Node { name: name.to_owned(), labels: labels.clone(), upstreams, ..Node::default() })
             })
             .collect();
         for id in retired.keys() {

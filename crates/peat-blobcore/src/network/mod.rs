@@ -11,6 +11,7 @@
 //! - `session`: one connection, from admission to its end.
 //! - `stock`: requests of stock iroh-blobs clients.
 //! - `gossip`: signed hints beyond direct neighbours.
+//! - `errand`: what a node asks another to ask a registry for.
 //! - `wire`: what is said; `compression`: in fewer bytes.
 
 mod addresses;
@@ -18,6 +19,7 @@ pub mod compression;
 mod congestion;
 mod dialing;
 mod endpoint;
+pub mod errand;
 mod found;
 mod gossip;
 mod idle;
@@ -35,7 +37,7 @@ pub mod wire;
 pub use endpoint::CloseCode;
 pub use idle::IdleLinks;
 pub use names::{Resolver, SystemResolver};
-pub(crate) use peers::Peer;
+pub(crate) use peers::{Peer, Reached};
 pub use relay::{Relay, RelayError};
 pub(crate) use service::{Network, NetworkConfig};
 

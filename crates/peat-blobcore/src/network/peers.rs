@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::queue::SendQueue;
 use crate::model::{EndpointId, EnvelopeId};
+use crate::transfer::Traffic;
 
 /// For so long a peer that could not be dialled is taken for one that can only dial itself. It may have been an outage.
 const INWARD: Duration = Duration::from_secs(3600);
@@ -261,6 +262,34 @@ impl Peers {
     fn lock(&self) -> MutexGuard<'_, Table> {
         // The table is changed by single calls of the map: a panic elsewhere leaves it in order.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who is in reach, for who asks beside the driver. It outlives the network without keeping it.
+#[derive(Clone)]
+pub(crate) struct Reached {
+    peers: Arc<Peers>,
+    traffic: Arc<Traffic>,
+}
+
+impl Reached {
+    pub(crate) fn new(peers: Arc<Peers>, traffic: Arc<Traffic>) -> Self {
+        Self { peers, traffic }
+    }
+
+    /// Whether a peer has a connection, or had one that was let go and is made again when needed.
+    pub(crate) fn seems(&self, id: &EndpointId) -> bool {
+        self.peers.get(id).is_some() || self.peers.is_idle(id)
+    }
+
+    /// The admitted connection with this peer, made again if it was let go.
+    pub(crate) async fn peer(&self, id: &EndpointId) -> Option<Arc<Peer>> {
+        self.peers.reach(id).await
+    }
+
+    /// The count of what crosses, and its limits.
+    pub(crate) fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 }
 

@@ -20,7 +20,7 @@ use super::idle::IdleLinks;
 use super::lobby::Lobby;
 use super::mdns::Mdns;
 use super::names::{Names, Resolver};
-use super::peers::Peers;
+use super::peers::{Peers, Reached};
 use super::session::{self, SessionError, Shared};
 use super::wire::ALPN;
 use super::{NetworkError, NetworkEvent, Peer, Relay, relay, stock};
@@ -189,6 +189,11 @@ impl Network {
     /// The admitted connection with this peer, made again if it was let go; none if the peer is out of reach.
     pub(crate) async fn reach(&self, id: &EndpointId) -> Option<Arc<Peer>> {
         self.peers.reach(id).await
+    }
+
+    /// Who is in reach, for who asks beside the driver.
+    pub(crate) fn reached(&self) -> Reached {
+        Reached::new(Arc::clone(&self.peers), Arc::clone(&self.traffic))
     }
 
     /// Makes a connection that was let go again.

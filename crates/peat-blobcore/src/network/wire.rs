@@ -4,7 +4,8 @@
 //! [`Message`]s both ways; each further one is a [`Request`] and its answer: [`BlockFrame`]s for a [`BlockRequest`], and for
 //! an [`AvailabilityRequest`] frames of [`Available`] for as long as the asker keeps the stream open. A [`RecipeRequest`] and a
 //! [`RangesRequest`] are followed by a frame of [`Runs`], and answered in [`BlockFrame`]s. The frames that answer a
-//! [`SmallRequest`] hold [`SmallBlobs`].
+//! [`SmallRequest`] hold [`SmallBlobs`]. An [`UpstreamRequest`] is answered by a frame of an
+//! [`UpstreamHead`](super::errand::UpstreamHead), and the bytes after it.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use iroh::endpoint::{ReadExactError, RecvStream, SendStream, WriteError};
 use tokio::time::timeout;
 
+use super::errand::UpstreamRequest;
 use crate::content::Known;
 use crate::model::{BlobHash, DistributionId, EnvelopeId, decode_whole, encode};
 
@@ -108,6 +110,9 @@ pub enum Request {
     /// It wants several small blobs.
     #[n(4)]
     Small(#[n(0)] SmallRequest),
+    /// It wants something that an upstream of the node's has.
+    #[n(5)]
+    Upstream(#[n(0)] UpstreamRequest),
 }
 
 impl Request {
@@ -130,6 +135,7 @@ impl Request {
             Self::Blocks(blocks) => blocks.check()?,
             Self::Availability(_) | Self::Recipe(_) | Self::Ranges(_) => {}
             Self::Small(small) => small.check()?,
+            Self::Upstream(wanted) => wanted.check()?,
         }
         Ok(request)
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc};
 
 use super::data::DataDirectory;
+use super::errand::{Errands, Fleet};
 use super::package::{Mesh, Reach};
 use super::send::Job;
 use super::{Node, blocking, outbox, sideload};
@@ -22,10 +23,12 @@ use crate::exchange::{Inbox, InboxPolicy, Ledger};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
+use crate::network::errand::{UpstreamHead, UpstreamRequest};
+use crate::network::wire::Denial;
 use crate::network::{IdleLinks, Network, NetworkConfig, Relay, Resolver, SystemResolver};
 use crate::reconcile::{self, Policy};
 use crate::registry::sideload::{Pattern, Sideload};
-use crate::registry::{Claims, Elsewhere, Rank, Registry};
+use crate::registry::{Answer, Claims, Elsewhere, Pieces, Rank, Registry};
 use crate::replica::{Limits, Membership, Replica, Signer};
 use crate::transfer::{Entitlement, Limiter, Limits as RateLimits};
 
@@ -56,6 +59,7 @@ pub struct NodeBuilder {
     stall: Duration,
     limits: RateLimits,
     sideload: (Vec<Pattern>, Duration),
+    upstreams: Option<Vec<String>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -81,6 +85,7 @@ impl NodeBuilder {
             stall: Duration::from_secs(45),
             limits: RateLimits::default(),
             sideload: (Vec::new(), Duration::from_secs(30)),
+            upstreams: None,
             clock: Arc::new(SystemClock),
         }
     }
@@ -203,6 +208,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Tells other members that this node asks these registries on their behalf: those whose repositories are beneath a name here,
+    /// or [`NodeRecord::ANY_UPSTREAM`]. What they are is for [`Upstreams`](crate::registry::upstream::Upstreams).
+    pub fn upstreams(mut self, names: Vec<String>) -> Self {
+        self.upstreams = Some(names).filter(|names| !names.is_empty());
+        self
+    }
+
     /// Takes the time from this clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -235,6 +247,7 @@ impl NodeBuilder {
             stall,
             limits,
             sideload: (patterns, interval),
+            upstreams,
             clock,
         } = self;
         let opened_clock = Arc::clone(&clock);
@@ -267,6 +280,7 @@ impl NodeBuilder {
                 nodes: Arc::clone(&nodes),
                 claims: claims.clone(),
                 registry: registry.clone(),
+                errands: Errands::new(registry.clone()),
                 sideload: sideload.clone(),
             }),
             limiter,
@@ -296,7 +310,9 @@ impl NodeBuilder {
             protocol: (versions.oldest, versions.newest),
             free_bytes: 0,
             credential: identity.credential().clone(),
+            upstreams,
         };
+        let fleet = Arc::new(Fleet::new(identity.id(), Arc::clone(&nodes), network.reached()));
         let parts = Parts {
             identity: Arc::clone(&identity),
             clock: Arc::clone(&clock),
@@ -344,6 +360,7 @@ impl NodeBuilder {
             progress,
             claims,
             mesh: Reach(mesh),
+            fleet,
             sideload,
             outboxes: outbox::Turns::default(),
             driver,
@@ -419,6 +436,7 @@ struct Entitled {
     nodes: SharedNodes,
     claims: Claims,
     registry: Registry,
+    errands: Errands,
     sideload: Option<Sideload>,
 }
 
@@ -468,6 +486,10 @@ impl Entitlement for Entitled {
                 sideload.supply(blobs).await;
             }
         })
+    }
+
+    fn errand<'a>(&'a self, request: &'a UpstreamRequest) -> Answer<'a, Result<(UpstreamHead, Pieces), Denial>> {
+        Box::pin(self.errands.run(request))
     }
 }
 

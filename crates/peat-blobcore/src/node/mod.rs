@@ -2,6 +2,7 @@
 
 mod builder;
 mod data;
+mod errand;
 mod event;
 mod outbox;
 mod package;
@@ -62,6 +63,7 @@ pub struct Node {
     progress: Arc<Progress>,
     claims: Claims,
     mesh: package::Reach,
+    fleet: Arc<errand::Fleet>,
     sideload: Option<sideload::Watch>,
     outboxes: outbox::Turns,
     driver: JoinHandle<()>,

@@ -14,6 +14,8 @@ pub struct Node {
     pub name: String,
     /// The labels that count: the certificate's, when there is one.
     pub labels: Labels,
+    /// The names of the registries that it asks on behalf of others.
+    pub upstreams: Vec<String>,
     /// It is gone for good: rosters leave it out and nobody dials it.
     pub retired: bool,
     /// It was expelled: nothing is fetched from it or meant for it.

@@ -21,6 +21,7 @@ impl Registry {
         match found {
             Found::Here(held, _) => Ok(*held),
             Found::Claimed(arriving) => self.settle(repository, digest, arriving).await,
+            Found::Backed(backed) => Box::pin(backed.settle(self)).await,
             Found::Streamed(flight) => flight.settle().await,
         }
     }
@@ -57,13 +58,18 @@ impl Registry {
             Err(error) => matches!(error, RegistryError::DigestDiffers { .. }),
         };
         if is_other {
-            tracing::warn!(%digest, blob = %arriving.hash, by = %arriving.claimed_by, "a blob is not what a node claimed");
-            if let Some(elsewhere) = self.elsewhere() {
-                elsewhere.disprove(&owner, digest, arriving);
-            }
+            self.disprove(&owner, digest, arriving);
             return Err(RegistryError::FalseClaim(*digest));
         }
         adopted
+    }
+
+    /// Names who claimed what is not so.
+    pub(super) fn disprove(&self, repository: &Repository, digest: &Digest, arriving: &Arriving) {
+        tracing::warn!(%digest, blob = %arriving.hash, by = %arriving.claimed_by, "a blob is not what a node claimed");
+        if let Some(elsewhere) = self.elsewhere() {
+            elsewhere.disprove(repository, digest, arriving);
+        }
     }
 
     /// Has content come that a manifest names and that is elsewhere, manifests with all that they name; returns once all of it
@@ -207,6 +213,7 @@ impl Registry {
     ) -> Result<Vec<u8>, RegistryError> {
         match found {
             Found::Claimed(arriving) => self.read_arriving(repository, digest, arriving, range, most).await,
+            Found::Backed(backed) => Box::pin(backed.read(self, range, most)).await,
             Found::Streamed(flight) => flight.read(range, most).await,
             Found::Here(held, _) => {
                 let (content, hash) = (self.content().clone(), held.hash);

@@ -1,11 +1,12 @@
 //! Several elsewheres as one, asked in a fixed order: what lies beside the node, then the mesh, then an upstream. Must never let a
-//! later one answer for content that an earlier one has.
+//! later one answer for content that an earlier one has, unless nothing of it comes.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Answer, Arriving, Change, Elsewhere, Found, Named};
+use super::backed::{Backed, InVain};
+use super::{Answer, Arriving, Change, Elsewhere, Found, Gift, Named, Wanted};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 
 /// Where in the order an elsewhere is asked: the cheapest way to the bytes first.
@@ -21,24 +22,38 @@ pub enum Rank {
 
 /// Elsewheres by rank, one each.
 #[derive(Clone, Default)]
-pub(super) struct Chain(Vec<(Rank, Arc<dyn Elsewhere>)>);
+pub(super) struct Chain {
+    by_rank: Vec<(Rank, Arc<dyn Elsewhere>)>,
+    in_vain: InVain,
+}
 
 impl Chain {
     /// One that asks this elsewhere alone.
     pub(super) fn of(elsewhere: Arc<dyn Elsewhere>) -> Self {
-        Self(vec![(Rank::Mesh, elsewhere)])
+        Self { by_rank: vec![(Rank::Mesh, elsewhere)], in_vain: InVain::default() }
     }
 
     /// The same with one more, in place of what had its rank.
     pub(super) fn with(&self, rank: Rank, elsewhere: Arc<dyn Elsewhere>) -> Self {
-        let mut all: Vec<_> = self.0.iter().filter(|(other, _)| *other != rank).cloned().collect();
-        all.push((rank, elsewhere));
-        all.sort_by_key(|(rank, _)| *rank);
-        Self(all)
+        let mut by_rank: Vec<_> = self.by_rank.iter().filter(|(other, _)| *other != rank).cloned().collect();
+        by_rank.push((rank, elsewhere));
+        by_rank.sort_by_key(|(rank, _)| *rank);
+        Self { by_rank, in_vain: self.in_vain.clone() }
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<dyn Elsewhere>> {
-        self.0.iter().map(|(_, elsewhere)| elsewhere)
+        self.by_rank.iter().map(|(_, elsewhere)| elsewhere)
+    }
+
+    /// What other nodes only claim to have is asked for later in the order if nothing of it comes.
+    fn back(&self, what: (&Repository, &Digest, bool), rank: Rank, found: Found) -> Found {
+        let later: Vec<_> = self.by_rank.iter().filter(|(other, _)| *other > rank).map(|(_, it)| Arc::clone(it)).collect();
+        match found {
+            Found::Claimed(arriving) if rank == Rank::Mesh && !later.is_empty() => {
+                Found::Backed(Backed::new(what, arriving, later, self.in_vain.clone()))
+            }
+            found => found,
+        }
     }
 }
 
@@ -69,9 +84,9 @@ impl Elsewhere for Chain {
 
     fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
         Box::pin(async move {
-            for elsewhere in self.all() {
+            for (rank, elsewhere) in &self.by_rank {
                 if let Some(found) = elsewhere.find(repository, digest).await {
-                    return Some(found);
+                    return Some(self.back((repository, digest, false), *rank, found));
                 }
             }
             None
@@ -80,12 +95,24 @@ impl Elsewhere for Chain {
 
     fn find_manifest<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
         Box::pin(async move {
-            for elsewhere in self.all() {
+            for (rank, elsewhere) in &self.by_rank {
                 if let Some(found) = elsewhere.find_manifest(repository, digest).await {
-                    return Some(found);
+                    return Some(self.back((repository, digest, true), *rank, found));
                 }
             }
             None
+        })
+    }
+
+    fn give<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Gift> {
+        Box::pin(async move {
+            for elsewhere in self.all() {
+                match elsewhere.give(wanted).await {
+                    Gift::CannotAsk => {}
+                    gift => return gift,
+                }
+            }
+            Gift::CannotAsk
         })
     }
 

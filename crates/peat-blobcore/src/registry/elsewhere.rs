@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use tokio::sync::watch;
 
-use super::{Flight, Held};
+use super::{Backed, Flight, Gift, Held, Wanted};
 use crate::model::{BlobHash, EndpointId, Timestamp};
 use crate::oci::{Descriptor, Digest, Repository, Tag, media_type};
 
@@ -39,6 +39,12 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// Whether a manifest or blob is known to be elsewhere in the repository. Nobody is asked, and nothing is fetched.
     fn has(&self, repository: &Repository, digest: &Digest) -> bool {
         self.size(repository, digest).is_some()
+    }
+
+    /// Asks upstreams, and them alone, on behalf of another node.
+    fn give<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Gift> {
+        let _ = wanted;
+        Box::pin(std::future::ready(Gift::CannotAsk))
     }
 
     /// The size in bytes of a manifest or blob that is known to be elsewhere in the repository, as others say. Nobody is asked, and
@@ -88,6 +94,8 @@ pub enum Found {
     Here(Held, String),
     /// Others claim to have it; it comes into the store piece by piece.
     Claimed(Arriving),
+    /// The same, and somebody else is asked for it if nothing comes.
+    Backed(Backed),
     /// An upstream gives it: it is known to be right only once all of it has come.
     Streamed(Flight),
 }
@@ -99,6 +107,7 @@ impl Found {
         match self {
             Self::Here(held, _) => held.size,
             Self::Claimed(arriving) => arriving.size,
+            Self::Backed(backed) => backed.arriving().size,
             Self::Streamed(flight) => flight.size(),
         }
     }
@@ -109,6 +118,7 @@ impl Found {
         match self {
             Self::Here(_, media_type) => media_type,
             Self::Claimed(arriving) => &arriving.media_type,
+            Self::Backed(backed) => &backed.arriving().media_type,
             Self::Streamed(_) => media_type::OCTET_STREAM,
         }
     }

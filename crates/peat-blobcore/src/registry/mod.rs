@@ -4,7 +4,8 @@
 //! - in: `uploads` takes blobs piece by piece, `blobs` what the store has already, `manifests` what ties blobs together
 //! - across: `package` is a manifest with all that it names, as it travels, `claims` what others say that they have
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
-//!   it comes
+//!   it comes, and `backed` turns to the next where nothing does
+//! - `errand` is what nodes ask each other's upstreams for
 //! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
@@ -15,12 +16,14 @@
 
 pub mod archive;
 mod arriving;
+mod backed;
 mod blobs;
 mod catalog;
 mod chain;
 mod claims;
 mod closure;
 mod elsewhere;
+mod errand;
 mod error;
 mod files;
 mod flight;
@@ -43,11 +46,13 @@ pub mod upstream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+pub use backed::Backed;
 pub use blobs::Held;
 pub use chain::Rank;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
 pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
+pub use errand::{Gift, Given, Members, Pieces, Refusal, Thing, Wanted};
 pub use error::RegistryError;
 pub use files::ImportedImage;
 pub use flight::Flight;

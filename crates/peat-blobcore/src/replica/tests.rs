@@ -191,6 +191,7 @@ fn node_record(credential: &Credential) -> NodeRecord {
         protocol: (1, 1),
         free_bytes: 1 << 30,
         credential: credential.clone(),
+        upstreams: None,
     }
 }
 

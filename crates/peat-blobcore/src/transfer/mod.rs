@@ -5,10 +5,12 @@
 //! - `availability`: what a node has that does not have all of a blob
 //! - `delta`: a blob put together from others that are here, and what they lack
 //! - `small`: many small blobs with one request
+//! - `errand`: what a node can have from a registry that another cannot reach
 //! - `serve`: the answers; `stock`: those to clients of iroh-blobs
 //! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
 mod delta;
+mod errand;
 mod fetch;
 mod limiter;
 mod limits;
@@ -22,6 +24,7 @@ mod sources;
 mod sources_tests;
 mod stock;
 
+pub(crate) use errand::ask as ask_errand;
 pub(crate) use fetch::{Order, fetch};
 pub(crate) use limiter::Limiter;
 pub use limits::{LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};

@@ -12,14 +12,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::delta::{self, Frames};
 use super::paced::Outgoing;
-use super::{Traffic, availability, small};
+use super::{Traffic, availability, errand, small};
 use crate::content::{Content, ContentError};
 use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::compress;
+use crate::network::errand::{UpstreamHead, UpstreamRequest};
 use crate::network::wire::{
     AvailabilityRequest, BlockFrame, BlockRequest, Denial, RangesRequest, RecipeRequest, Request, Runs, SmallRequest, WireError,
     read_frame,
 };
+use crate::registry::{Answer, Pieces};
 
 /// A peer that sends no request on the stream that it opened, or takes nothing, is not waited for longer than this.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -35,6 +37,12 @@ pub(crate) trait Entitlement: Send + Sync + 'static {
         let _ = blobs;
         Box::pin(std::future::ready(()))
     }
+
+    /// What an upstream of this node's has of that, and its bytes as they come; or why there are none.
+    fn errand<'a>(&'a self, request: &'a UpstreamRequest) -> Answer<'a, Result<(UpstreamHead, Pieces), Denial>> {
+        let _ = request;
+        Box::pin(std::future::ready(Err(Denial::Failed)))
+    }
 }
 
 /// How much of what one peer asks is done at once. Each request for blocks costs up to two blocks of memory; further ones
@@ -48,6 +56,8 @@ pub(crate) struct Turns {
     compressing: Semaphore,
     /// A recipe may have to be made of the whole blob first.
     pub(super) recipes: Semaphore,
+    /// What it has this node ask an upstream for.
+    pub(super) errands: Semaphore,
 }
 
 impl Turns {
@@ -57,6 +67,7 @@ impl Turns {
             availability: Semaphore::new(64),
             compressing: Semaphore::new(1),
             recipes: Semaphore::new(2),
+            errands: Semaphore::new(16),
         }
     }
 
@@ -111,6 +122,7 @@ pub(crate) async fn serve(
             let frames = move || delta::range_frames(&content, &blob, runs);
             send_frames(peer, blob, priority, frames, traffic, send).await
         }
+        Request::Upstream(request) => errand::give(peer, request, entitlement, traffic, &turns, send).await,
         Request::Small(SmallRequest { blobs }) => {
             let allowed = entitle(entitlement, peer, blobs.clone()).await;
             let most_urgent = allowed.iter().flatten().max().copied().unwrap_or(Priority::Bulk);

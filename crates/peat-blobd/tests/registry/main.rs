@@ -7,9 +7,11 @@ mod discovery;
 mod elsewhere;
 mod images;
 mod management;
+mod proxy;
 mod pull;
 mod push;
 mod sideload;
+mod upstream;
 mod watch;
 
 use peat_blob_tests::fleet::Fleet;

@@ -21,6 +21,9 @@ pub enum RemoteError {
         /// What the transport says.
         source: reqwest::Error,
     },
+    /// Other nodes, which were to ask, did not give it.
+    #[error("other nodes do not give it: {0}")]
+    NoMember(String),
     /// It said nothing for too long.
     #[error("{registry} said nothing for {} s", .after.as_secs())]
     Stalled {
@@ -105,7 +108,7 @@ impl RemoteError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::BadAddress(..) => ErrorKind::Usage,
-            Self::Unreachable { .. } | Self::Cut { .. } => ErrorKind::Unreachable,
+            Self::Unreachable { .. } | Self::NoMember(_) | Self::Cut { .. } => ErrorKind::Unreachable,
             Self::Stalled { .. } => ErrorKind::TimedOut,
             Self::Denied { .. } => ErrorKind::Refused,
             Self::NotFound { .. } | Self::NoSuchPlatform(_) | Self::Missing(_) => ErrorKind::NotFound,

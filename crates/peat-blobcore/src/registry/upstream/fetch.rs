@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::mirrors::{Mirror, Upstream};
+use super::source::Body;
 use crate::content::{Spool, Spooled};
 use crate::oci::{Digest, Repository};
 use crate::registry::flight::Pilot;
-use crate::registry::remote::{Body, Manifest, RemoteError};
+use crate::registry::remote::{Manifest, RemoteError};
 use crate::registry::{Held, RegistryError};
 
 /// Pieces that wait for the disk.
@@ -25,7 +26,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(super) async fn manifest(upstream: &Upstream, there: &Repository, digest: &Digest) -> Result<Manifest, RegistryError> {
     let mut last = None;
     for mirror in upstream.order() {
-        match mirror.remote.manifest(there, digest).await {
+        match mirror.source.manifest(there, digest).await {
             Ok(named) => return Ok(named),
             Err(error) => last = Some(note(mirror, error)),
         }
@@ -50,7 +51,7 @@ impl Opened<'_> {
 pub(super) async fn open<'a>(upstream: &'a Upstream, there: &Repository, digest: &Digest) -> Result<Opened<'a>, RegistryError> {
     let (mirrors, mut last) = (upstream.order(), None);
     for at in 0..mirrors.len() {
-        match mirrors[at].remote.blob_from(there, digest, 0).await {
+        match mirrors[at].source.blob_from(there, digest, 0).await {
             Ok(body) => return Ok(Opened { mirrors, at, body }),
             Err(error) => last = Some(note(mirrors[at], error)),
         }
@@ -114,7 +115,7 @@ impl Source<'_> {
             let begun = come;
             let ended = match body.take() {
                 Some(body) => self.drain(body, &mut come, &pieces).await,
-                None => match self.mirrors[self.at].remote.blob_from(there, digest, come).await {
+                None => match self.mirrors[self.at].source.blob_from(there, digest, come).await {
                     Ok(body) => self.drain(body, &mut come, &pieces).await,
                     Err(error) => Err(error),
                 },
@@ -132,7 +133,9 @@ impl Source<'_> {
             }
             failures += 1;
             tracing::debug!(%digest, come, outcome = ?ended, "a body from an upstream is cut off, and goes on");
-            let last = ended.err().map(|error| note(self.mirrors[self.at], error));
+            // Who cuts a body off can be reached.
+            let is_there = come > begun && !stalled;
+            let last = ended.err().map(|error| if is_there { error } else { note(self.mirrors[self.at], error) });
             if failures > self.mirrors.len() * ATTEMPTS + 1 {
                 let why = last.map_or_else(|| format!("it is cut off at byte {come} again and again"), |error| error.to_string());
                 return Err(RegistryError::NotComing { digest: *digest, why });
@@ -165,7 +168,7 @@ impl Source<'_> {
 }
 
 /// Has a mirror rest that cannot be reached.
-fn note(mirror: &Mirror, error: RemoteError) -> RemoteError {
+pub(super) fn note(mirror: &Mirror, error: RemoteError) -> RemoteError {
     if matches!(error, RemoteError::Unreachable { .. } | RemoteError::Stalled { .. }) {
         mirror.rest();
     }

@@ -2,10 +2,12 @@
 //! One that failed rests a while, one that lied comes last; neither is ever left out.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::source::Source;
 use crate::oci::Repository;
+use crate::registry::Members;
 use crate::registry::remote::{Credentials, Remote, RemoteError, RemoteOptions};
 
 /// How long one that could not be reached, or fell silent, is asked after the others.
@@ -27,13 +29,12 @@ pub struct Location {
 pub struct Upstream {
     name: Option<String>,
     mirrors: Vec<Mirror>,
-    unsure: AtomicBool,
 }
 
 /// A place that has its content.
 #[derive(Debug)]
 pub(super) struct Mirror {
-    pub(super) remote: Remote,
+    pub(super) source: Source,
     rests_until: Mutex<Option<Instant>>,
     lied: AtomicBool,
 }
@@ -48,10 +49,15 @@ impl Upstream {
         let mirror = |Location { host, insecure, credentials }: Location| {
             let options = RemoteOptions { insecure, credentials, patience: stall, passed_on: true, ..RemoteOptions::default() };
             let remote = Remote::new(&host, options)?;
-            Ok::<_, RemoteError>(Mirror { remote, rests_until: Mutex::default(), lied: AtomicBool::default() })
+            Ok::<_, RemoteError>(Mirror::new(Source::Registry(remote)))
         };
         let mirrors = locations.into_iter().map(mirror).collect::<Result<_, _>>()?;
-        Ok(Self { name, mirrors, unsure: AtomicBool::default() })
+        Ok(Self { name, mirrors })
+    }
+
+    /// The upstreams of other nodes, which know what they speak for.
+    pub(super) fn of_members(members: Arc<dyn Members>) -> Self {
+        Self { name: None, mirrors: vec![Mirror::new(Source::Members(members))] }
     }
 
     /// The name that its repositories are beneath.
@@ -75,21 +81,22 @@ impl Upstream {
         order
     }
 
+    /// All of them are asked after others for a while.
+    pub(super) fn rest(&self) {
+        self.mirrors.iter().for_each(Mirror::rest);
+    }
+
     /// Whether none of them could be reached lately.
     pub(super) fn rests(&self) -> bool {
         self.mirrors.iter().all(Mirror::rests)
     }
-
-    pub(super) fn is_unsure(&self) -> bool {
-        self.unsure.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_unsure(&self, unsure: bool) {
-        self.unsure.store(unsure, Ordering::Relaxed);
-    }
 }
 
 impl Mirror {
+    fn new(source: Source) -> Self {
+        Self { source, rests_until: Mutex::default(), lied: AtomicBool::default() }
+    }
+
     /// It is asked after the others for a while.
     pub(super) fn rest(&self) {
         *self.rests_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + REST);

@@ -1,7 +1,8 @@
 //! Other registries that this one stands before: what is neither here nor with other nodes is fetched from one of them, once for
 //! all who ask, and given to them while it comes.
 //!
-//! - `mirrors`: a registry with the places that have its content, and which of them is asked next
+//! - `mirrors`: a registry with the places that have its content, and which of them is asked next; `source`: one of them, which may
+//!   be another node that can reach a registry
 //! - `streamer`: one fetch for many readers; `fetch`: the one that fills the file, over cuts, stalls and lies
 //! - `watch`: what is brought before anybody asks
 //! - `keep`: what becomes of what came, and what tags were last known to be
@@ -12,26 +13,30 @@
 mod fetch;
 mod keep;
 mod mirrors;
+mod source;
 mod streamer;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub use mirrors::{Location, Upstream};
 pub use watch::{MAX_WATCHED_TAGS, WatchStatus, WatchedRepository, Watching};
 
 use super::remote::RemoteError;
-use super::{Answer, Arriving, Change, Elsewhere, Found, Named, Registry, blocking};
+use super::{Answer, Arriving, Change, Elsewhere, Found, Gift, Members, Named, Registry, Thing, Wanted, blocking};
 use crate::oci::{Descriptor, Digest, Repository, Tag};
 use keep::Keeper;
-use streamer::{BlobStreamer, Kind};
+use streamer::{BlobStreamer, Kind, Reply, Way};
 
 /// How long a tag is asked for before what was last known counts.
 const TAG_PATIENCE: Duration = Duration::from_secs(10);
+/// Most repositories of which it is remembered that nobody could be asked.
+const MAX_UNSURE: usize = 4096;
 
 /// The upstreams of a registry.
 pub struct Upstreams {
@@ -39,6 +44,10 @@ pub struct Upstreams {
     upstreams: Vec<Arc<Upstream>>,
     keeper: Arc<Keeper>,
     streamer: BlobStreamer,
+    /// Other nodes, and the same as one upstream.
+    members: Option<(Arc<dyn Members>, Arc<Upstream>)>,
+    /// Repositories whose tags could not be asked for the last time.
+    unsure: Mutex<BTreeSet<Repository>>,
 }
 
 impl Upstreams {
@@ -50,7 +59,15 @@ impl Upstreams {
         let mut upstreams: Vec<_> = upstreams.into_iter().map(Arc::new).collect();
         // The one with the longest name speaks for what is beneath it.
         upstreams.sort_by_key(|upstream| std::cmp::Reverse(upstream.name().map_or(0, str::len)));
-        Self { registry: registry.clone(), upstreams, streamer: BlobStreamer::new(Arc::clone(&keeper)), keeper }
+        let streamer = BlobStreamer::new(Arc::clone(&keeper));
+        Self { registry: registry.clone(), upstreams, streamer, keeper, members: None, unsure: Mutex::default() }
+    }
+
+    /// The same, which asks other nodes for what none of its own can be asked for.
+    #[must_use]
+    pub fn with_members(self, members: Arc<dyn Members>) -> Self {
+        let upstream = Arc::new(Upstream::of_members(Arc::clone(&members)));
+        Self { members: Some((members, upstream)), ..self }
     }
 
     /// The upstream that speaks for a repository, and what it calls that.
@@ -58,60 +75,131 @@ impl Upstreams {
         self.upstreams.iter().find_map(|upstream| Some((upstream, upstream.beneath(repository)?)))
     }
 
-    async fn ask(&self, upstream: &Upstream, there: &Repository, tag: &Tag) -> Result<Option<Descriptor>, RemoteError> {
-        let mut failed = None;
-        for mirror in upstream.order() {
-            match mirror.remote.resolve(there, tag).await {
-                Ok(descriptor) => return Ok(Some(descriptor)),
-                Err(RemoteError::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::debug!(repository = %there, %tag, %error, "an upstream does not say what a tag points to");
-                    mirror.rest();
-                    failed = Some(error);
-                }
+    /// Who is asked for something of a repository, in which order, and what it is called there: this node's own upstream, unless
+    /// it could not be reached lately, and other nodes for what that does not say.
+    fn ways(&self, repository: &Repository) -> Vec<(Way, &Arc<Upstream>, Repository)> {
+        let own = self.of(repository).map(|(upstream, there)| (Way::Own, upstream, there));
+        let rests = own.as_ref().is_some_and(|(_, upstream, _)| upstream.rests());
+        let speaking = self.members.iter().filter(|(members, _)| members.speak_for(repository));
+        let mut ways: Vec<_> = speaking.map(|(_, upstream)| (Way::Members, upstream, repository.clone())).collect();
+        ways.extend(own);
+        if !rests {
+            ways.reverse();
+        }
+        ways
+    }
+
+    async fn look(&self, kind: Kind, repository: &Repository, digest: &Digest) -> Option<Found> {
+        for (way, upstream, there) in self.ways(repository) {
+            match self.streamer.find((kind, way), upstream, there, repository, digest).await {
+                Reply::Found(found) => return Some(found),
+                Reply::Nothing => return None,
+                Reply::Unknown => {}
             }
         }
-        // That one does not have it says nothing while another cannot be asked.
-        failed.map_or(Ok(None), Err)
+        None
     }
+
+    /// What a tag points to: nothing is said where nobody can say it in time.
+    async fn say(&self, upstream: &Upstream, there: &Repository, repository: &Repository, tag: &Tag) -> Option<Option<Named>> {
+        let Ok(asked) = tokio::time::timeout(TAG_PATIENCE, ask(upstream, there, tag)).await else {
+            upstream.rest();
+            return None;
+        };
+        let asked = asked.ok()?;
+        let Some(descriptor) = asked else { return Some(None) };
+        let (keeper, repository, tag) = (Arc::clone(&self.keeper), repository.clone(), tag.clone());
+        blocking(move || keeper.note_tag(&repository, &tag, &descriptor)).await.ok().map(Some)
+    }
+
+    fn unsure(&self) -> MutexGuard<'_, BTreeSet<Repository>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_unsure(&self, repository: &Repository, is_unsure: bool) {
+        let mut unsure = self.unsure();
+        if !is_unsure {
+            unsure.remove(repository);
+        } else if unsure.insert(repository.clone()) && unsure.len() > MAX_UNSURE {
+            unsure.pop_first();
+        }
+    }
+}
+
+async fn ask(upstream: &Upstream, there: &Repository, tag: &Tag) -> Result<Option<Descriptor>, RemoteError> {
+    let mut failed = None;
+    for mirror in upstream.order() {
+        match mirror.source.resolve(there, tag).await {
+            Ok(descriptor) => return Ok(Some(descriptor)),
+            Err(RemoteError::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::debug!(repository = %there, %tag, %error, "an upstream does not say what a tag points to");
+                failed = Some(fetch::note(mirror, error));
+            }
+        }
+    }
+    // That one does not have it says nothing while another cannot be asked.
+    failed.map_or(Ok(None), Err)
 }
 
 impl Elsewhere for Upstreams {
     fn resolve<'a>(&'a self, repository: &'a Repository, tag: &'a Tag) -> Answer<'a, Option<Named>> {
         Box::pin(async move {
-            let (upstream, there) = self.of(repository)?;
-            if !upstream.rests() {
-                let asked = tokio::time::timeout(TAG_PATIENCE, self.ask(upstream, &there, tag)).await;
-                if let Ok(Ok(said)) = asked {
-                    upstream.set_unsure(false);
-                    let (keeper, repository, tag) = (Arc::clone(&self.keeper), repository.clone(), tag.clone());
-                    return match said {
-                        None => None,
-                        Some(descriptor) => blocking(move || keeper.note_tag(&repository, &tag, &descriptor)).await.ok(),
-                    };
+            let ways = self.ways(repository);
+            let speaks = !ways.is_empty();
+            for (_, upstream, there) in ways {
+                if upstream.rests() {
+                    continue;
+                }
+                if let Some(said) = self.say(upstream, &there, repository, tag).await {
+                    self.set_unsure(repository, false);
+                    return said;
                 }
             }
-            upstream.set_unsure(true);
-            let (keeper, repository, tag) = (Arc::clone(&self.keeper), repository.clone(), tag.clone());
-            blocking(move || keeper.last_known(&repository, &tag)).await.ok().flatten()
+            let (keeper, within, tag) = (Arc::clone(&self.keeper), repository.clone(), tag.clone());
+            let known = blocking(move || keeper.last_known(&within, &tag)).await.ok().flatten();
+            self.set_unsure(repository, speaks || known.is_some());
+            known
         })
     }
 
     fn is_unsure(&self, repository: &Repository) -> bool {
-        self.of(repository).is_some_and(|(upstream, _)| upstream.is_unsure())
+        self.unsure().contains(repository)
     }
 
     fn find<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
-        Box::pin(async move {
-            let (upstream, there) = self.of(repository)?;
-            self.streamer.find(Kind::Blob, upstream, there, repository, digest).await
-        })
+        Box::pin(self.look(Kind::Blob, repository, digest))
     }
 
     fn find_manifest<'a>(&'a self, repository: &'a Repository, digest: &'a Digest) -> Answer<'a, Option<Found>> {
+        Box::pin(self.look(Kind::Manifest, repository, digest))
+    }
+
+    fn give<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Gift> {
         Box::pin(async move {
-            let (upstream, there) = self.of(repository)?;
-            self.streamer.find(Kind::Manifest, upstream, there, repository, digest).await
+            let repository = &wanted.repository;
+            let Some((upstream, there)) = self.of(repository) else { return Gift::CannotAsk };
+            let (kind, digest) = match &wanted.thing {
+                Thing::Tag(tag) => {
+                    if upstream.rests() {
+                        return Gift::CannotAsk;
+                    }
+                    return match self.say(upstream, &there, repository, tag).await {
+                        Some(Some(Named { digest, media_type, size, .. })) => {
+                            Gift::Named(Descriptor::new(media_type, digest, size))
+                        }
+                        Some(None) => Gift::Nothing,
+                        None => Gift::CannotAsk,
+                    };
+                }
+                Thing::Manifest(digest) => (Kind::Manifest, digest),
+                Thing::Blob(digest, _) => (Kind::Blob, digest),
+            };
+            match self.streamer.find((kind, Way::Own), upstream, there, repository, digest).await {
+                Reply::Found(found) => Gift::Found(found),
+                Reply::Nothing => Gift::Nothing,
+                Reply::Unknown => Gift::CannotAsk,
+            }
         })
     }
 

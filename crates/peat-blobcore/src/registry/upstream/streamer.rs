@@ -11,6 +11,7 @@ use super::fetch;
 use super::keep::Keeper;
 use super::mirrors::Upstream;
 use crate::oci::{Digest, Repository};
+use crate::registry::remote::RemoteError;
 use crate::registry::{Flight, Found, RegistryError, blocking};
 
 /// Most things that are asked for at once; what is more is answered as not there.
@@ -25,14 +26,31 @@ pub(super) enum Kind {
     Manifest,
 }
 
-type Key = (Repository, Digest, Kind);
+/// Who is asked. What this node's own upstream is asked for is never given by waiting for another node, which may wait for this
+/// one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    Own,
+    Members,
+}
+
+type Key = (Repository, Digest, Kind, Way);
+
+/// What a question has come to.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Found(Found),
+    /// There is no such thing, as the upstream says.
+    Nothing,
+    /// Nobody could say so.
+    Unknown,
+}
 
 /// How far the answer to a question is.
 #[derive(Debug, Clone)]
 enum Stage {
     Asking,
-    Found(Found),
-    Absent,
+    Replied(Reply),
 }
 
 type Slots = Arc<Mutex<BTreeMap<Key, watch::Receiver<Stage>>>>;
@@ -67,16 +85,18 @@ impl BlobStreamer {
     /// Asks an upstream, which calls the repository `there`, or joins who asks already.
     pub(super) async fn find(
         &self,
-        kind: Kind,
+        (kind, way): (Kind, Way),
         upstream: &Arc<Upstream>,
         there: Repository,
         repository: &Repository,
         digest: &Digest,
-    ) -> Option<Found> {
-        let mut stage = self.join((repository.clone(), *digest, kind), upstream, there)?;
-        match &*stage.wait_for(|stage| !matches!(stage, Stage::Asking)).await.ok()? {
-            Stage::Found(found) => Some(found.clone()),
-            Stage::Asking | Stage::Absent => None,
+    ) -> Reply {
+        let Some(mut stage) = self.join((repository.clone(), *digest, kind, way), upstream, there) else {
+            return Reply::Unknown;
+        };
+        match stage.wait_for(|stage| !matches!(stage, Stage::Asking)).await.as_deref() {
+            Ok(Stage::Replied(reply)) => reply.clone(),
+            Ok(Stage::Asking) | Err(_) => Reply::Unknown,
         }
     }
 
@@ -130,7 +150,7 @@ struct Question {
 
 impl Question {
     async fn answer(self) {
-        let Slot(_, (repository, digest, kind)) = &self.slot;
+        let Slot(_, (repository, digest, kind, _)) = &self.slot;
         let (repository, digest, kind) = (repository.clone(), *digest, *kind);
         let outcome = match kind {
             Kind::Manifest => self.manifest(&repository, &digest).await,
@@ -141,7 +161,8 @@ impl Question {
             Err(error) => {
                 tracing::debug!(%repository, %digest, %error, "an upstream does not give it");
                 drop(self.slot);
-                self.stage.send_replace(Stage::Absent);
+                let is_said = matches!(&error, RegistryError::Remote(error) if matches!(**error, RemoteError::NotFound { .. }));
+                self.stage.send_replace(Stage::Replied(if is_said { Reply::Nothing } else { Reply::Unknown }));
             }
         }
     }
@@ -157,7 +178,7 @@ impl Question {
                 blocking(move || keeper.take_manifest(&within, named)).await?
             }
         };
-        self.stage.send_replace(Stage::Found(Found::Here(held, media_type)));
+        self.stage.send_replace(Stage::Replied(Reply::Found(Found::Here(held, media_type))));
         Ok(())
     }
 
@@ -166,7 +187,7 @@ impl Question {
         // It may have come since the asker looked.
         if let Some(held) = blocking(move || keeper.blob_here(&within, &name)).await? {
             let media_type = crate::oci::media_type::OCTET_STREAM.to_owned();
-            self.stage.send_replace(Stage::Found(Found::Here(held, media_type)));
+            self.stage.send_replace(Stage::Replied(Reply::Found(Found::Here(held, media_type))));
             return Ok(());
         }
         let opened = fetch::open(&self.upstream, &self.there, digest).await?;
@@ -178,7 +199,7 @@ impl Question {
         })
         .await?;
         let (pilot, flight) = Flight::begin(*digest, opened.size(), reader);
-        self.stage.send_replace(Stage::Found(Found::Streamed(flight)));
+        self.stage.send_replace(Stage::Replied(Reply::Found(Found::Streamed(flight))));
         let pilot = Arc::new(pilot);
         let outcome = fetch::fill(opened, (&self.there, digest), spool, &pilot, |spooled| {
             let (keeper, within, name) = (Arc::clone(&self.keeper), repository.clone(), *digest);

@@ -1,5 +1,6 @@
 //! An upstream that cuts, stalls and lies, and what those who read through us see of it.
 
+mod claimed;
 mod fake;
 
 use std::ops::Range;

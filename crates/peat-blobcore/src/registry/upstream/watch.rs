@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{Upstream, Upstreams, blocking};
+use super::source::Source;
+use super::{Upstream, Upstreams, ask, blocking, fetch};
 use crate::oci::{Descriptor, Digest, NameError, Repository, Tag};
 use crate::registry::remote::{Remote, RemoteError};
 use crate::registry::{Change, RegistryError};
@@ -115,7 +116,7 @@ impl Upstreams {
                 due.tick().await;
                 let mut problem = None;
                 for repository in &watched {
-                    match upstreams.look(repository, &sender).await {
+                    match upstreams.look_over(repository, &sender).await {
                         Ok(()) => {}
                         Err(RegistryError::Stopped) => return,
                         Err(error) => problem = problem.or(Some(format!("{repository}: {error}"))),
@@ -134,7 +135,7 @@ impl Upstreams {
     }
 
     /// Looks at a repository once. What cannot be brought keeps nothing else from it; the first of it is returned.
-    async fn look(&self, watched: &WatchedRepository, status: &watch::Sender<WatchStatus>) -> Result<(), RegistryError> {
+    async fn look_over(&self, watched: &WatchedRepository, status: &watch::Sender<WatchStatus>) -> Result<(), RegistryError> {
         let repository = &watched.repository;
         let Some((upstream, there)) = self.of(repository) else {
             return Err(RegistryError::NoRepository(repository.clone()));
@@ -168,7 +169,7 @@ impl Upstreams {
         tag: &Tag,
     ) -> Result<u64, RegistryError> {
         // It may have been removed since it was listed.
-        let Some(said) = self.ask(upstream, there, tag).await.map_err(failed)? else { return Ok(0) };
+        let Some(said) = ask(upstream, there, tag).await.map_err(failed)? else { return Ok(0) };
         if self.is_deleted(repository, tag).await? {
             return Ok(0);
         }
@@ -215,20 +216,17 @@ impl Upstreams {
 }
 
 /// What the first mirror that can be asked says.
-async fn ask_all<T, F>(upstream: &Upstream, ask: impl Fn(Remote) -> F) -> Result<T, RegistryError>
+async fn ask_all<T, F>(upstream: &Upstream, question: impl Fn(Remote) -> F) -> Result<T, RegistryError>
 where
     F: Future<Output = Result<T, RemoteError>>,
 {
     let mut outcome = None;
     for mirror in upstream.order() {
-        match ask(mirror.remote.clone()).await {
+        // Other nodes speak for no upstream of this one's.
+        let Source::Registry(remote) = &mirror.source else { continue };
+        match question(remote.clone()).await {
             Ok(said) => return Ok(said),
-            Err(error) => {
-                if !matches!(error, RemoteError::NotFound { .. }) {
-                    mirror.rest();
-                }
-                outcome = Some(error);
-            }
+            Err(error) => outcome = Some(fetch::note(mirror, error)),
         }
     }
     Err(failed(outcome.expect("an upstream has a mirror")))
