@@ -1,0 +1,17 @@
+//! Layers for others on the same machine, without a copy of what they may share: a tar archive in chunks, of which the large files
+//! are only named (`splitdirfdstream-v0`).
+//!
+//! - the form: `frame` is what the bytes of a stream mean, `resolve` opens what its names stand for, `reader` puts a layer together
+//!   again
+//!
+//! Everything here may block on the disk. Whoever sends a stream, and whatever it names, is hostile until the layer as a whole is what
+//! its digest says. Must never change anything in the store of the blobs.
+
+mod error;
+pub mod frame;
+mod reader;
+mod resolve;
+
+pub use error::HandoffError;
+pub use reader::{Part, SplitReader};
+pub use resolve::Directories;
