@@ -14,6 +14,7 @@ mod build;
 mod cache;
 mod error;
 pub mod frame;
+mod image;
 mod keep;
 mod reader;
 mod resolve;
@@ -23,5 +24,6 @@ mod tests;
 
 pub use cache::{CacheOptions, LayerCache, LayerSource, SplitLayer};
 pub use error::HandoffError;
+pub use image::ImageLayer;
 pub use reader::{Part, SplitReader};
 pub use resolve::Directories;
