@@ -6,6 +6,7 @@ mod certificate;
 mod document;
 mod envelope;
 mod fixture;
+mod handoff;
 mod insider;
 mod manifest;
 mod parcel;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use certificate::certificate;
 pub use envelope::envelope;
+pub use handoff::{layer, stream};
 pub use manifest::manifest;
 pub use parcel::parcel;
 pub use registry::{image, request, upload};
@@ -28,16 +30,18 @@ pub use wire::wire;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
     ("image", image),
+    ("layer", layer),
     ("manifest", manifest),
     ("parcel", parcel),
     ("path", path),
     ("request", request),
     ("stock", stock),
+    ("stream", stream),
     ("upload", upload),
     ("wire", wire),
 ];
