@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::ErrorKind;
 use crate::content::ContentError;
 use crate::exchange::ExchangeError;
+use crate::handoff::HandoffError;
 use crate::identity::IdentityError;
 use crate::model::{DistributionId, ManifestError};
 use crate::network::NetworkError;
@@ -36,6 +37,9 @@ pub enum Error {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A layer that is handed over to others on this machine.
+    #[error(transparent)]
+    Handoff(#[from] HandoffError),
     /// What is to be sent does not fit into a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -97,6 +101,7 @@ impl Error {
             Self::Network(error) => error.kind(),
             Self::Parcel(error) => error.kind(),
             Self::Registry(error) => error.kind(),
+            Self::Handoff(error) => error.kind(),
             Self::Manifest(_) => ErrorKind::Usage,
             Self::NotForStock(_) => ErrorKind::Refused,
             Self::DataDirectory { source, .. } => ErrorKind::of_io(source),
@@ -118,6 +123,7 @@ impl Error {
             Self::Network(error) => error.hint(),
             Self::Parcel(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::Handoff(error) => error.hint(),
             Self::Manifest(_) => None,
             Self::DataDirectory { .. } if self.kind() == ErrorKind::NoSpace => None,
             Self::DataDirectory { .. } => Some("name a directory on a local file system that this user may write to".to_owned()),

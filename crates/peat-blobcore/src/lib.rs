@@ -16,8 +16,8 @@
 //!
 //! - [`model`], [`document`], [`reconcile`], [`oci`]: pure. They read no clock, file, socket or random number; [`reconcile`] alone
 //!   decides what a node does next.
-//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`], [`registry`]: effects. They decide nothing about
-//!   distributions.
+//! - [`identity`], [`replica`], [`content`], [`exchange`], [`network`], [`transfer`], [`parcel`], [`registry`], [`handoff`]: effects. They decide
+//!   nothing about distributions.
 //! - [`Node`] and its driver wire the two.
 //!
 //! Dependencies point from the latter to the former only. `examples/embed.rs` is a whole program in 45 lines.
@@ -29,6 +29,7 @@ mod driver;
 mod error;
 pub mod exchange;
 mod fault;
+pub mod handoff;
 pub mod identity;
 mod kind;
 pub mod model;

@@ -7,6 +7,7 @@ mod certificate;
 mod document;
 mod envelope;
 mod fixture;
+mod handoff;
 mod insider;
 mod manifest;
 mod parcel;
@@ -19,6 +20,7 @@ mod wire;
 pub use archive::archive;
 pub use certificate::certificate;
 pub use envelope::envelope;
+pub use handoff::{layer, stream};
 pub use manifest::manifest;
 pub use parcel::parcel;
 pub use registry::{image, request, upload};
@@ -30,17 +32,19 @@ pub use wire::wire;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("archive", archive),
     ("certificate", certificate),
     ("envelope", envelope),
     ("hint", hint),
     ("image", image),
+    ("layer", layer),
     ("manifest", manifest),
     ("parcel", parcel),
     ("path", path),
     ("request", request),
     ("stock", stock),
+    ("stream", stream),
     ("upload", upload),
     ("wire", wire),
 ];

@@ -9,6 +9,10 @@ use std::sync::Arc;
 use peat_blob_tests::filesystem::FileSystem;
 use peat_blobcore::clock::SystemClock;
 use peat_blobcore::content::{Content, Exported, Options};
+use peat_blobcore::handoff::{CacheOptions, LayerCache, LayerSource};
+use peat_blobcore::model::Sha256Digest;
+use peat_blobcore::oci::Digest;
+use sha2::Digest as _;
 
 #[test]
 fn ingest_and_export_share_extents_where_the_file_system_can() {
@@ -34,6 +38,49 @@ fn ingest_and_export_share_extents_where_the_file_system_can() {
     let grown = used(xfs.path()).saturating_sub(before);
     assert!(grown < 16 << 20, "four more names of 100 MiB took {grown} bytes");
     content.close().expect("closes");
+}
+
+#[test]
+fn objects_of_a_plain_layer_share_its_blocks_where_its_files_begin_with_one() {
+    let Some(xfs) = FileSystem::xfs(512) else { return };
+    let entry = |name: &str, content: &[u8]| {
+        let mut entry = vec![0; 512];
+        entry[..name.len()].copy_from_slice(name.as_bytes());
+        entry[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        entry[156] = b'0';
+        entry[148..156].fill(b' ');
+        let sum: u32 = entry.iter().map(|byte| u32::from(*byte)).sum();
+        entry[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        entry.extend(content);
+        entry.resize(entry.len().next_multiple_of(512), 0);
+        entry
+    };
+    // With their headers these come to whole blocks, so that each begins with one, as the first does.
+    let mut tar = entry("first", &[1; 3000]);
+    for file in 0..40_u32 {
+        let bytes = (0..(1 << 20) + 3584).map(|at: u32| ((at ^ file).wrapping_mul(2_654_435_761) >> 24) as u8);
+        tar.extend(entry(&file.to_string(), &bytes.collect::<Vec<_>>()));
+    }
+    let path = xfs.path().join("layer");
+    std::fs::write(&path, &tar).expect("written");
+    let file = File::open(&path).expect("it is there");
+    file.sync_all().expect("synced");
+    let diff_id = Digest::Sha256(Sha256Digest::from_bytes(sha2::Sha256::digest(&tar).into()));
+    let grown = |shared: bool| {
+        let before = used(xfs.path());
+        let dir = xfs.path().join(format!("cache-{shared}"));
+        let options = CacheOptions { reserve: 0, ..CacheOptions::default() };
+        let cache = LayerCache::open(&dir, options, Arc::new(SystemClock)).expect("a cache");
+        let source = || Ok(LayerSource { tar: Box::new(&*tar), file: shared.then_some(&file) });
+        let layer = cache.layer(&diff_id, source).expect("split");
+        let mut out = Vec::new();
+        layer.copy_to(&mut out).expect("whole");
+        assert!(out == tar);
+        rustix::fs::syncfs(&file).expect("synced");
+        used(xfs.path()).saturating_sub(before)
+    };
+    assert!(grown(false) >= 40 << 20);
+    assert!(grown(true) < 4 << 20);
 }
 
 /// Bytes in use on the file system, as `df` counts them.

@@ -194,7 +194,7 @@ impl BlobReader {
     }
 
     /// The data file, unless the blob is in the index.
-    pub(super) fn file(&self) -> Option<&File> {
+    pub(crate) fn file(&self) -> Option<&File> {
         match &self.source {
             Source::Inline(_) => None,
             Source::Files { data, .. } => Some(data),

@@ -5,11 +5,13 @@
 //! and Docker's "Image Manifest Version 2, Schema 2".
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod config;
 mod digest;
 mod manifest;
 pub mod media_type;
 mod name;
 
+pub use config::{ConfigError, diff_ids};
 pub use digest::{Algorithm, Digest, DigestError};
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, Manifest, ManifestError, ManifestKind, Platform};
 pub use name::{ImageReference, NameError, Reference, Repository, Tag};

@@ -15,7 +15,7 @@ const WINDOW_LOG: u32 = 27;
 
 /// How bytes are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compression {
+pub(crate) enum Compression {
     /// Not.
     Plain,
     /// RFC 1952.
@@ -42,7 +42,7 @@ impl Compression {
 }
 
 /// The plain bytes of a source, bounded by the limits.
-pub(super) fn plain<'a>(mut source: impl Read + 'a, limits: Limits) -> Result<(Compression, Box<dyn Read + 'a>), ArchiveError> {
+pub(crate) fn plain<'a>(mut source: impl Read + 'a, limits: Limits) -> Result<(Compression, Box<dyn Read + 'a>), ArchiveError> {
     let mut first = [0; 6];
     let known = read_up_to(&mut source, &mut first).map_err(ArchiveError::read("the archive"))?;
     let compression = Compression::of(&first[..known])?;

@@ -43,9 +43,9 @@ struct Config {
 
 /// The digests of an image's layers, unpacked.
 #[derive(Deserialize)]
-pub(super) struct RootFs {
+struct RootFs {
     #[serde(default)]
-    pub(super) diff_ids: Vec<String>,
+    diff_ids: Vec<String>,
 }
 
 /// A manifest as it is written here: without spaces, its members in this order.

@@ -137,7 +137,7 @@ impl ArchiveError {
         Some(hint.to_owned())
     }
 
-    pub(in crate::registry) fn read(what: impl ToString) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn read(what: impl ToString) -> impl FnOnce(io::Error) -> Self {
         move |source| match unwrap(source) {
             Ok(own) => own,
             Err(source) => match source.kind() {

@@ -8,17 +8,15 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::docker::RootFs;
 use super::intake::blob_name;
 use super::keep::is;
 use super::pack::TarWriter;
 use super::{ArchiveError, INDEX_FILE, LAYOUT_FILE, Limits, MANIFEST_FILE, REF_NAME, compression};
 use crate::content::Content;
 use crate::model::BlobHash;
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, ManifestKind, media_type};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, ManifestKind, diff_ids, media_type};
 use crate::registry::BlobStream;
 use crate::registry::closure::{Closure, is_manifest};
 
@@ -209,17 +207,11 @@ impl<'a> Source<'a> {
         if ![media_type::OCI_CONFIG, media_type::DOCKER_CONFIG].contains(&config.media_type.as_str()) {
             return Err(not("it is an artifact, not an image"));
         }
-        #[derive(Deserialize)]
-        struct Config {
-            rootfs: RootFs,
-        }
-        let Config { rootfs } = serde_json::from_slice(&self.document(&config.digest)?)
+        let diff_ids = diff_ids(&self.document(&config.digest)?)
             .map_err(|error| ArchiveError::malformed(format!("{}: {error}", config.digest)))?;
-        if manifest.layers.len() != rootfs.diff_ids.len() {
+        if manifest.layers.len() != diff_ids.len() {
             return Err(not("its configuration is of other layers"));
         }
-        let diff_ids = rootfs.diff_ids.iter().map(|id| id.parse::<Digest>());
-        let diff_ids: Vec<_> = diff_ids.collect::<Result<_, _>>().map_err(|error| not(&error.to_string()))?;
         Ok((config.digest, manifest.layers.into_iter().zip(diff_ids).collect()))
     }
 

@@ -26,13 +26,15 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+pub(crate) use compression::{Compression, plain};
 pub use error::ArchiveError;
 pub use export::{Export, Format, Lookup, export, export_to};
 pub(super) use survey::{Lies, Source, Surveyed, read_at, survey};
+pub(crate) use tar::{BLOCK, stated, stated_size};
 
 use crate::content::{Content, Ingested, Progress};
 use crate::oci::{Descriptor, Digest, Platform};
-use compression::{Compression, read_up_to};
+use compression::read_up_to;
 use intake::{Directory, Entries};
 use keep::Keep;
 

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use super::ArchiveError;
 
 /// Bytes of a block, of which everything consists.
-pub(super) const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// Longest name and longest target of a link, in bytes. Those of images have at most 141.
 const MAX_NAME_BYTES: usize = 1024;
 /// Longest extended header, in bytes.
@@ -215,14 +215,7 @@ impl Extended {
     fn read(&mut self, mut records: &[u8]) -> Result<(), ArchiveError> {
         let malformed = || ArchiveError::malformed("a pax record is none");
         while !records.is_empty() {
-            let space = records.iter().take(20).position(|byte| *byte == b' ').ok_or_else(malformed)?;
-            let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(digits).ok_or_else(malformed)?;
-            if length <= space + 1 || length > records.len() || records[length - 1] != b'\n' {
-                return Err(malformed());
-            }
-            let record = &records[space + 1..length - 1];
-            let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(malformed)?;
-            let (key, value) = (&record[..equals], &record[equals + 1..]);
+            let (key, value, rest) = record(records).ok_or_else(malformed)?;
             match key {
                 b"path" => set(&mut self.name, name(value)?)?,
                 b"linkpath" => set(&mut self.target, name(value)?)?,
@@ -235,10 +228,57 @@ impl Extended {
                 }
                 _ => {}
             }
-            records = &records[length..];
+            records = rest;
         }
         Ok(())
     }
+}
+
+/// The key and value of the first record, and the records behind it.
+fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = records.iter().take(20).position(|byte| *byte == b' ')?;
+    let length: usize = std::str::from_utf8(&records[..space]).ok().and_then(digits)?;
+    if length <= space + 1 || length > records.len() || records[length - 1] != b'\n' {
+        return None;
+    }
+    let record = &records[space + 1..length - 1];
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], &records[length..]))
+}
+
+/// What a header says of what follows it, for who passes bytes on and judges none.
+#[derive(Debug)]
+pub(crate) struct Stated {
+    /// The kind of the entry.
+    pub(crate) kind: u8,
+    /// Bytes behind the header, padding not counted.
+    pub(crate) size: u64,
+    /// Whether it is a directory, by its kind or, as in old archives, by its name.
+    pub(crate) is_directory: bool,
+}
+
+/// Reads a block that is a header beyond doubt.
+pub(crate) fn stated(block: &[u8; BLOCK]) -> Option<Stated> {
+    if !is_header(block) {
+        return None;
+    }
+    let is_directory = block[156] == b'5' || until_nul(&block[..100]).ends_with(b"/");
+    Some(Stated { kind: block[156], size: number(&block[124..136])?, is_directory })
+}
+
+/// The size that an extended header gives, if it gives one. `None` where it is malformed, or says that an entry has holes.
+pub(crate) fn stated_size(mut records: &[u8]) -> Option<Option<u64>> {
+    let mut size = None;
+    while !records.is_empty() {
+        let (key, value, rest) = record(records)?;
+        match key {
+            b"size" => size = Some(std::str::from_utf8(value).ok().and_then(digits)? as u64),
+            key if key.starts_with(b"GNU.sparse") => return None,
+            _ => {}
+        }
+        records = rest;
+    }
+    Some(size)
 }
 
 /// Sets what may be said once.
