@@ -16,6 +16,7 @@ mod small;
 mod streams;
 mod table;
 mod transfer;
+mod upstream;
 
 use std::path::PathBuf;
 
@@ -63,11 +64,12 @@ impl Options {
 type Bench = (&'static str, fn(&Options) -> Outcome<Vec<Row>>);
 
 /// Every bench, in the order in which they are run.
-pub const BENCHES: [Bench; 6] = [
+pub const BENCHES: [Bench; 7] = [
     ("reconcile", reconcile::run),
     ("meet", meet::run),
     ("memory", idle::run),
     ("ingest", ingest::run),
     ("transfer", transfer::run),
     ("small", small::run),
+    ("upstream", upstream::run),
 ];

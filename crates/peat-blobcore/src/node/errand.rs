@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Other members, to be asked for what no upstream of this node's can be asked for
-    /// ([`Upstreams::with_members`](crate::registry::upstream::Upstreams::with_members)).
+    /// (`registry::upstream::Upstreams::with_members`).
     #[must_use]
     pub fn other_upstreams(&self) -> Arc<dyn Members> {
         Arc::clone(&self.fleet) as Arc<dyn Members>

@@ -16,7 +16,7 @@ use crate::registry::{Flight, Found, RegistryError, blocking};
 
 /// Most things that are asked for at once; what is more is answered as not there.
 const MAX_SLOTS: usize = 1024;
-/// Most that are fetched at once: each has a thread and a file.
+/// Most that are fetched at once, in either way: each has a thread and a file.
 const AT_ONCE: usize = 64;
 
 /// What is asked for: a registry keeps the two apart.
@@ -59,7 +59,9 @@ type Slots = Arc<Mutex<BTreeMap<Key, watch::Receiver<Stage>>>>;
 pub(super) struct BlobStreamer {
     keeper: Arc<Keeper>,
     slots: Slots,
-    places: Arc<Semaphore>,
+    own_places: Arc<Semaphore>,
+    /// Apart from the others, so that no two nodes wait for each other's.
+    member_places: Arc<Semaphore>,
     alive: watch::Sender<()>,
 }
 
@@ -79,7 +81,9 @@ fn lock(slots: &Slots) -> MutexGuard<'_, BTreeMap<Key, watch::Receiver<Stage>>> 
 
 impl BlobStreamer {
     pub(super) fn new(keeper: Arc<Keeper>) -> Self {
-        Self { keeper, slots: Slots::default(), places: Arc::new(Semaphore::new(AT_ONCE)), alive: watch::Sender::new(()) }
+        let places = || Arc::new(Semaphore::new(AT_ONCE));
+        let (own_places, member_places) = (places(), places());
+        Self { keeper, slots: Slots::default(), own_places, member_places, alive: watch::Sender::new(()) }
     }
 
     /// Asks an upstream, which calls the repository `there`, or joins who asks already.
@@ -111,6 +115,11 @@ impl BlobStreamer {
         }
         let (sender, stage) = watch::channel(Stage::Asking);
         slots.insert(key.clone(), stage.clone());
+        let places = match key.3 {
+            Way::Own => &self.own_places,
+            Way::Members => &self.member_places,
+        };
+        let (places, mut alive) = (Arc::clone(places), self.alive.subscribe());
         let question = Question {
             slot: Slot(Arc::clone(&self.slots), key),
             upstream: Arc::clone(upstream),
@@ -118,7 +127,6 @@ impl BlobStreamer {
             keeper: Arc::clone(&self.keeper),
             stage: sender,
         };
-        let (places, mut alive) = (Arc::clone(&self.places), self.alive.subscribe());
         tokio::spawn(async move {
             let work = async move {
                 let _place = places.acquire().await;
