@@ -1,5 +1,6 @@
 //! A node: the handle that embedders hold. It opens the parts, wires them to the driver, and shuts them down in order.
 
+mod blobs;
 mod builder;
 mod data;
 mod event;
@@ -12,6 +13,7 @@ mod sideload;
 mod status;
 mod stock;
 
+pub use blobs::{BlobDetails, BlobFilter, BlobPage, BlobSource, ImportedBlob};
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
 pub use outbox::{OutboxOptions, OutboxStatus, WatchedOutbox};

@@ -1,9 +1,11 @@
 //! The verbs: each reads its options, has the library or the daemon do the work, and shows what came of it.
 
+mod account;
 mod authority;
 mod awake;
 mod backup;
 mod bars;
+pub(crate) mod blob;
 pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;
@@ -20,6 +22,8 @@ pub(crate) mod node;
 mod nodes;
 pub(crate) mod pages;
 pub(crate) mod parcel;
+mod parts;
+mod push;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod send;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use n0_future::{StreamExt as _, stream};
-use peat_blobapi::blob::{self, ImageService, oneof::import_image_request::Part};
+use peat_blobapi::blob::oneof::{import_image_request::Part, push_image_response::Part as PushPart};
+use peat_blobapi::blob::{self, ImageService};
 use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
 use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
-use peat_blobcore::registry::remote::{Credentials, Remote, RemoteOptions};
+use peat_blobcore::registry::remote::{Credentials, Pushed, Remote, RemoteOptions};
 use peat_blobcore::registry::{ImportedImage, RegistryError};
 use peat_blobcore::{Error, Terms};
 use tokio::sync::mpsc;
@@ -17,6 +18,8 @@ use tokio::sync::mpsc;
 use super::attachments::new_bundle;
 use super::errors::{failed, invalid};
 use super::pipe::{Incoming, Outgoing, WAITING};
+use super::progress::{Told, follow};
+use super::push::Target;
 use super::{Daemon, convert};
 use crate::silence;
 
@@ -283,5 +286,30 @@ impl ImageService for Images {
         let registry = self.0.node.registry().clone();
         blocking(move || registry.set_tag(&image.repository, &tag, &digest)).await?;
         Response::ok(blob::TagImageResponse::default())
+    }
+
+    async fn push_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::PushImageRequest>,
+    ) -> ServiceResult<ServiceStream<blob::PushImageResponse>> {
+        let message = request.to_owned_message();
+        let image = image("image", &message.image)?;
+        let mut target = Target::parse("target", message.target.into_option().unwrap_or_default())?;
+        target.name_like(&image);
+        // What is not there is said before anything is sent.
+        let digest = self.here(&image).await?;
+        let told = Arc::<Told>::default();
+        let work = target.push(Arc::clone(&self.0), image.repository, digest, Arc::clone(&told));
+        let work = Box::pin(async move { work.await.map(|pushed| (digest, pushed)) });
+        fn report((digest, pushed): (Digest, Pushed)) -> blob::PushImageResponse {
+            let Pushed { sent, bytes, mounted, present } = pushed;
+            let report = blob::PushReport { digest: digest.to_string(), sent, bytes, mounted, present, ..Default::default() };
+            blob::PushImageResponse { part: Some(PushPart::Report(Box::new(report))), ..Default::default() }
+        }
+        fn progress(progress: blob::ImageProgress) -> blob::PushImageResponse {
+            blob::PushImageResponse { part: Some(PushPart::Progress(Box::new(progress))), ..Default::default() }
+        }
+        Ok(Response::new(follow(told, work, progress, report)))
     }
 }

@@ -7,6 +7,7 @@ mod discovery;
 mod elsewhere;
 mod images;
 mod management;
+mod outward;
 mod pull;
 mod push;
 mod sideload;
