@@ -34,7 +34,7 @@ impl Content {
     ///
     /// # Errors
     /// `Absent`; `Kept` with what keeps it, beside what is given up; `InUse` while it is read or fetched; `Busy` as
-    /// [`Content::gc_all`]. Nothing has changed then.
+    /// [`Content::gc_all`]; with these nothing has changed. Or what the index and the file system fail with.
     pub fn remove(&self, hash: &BlobHash, release: &Release) -> Result<u64, ContentError> {
         let _nobody_ingests = self.alone()?;
         self.0.take_out(hash, release)

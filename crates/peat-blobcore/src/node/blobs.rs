@@ -183,7 +183,6 @@ impl Node {
     ///
     /// # Errors
     /// Those of [`Content::remove`], what keeps it among them, or what the store fails with.
-    /// Nothing has changed then.
     pub async fn delete_blob(&self, hash: BlobHash, release: Release) -> Result<u64, Error> {
         let content = self.content.clone();
         blocking(move || Ok(content.remove(&hash, &release)?)).await?

@@ -254,24 +254,6 @@ impl Catalog {
                 .collect()
         })
     }
-
-    /// Repositories that have a blob, or had it, at most `most`.
-    #[cfg(feature = "http")]
-    pub(super) fn repositories_with(&self, blob: &Digest, most: usize) -> Result<Vec<Repository>, RegistryError> {
-        let name = blob.to_string();
-        self.read(|txn| {
-            let mut found = Vec::new();
-            for entry in txn.open_table(DIGESTS)?.range((name.as_str(), "")..)?.take(most) {
-                let (key, _) = entry?;
-                let (digest, owner) = key.value();
-                if digest != name {
-                    break;
-                }
-                found.push(repository(owner)?);
-            }
-            Ok(found)
-        })
-    }
 }
 
 /// Puts a blob into a repository, and ends its block.

@@ -16,9 +16,6 @@ use crate::oci::{Descriptor, Digest, ImageReference, Repository, Tag};
 #[cfg(feature = "http")]
 use crate::oci::{Platform, Reference};
 
-/// Repositories here of which a blob that is pushed may be mounted.
-#[cfg(feature = "http")]
-const MAX_MOUNTS: usize = 4;
 /// Manifests about an image that are pushed with it.
 #[cfg(feature = "http")]
 const MAX_REFERRERS: usize = 100;
@@ -74,6 +71,9 @@ impl Registry {
         let reference = image.reference();
         let pull = remote.pull(self.content(), &image.repository, &reference, platform, Arc::new(|_| {}));
         let imported = runtime.block_on(pull).map_err(|error| RegistryError::Remote(Arc::new(error)))?;
+        for blob in &imported.blobs {
+            self.0.there.note(remote.registry(), blob.digest, &image.repository);
+        }
         // Of an image that is named by its digest no tag is moved but one that is named too; what is about it has none.
         let latest = image.digest.is_none().then(Tag::latest);
         let tags: BTreeSet<Tag> = image.tag.clone().or(latest).into_iter().collect();
@@ -84,8 +84,8 @@ impl Registry {
     }
 
     /// Pushes an image or artifact of a repository to another registry, where it gets the name `image`, and what is about it here
-    /// (signatures) behind it. What is there is not sent; what another repository there has is mounted: one of `mount_from`, or one
-    /// that has the same name as a repository here with that blob. `progress` hears what becomes of each part. Blocks, on a thread
+    /// (signatures) behind it. What is there is not sent; what another repository there has is mounted: one of `mount_from`, or the
+    /// last to which this process pushed that blob, or from which it pulled it. `progress` hears what becomes of each part. Blocks, on a thread
     /// beside the runtime.
     ///
     /// # Errors
@@ -102,10 +102,13 @@ impl Registry {
         progress: &(dyn Fn(&Descriptor, PushStep) + Sync),
         runtime: &tokio::runtime::Handle,
     ) -> Result<Pushed, RegistryError> {
-        let mounts = |digest: &Digest| {
-            // What cannot be read of the catalog is a mount less.
-            let known = self.0.catalog.repositories_with(digest, MAX_MOUNTS).unwrap_or_default();
-            mount_from.iter().cloned().chain(known).collect()
+        let host = remote.registry();
+        let mounts = |digest: &Digest| mount_from.iter().cloned().chain(self.0.there.find(host, digest)).collect();
+        let progress = |part: &Descriptor, step: PushStep| {
+            if !matches!(step, PushStep::Sent(_)) {
+                self.0.there.note(host, part.digest, &image.repository);
+            }
+            progress(part, step);
         };
         let push = |digest: &Digest, reference: &Reference| {
             let (_, parts) = self.package(repository, digest)?;
@@ -113,7 +116,7 @@ impl Registry {
             let root = Descriptor::new(root.media_type.clone(), root.digest, root.size);
             let hashes: BTreeMap<Digest, BlobHash> = parts.iter().map(|part| (part.digest, part.hash)).collect();
             let lookup = |digest: &Digest| hashes.get(digest).copied();
-            let push = remote.push(self.content(), &lookup, &root, &image.repository, reference, &mounts, progress);
+            let push = remote.push(self.content(), &lookup, &root, &image.repository, reference, &mounts, &progress);
             runtime.block_on(push).map_err(|error| RegistryError::Remote(Arc::new(error)))
         };
         let mut pushed = push(digest, &image.reference())?;

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use super::account::Account;
 use super::awake::Awake;
-use super::push;
+use super::{inspect, packages, push};
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, of_daemon};
 use crate::output::Output;
@@ -41,7 +41,16 @@ pub(crate) enum Options {
     /// Writes an image as an archive; what is not here comes from other nodes first.
     Export(Export),
     /// Lists the images that are known, here and elsewhere.
-    Ls,
+    Ls {
+        /// Go on with what happens to them, an event a line, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Shows what an image is: its manifest and configuration, its parts and which are here, who has it, and what is about it.
+    Inspect {
+        /// The image: repository:tag or repository@digest.
+        image: String,
+    },
     /// Has nodes take an image into their registries before anybody asks for it.
     Send(Send),
     /// Has one more tag point to an image.
@@ -145,7 +154,9 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
             output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
         }
         Options::Push(options) => push::run(&daemon, output, options).await,
-        Options::Ls => list(&daemon, output).await,
+        Options::Inspect { image } => inspect::run(&daemon, output, image).await,
+        Options::Ls { watch: true } => packages::run(&daemon, output).await,
+        Options::Ls { watch: false } => list(&daemon, output).await,
         Options::Send(options) => send(&daemon, output, options).await,
         Options::Tag { image, tag } => {
             let request = TagImageRequest { image: image.clone(), tag: tag.clone(), ..Default::default() };

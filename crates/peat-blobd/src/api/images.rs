@@ -1,6 +1,5 @@
 //! Images over the API: what is taken in and given out goes through the library's registry on threads that may block.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use super::errors::{failed, invalid};
 use super::pipe::{Incoming, Outgoing, WAITING};
 use super::progress::{Told, follow};
 use super::push::Target;
-use super::{Daemon, convert};
+use super::{Daemon, convert, packages};
 use crate::silence;
 
 /// The service.
@@ -218,25 +217,7 @@ impl ImageService for Images {
         _ctx: RequestContext,
         _request: ServiceRequest<'_, blob::ListImagesRequest>,
     ) -> ServiceResult<blob::ListImagesResponse> {
-        let node = &self.0.node;
-        let names: BTreeMap<_, _> = node.members().into_iter().map(|(id, record)| (id, record.name)).collect();
-        // Several may speak of one image, and one may have sent it several times.
-        let mut images: BTreeMap<_, blob::Image> = BTreeMap::new();
-        for package in node.packages().await.map_err(failed)? {
-            let here = node.registry().describe(&package.repository, &package.digest).map_err(failed)?.is_some();
-            let image = images.entry((package.repository.clone(), package.digest)).or_default();
-            let mut holders: std::collections::BTreeSet<_> = image.holders.drain(..).collect();
-            holders.extend(package.holders.iter().map(ToString::to_string));
-            image.repository = package.repository.to_string();
-            image.tags = package.tags.iter().map(ToString::to_string).collect();
-            image.digest = package.digest.to_string();
-            image.bytes = package.size;
-            image.here = here;
-            let name_of = |id: &String| id.parse().ok().and_then(|id| names.get(&id).cloned()).unwrap_or_default();
-            image.holder_names = holders.iter().map(name_of).collect();
-            image.holders = holders.into_iter().collect();
-        }
-        Response::ok(blob::ListImagesResponse { images: images.into_values().collect(), ..Default::default() })
+        Response::ok(blob::ListImagesResponse { images: self.0.images().await?.into_values().collect(), ..Default::default() })
     }
 
     async fn send_image(
@@ -311,5 +292,29 @@ impl ImageService for Images {
             blob::PushImageResponse { part: Some(PushPart::Progress(Box::new(progress))), ..Default::default() }
         }
         Ok(Response::new(follow(told, work, progress, report)))
+    }
+
+    async fn inspect_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::InspectImageRequest>,
+    ) -> ServiceResult<blob::InspectImageResponse> {
+        let image = image("image", &request.to_owned_message().image)?;
+        let digest = self.digest(&image).await?;
+        Response::ok(self.0.inspect(&image.repository, digest).await?)
+    }
+
+    async fn watch_packages(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::WatchPackagesRequest>,
+    ) -> ServiceResult<ServiceStream<blob::WatchPackagesResponse>> {
+        let request = request.to_owned_message();
+        let only = match request.repository.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|why| invalid("repository", why))?),
+        };
+        let events = self.0.node.package_events(!request.only_new).await.map_err(failed)?;
+        Ok(Response::new(packages::watch(Arc::clone(&self.0), events, only)))
     }
 }

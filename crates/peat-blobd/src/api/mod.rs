@@ -10,6 +10,7 @@ mod images;
 mod limits;
 mod native;
 mod outboxes;
+mod packages;
 mod parcels;
 mod pipe;
 mod progress;

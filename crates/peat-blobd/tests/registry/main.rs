@@ -11,6 +11,7 @@ mod outward;
 mod pull;
 mod push;
 mod sideload;
+mod watching;
 
 use peat_blob_tests::fleet::Fleet;
 use peat_blobd::{Config, Running};

@@ -5,6 +5,7 @@ use connectrpc::{ErrorCode, Protocol};
 use peat_blob_tests::fleet::DEADLINE;
 use peat_blobapi::blob::oneof::{export_blob_request::Target, export_blob_response, import_blob_request, push_image_response};
 use peat_blobapi::blob::{self, BlobState, ExportMethod, ImageServiceClient, StoreServiceClient};
+use peat_blobd::Running;
 use peat_blobd::config::Listen;
 
 use crate::images::{bytes, push_image, sha256};
@@ -22,19 +23,19 @@ async fn with_api() -> Served {
     .await
 }
 
-fn client(served: &Served) -> (ClientConfig, HttpClient) {
-    let Listen::Tcp(address) = &served.running.addresses()[0] else { panic!("it listens on TCP") };
+fn client(running: &Running) -> (ClientConfig, HttpClient) {
+    let Listen::Tcp(address) = &running.addresses()[0] else { panic!("it listens on TCP") };
     let uri = format!("http://{address}").parse().expect("an address");
     (ClientConfig::new(uri).with_protocol(Protocol::Connect).with_default_timeout(DEADLINE), HttpClient::plaintext())
 }
 
-fn store(served: &Served) -> StoreServiceClient<HttpClient> {
-    let (config, http) = client(served);
+fn store(running: &Running) -> StoreServiceClient<HttpClient> {
+    let (config, http) = client(running);
     StoreServiceClient::new(http, config)
 }
 
-fn images(served: &Served) -> ImageServiceClient<HttpClient> {
-    let (config, http) = client(served);
+pub(crate) fn images(running: &Running) -> ImageServiceClient<HttpClient> {
+    let (config, http) = client(running);
     ImageServiceClient::new(http, config)
 }
 
@@ -76,7 +77,7 @@ async fn export(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blob_comes_in_as_a_stream_and_goes_out_as_it_was() {
     let served = with_api().await;
-    let client = store(&served);
+    let client = store(&served.running);
     let content = bytes(7, 1_000_000);
     let mut requests = vec![options(&sha256(&content), "mine")];
     requests.extend(chunks(&content));
@@ -118,7 +119,7 @@ async fn a_blob_comes_in_as_a_stream_and_goes_out_as_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_is_not_deleted_and_the_refusal_says_by_what() {
     let served = with_api().await;
-    let client = store(&served);
+    let client = store(&served.running);
     let mut requests = vec![options("", "mine")];
     requests.extend(chunks(b"kept"));
     let kept = client.import_blob(n0_future::stream::iter(requests)).await.expect("taken").into_owned().blob;
@@ -195,7 +196,7 @@ async fn an_image_is_pushed_into_another_registry_where_nothing_crosses_twice() 
     assert_eq!(crate::images::put_manifest(&here.client, "team/app", &about_digest, &about).await.status, 201);
     let target = |name: &str| blob::RegistryTarget { reference: format!("{host}/{name}"), insecure: true, ..Default::default() };
 
-    let images = images(&here);
+    let images = images(&here.running);
     let (parts, report) = push(&images, "team/app:1", target("team/app")).await.expect("pushed");
     assert_eq!((report.sent, report.mounted, report.present), (4, 0, 1), "the configuration of the signature is there by then");
     assert_eq!(report.digest, sha256(manifest.as_bytes()));
@@ -208,14 +209,14 @@ async fn an_image_is_pushed_into_another_registry_where_nothing_crosses_twice() 
     let (_, again) = push(&images, "team/app:1", target("team/app:1")).await.expect("pushed");
     assert_eq!((again.sent, again.present), (1, 4), "the tag alone");
     let (_, mounted) = push(&images, "team/app:1", target("other/name:2")).await.expect("pushed");
-    assert_eq!((mounted.sent, mounted.mounted), (2, 2), "the manifests alone: blobs are in a repository of the same name there");
+    assert_eq!((mounted.sent, mounted.mounted), (2, 2), "the manifests alone: the blobs were pushed to another repository there");
     assert_eq!(there.client.get(&format!("/v2/other/name/blobs/{}", sha256(&layer))).await.body, layer);
     let from = blob::RegistryTarget { mount_from: vec!["other/name".into()], ..target("third:1") };
     assert_eq!(push(&images, "team/app:1", from).await.expect("pushed").1.mounted, 2);
 
     // The export of the manifest as a blob is the same.
     let to = Some(Target::Registry(Box::new(target("as/blob:1"))));
-    let (_, report) = export(&store(&here), &sha256(manifest.as_bytes()), to).await.expect("pushed");
+    let (_, report) = export(&store(&here.running), &sha256(manifest.as_bytes()), to).await.expect("pushed");
     assert_eq!(report.method, ExportMethod::EXPORT_METHOD_PUSHED);
     assert_eq!(there.client.get("/v2/as/blob/manifests/1").await.body, manifest.as_bytes());
 
@@ -229,7 +230,7 @@ async fn an_image_is_pushed_into_another_registry_where_nothing_crosses_twice() 
         assert_eq!(error.code, code, "{error:?}");
     }
     let to = Some(Target::Registry(Box::new(target("as/layer:1"))));
-    let error = export(&store(&here), &sha256(&layer), to).await.expect_err("a layer is no image");
+    let error = export(&store(&here.running), &sha256(&layer), to).await.expect_err("a layer is no image");
     assert_eq!(error.code, ErrorCode::NotFound, "{error:?}");
     here.running.stop().await;
     there.running.stop().await;
