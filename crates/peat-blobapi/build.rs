@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use protox::prost_reflect::DescriptorPool;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "peat/sidecar/v1/sidecar.proto",
     "peat/blob/v1/blob.proto",
     "peat/blob/v1/image.proto",
+    "peat/blob/v1/store.proto",
     "grpc/health/v1/health.proto",
     "grpc/reflection/v1/reflection.proto",
     "grpc/reflection/v1alpha/reflection.proto",

@@ -46,8 +46,9 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use network::IdleLinks;
 pub use node::{
-    DistributionStatus, Gone, Node, NodeBuilder, NodeEvent, NodeEvents, OutboxOptions, OutboxStatus, PackageStatus, ParcelReport,
-    PeerStats, SendRequest, Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms, WatchedOutbox,
+    BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder, NodeEvent,
+    NodeEvents, OutboxOptions, OutboxStatus, PackageEvent, PackageEvents, PackageStatus, ParcelReport, PeerStats, SendRequest,
+    Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms, WatchedOutbox,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};

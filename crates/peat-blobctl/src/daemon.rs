@@ -9,7 +9,9 @@ use clap::Args;
 use connectrpc::client::{ClientConfig, Http2Connection, SharedHttp2Connection, UnaryResponse};
 use connectrpc::{ConnectError, Protocol};
 use http::Uri;
-use peat_blobapi::blob::{BlobServiceClient, GetDistributionRequest, GetDistributionResponse, ImageServiceClient};
+use peat_blobapi::blob::{
+    BlobServiceClient, GetDistributionRequest, GetDistributionResponse, ImageServiceClient, StoreServiceClient,
+};
 use peat_blobapi::tls::{self, Pair};
 
 use crate::failure::{Failure, Kind, of_daemon};
@@ -92,6 +94,7 @@ pub(crate) fn data_directory() -> PathBuf {
 pub(crate) struct Daemon {
     pub(crate) client: BlobServiceClient<SharedHttp2Connection>,
     pub(crate) images: ImageServiceClient<SharedHttp2Connection>,
+    pub(crate) store: StoreServiceClient<SharedHttp2Connection>,
     /// Whether paths mean the same to it as to this program.
     pub(crate) is_local: bool,
 }
@@ -118,8 +121,9 @@ impl Daemon {
         }
         let connection = connection.shared(WAITING_CALLS);
         let images = ImageServiceClient::new(connection.clone(), config.clone());
+        let store = StoreServiceClient::new(connection.clone(), config.clone());
         let client = BlobServiceClient::new(connection, config);
-        Ok(Self { client, images, is_local: matches!(place, Place::Unix(_)) })
+        Ok(Self { client, images, store, is_local: matches!(place, Place::Unix(_)) })
     }
 
     /// A distribution by its id or the beginning of it.

@@ -87,6 +87,9 @@ enum Verb {
     /// Puts envelopes and blobs into one file, for links that are a USB stick, and takes them out.
     #[command(subcommand)]
     Parcel(verbs::parcel::Options),
+    /// Takes single blobs in and out, lists them, and removes them.
+    #[command(subcommand)]
+    Blob(verbs::blob::Options),
     /// Takes images in and out, lists them, and has other nodes take them.
     #[command(subcommand)]
     Image(verbs::image::Options),
@@ -174,6 +177,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Check => on_runtime(verbs::store::check(output, address)),
         Verb::Gc => on_runtime(verbs::store::gc(output, address)),
         Verb::Parcel(options) => on_runtime(verbs::parcel::run(&options, output, address)),
+        Verb::Blob(options) => on_runtime(verbs::blob::run(&options, output, address)),
         Verb::Image(options) => on_runtime(verbs::image::run(&options, output, address)),
         Verb::Registry(options) => to_the_end(verbs::registry::run(&options, output)),
         Verb::Stock(options) => on_runtime(verbs::stock::run(&options, output, address)),

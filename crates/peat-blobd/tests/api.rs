@@ -429,7 +429,7 @@ async fn the_contract_is_told_to_clients_that_do_not_have_it() {
         panic!("services were asked for")
     };
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
-    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(names.len(), 7, "{names:?}");
     for symbol in names.into_iter().chain(["peat.blob.v1.Scope.Nodes", "peat.blob.v1.Priority", "peat.blob.v1.BlobService.Watch"])
     {
         let MessageResponse::FileDescriptorResponse(found) = ask(MessageRequest::FileContainingSymbol(symbol.to_owned())).await

@@ -80,6 +80,17 @@ pub enum ContentError {
     /// Blobs are being taken in of which it is not known yet why they are kept.
     #[error("blobs are being taken in, and nothing is collected meanwhile")]
     Busy,
+    /// It cannot be taken out: something keeps it.
+    #[error("blob {hash} is kept by {}", .reasons.join(", "))]
+    Kept {
+        /// The blob.
+        hash: BlobHash,
+        /// What keeps it, as a [`Pin`](super::Pin) is shown.
+        reasons: Vec<String>,
+    },
+    /// It cannot be taken out: somebody reads it, or it is being fetched.
+    #[error("blob {0} is being read or fetched")]
+    InUse(BlobHash),
     /// The caller stopped it.
     #[error("stopped")]
     Stopped,
@@ -122,6 +133,7 @@ impl ContentError {
             Self::NotAFile(_) | Self::BadRange { .. } => ErrorKind::Usage,
             Self::Corrupt(_) | Self::Damaged(_) | Self::SizeDiffers { .. } => ErrorKind::Integrity,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
+            Self::Kept { .. } | Self::InUse(_) => ErrorKind::Refused,
             Self::Index(error) => match &**error {
                 redb::Error::Io(error) => ErrorKind::of_io(error),
                 redb::Error::Corrupted(_) => ErrorKind::Integrity,
@@ -147,6 +159,8 @@ impl ContentError {
             Self::Changed(_) => "send it again when nothing writes to it any more",
             Self::Unreadable { .. } => "let the user that this node runs as read it",
             Self::NotAFile(_) => "send regular files, or a directory of them",
+            Self::Kept { reasons, .. } => return Some(how_to_let_go(reasons)),
+            Self::InUse(_) => "try again when that has ended; a fetch ends when nobody wants the blob any more",
             Self::Busy => "try again when what is being sent, pulled or imported has ended",
             Self::Damaged(_) => "it is fetched again from another holder; look at the disk's health",
             Self::UnknownFormat { .. } => "use the version of the program that wrote it, or a newer one",
@@ -166,6 +180,19 @@ impl ContentError {
     pub(super) fn unreadable(path: &Path, source: io::Error) -> Self {
         Self::Unreadable { path: path.to_owned(), source: Arc::new(source) }
     }
+}
+
+/// What ends the reasons for which something is kept, one sentence a kind.
+fn how_to_let_go(reasons: &[String]) -> String {
+    const WAYS: [(&str, &str); 5] = [
+        ("user:", "give up the pin by its name"),
+        ("lease:", "give up leases, or wait: they end by themselves"),
+        ("package:", "remove the image from this node's registry"),
+        ("distribution:", "cancel the distribution, or wait until it expires"),
+        ("stock:", "forbid stock clients to have it"),
+    ];
+    let ways = WAYS.iter().filter(|(kind, _)| reasons.iter().any(|reason| reason.starts_with(kind)));
+    ways.map(|(_, way)| *way).collect::<Vec<_>>().join("; ")
 }
 
 impl From<redb::Error> for ContentError {

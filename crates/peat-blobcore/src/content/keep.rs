@@ -4,7 +4,7 @@
 //! What is pinned, open, or being assembled never goes.
 
 use std::collections::BTreeSet;
-use std::sync::{PoisonError, RwLockReadGuard, TryLockError};
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use redb::ReadableTable;
@@ -191,15 +191,18 @@ impl Content {
     /// # Errors
     /// `Busy` when somebody holds it for long; as [`Content::gc`].
     pub fn gc_all(&self) -> Result<GcReport, ContentError> {
+        let _nobody_ingests = self.alone()?;
+        self.0.collect(u64::MAX)
+    }
+
+    /// Nobody takes blobs in while the guard lives. Waits a while for who does.
+    pub(super) fn alone(&self) -> Result<RwLockWriteGuard<'_, ()>, ContentError> {
         let since = Instant::now();
         loop {
             // Never waits in the lock itself: whoever wants to take blobs in would wait behind it.
             match self.0.unpinned.try_write() {
-                Ok(_nobody_ingests) => return self.0.collect(u64::MAX),
-                Err(TryLockError::Poisoned(poisoned)) => {
-                    let _nobody_ingests = poisoned.into_inner();
-                    return self.0.collect(u64::MAX);
-                }
+                Ok(nobody_ingests) => return Ok(nobody_ingests),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) if since.elapsed() > GC_PATIENCE => return Err(ContentError::Busy),
                 Err(TryLockError::WouldBlock) => std::thread::sleep(GC_LOOK_INTERVAL),
             }
@@ -262,7 +265,7 @@ impl Inner {
         Ok(report)
     }
 
-    fn remove_blob(&self, hash: &BlobHash) -> Result<(), ContentError> {
+    pub(super) fn remove_blob(&self, hash: &BlobHash) -> Result<(), ContentError> {
         let data = layout::remove(&self.layout.blob(hash));
         fault::point("content.delete.half");
         let rest = layout::remove(&self.layout.outboard(hash)).and(layout::remove(&self.layout.recipe(hash)));

@@ -10,7 +10,7 @@
 //!   both for several small blobs at once, `selection` encodes chunks for clients of other make, and `stock` says which blobs
 //!   these may have
 //! - likeness: a `recipe` says of which chunks a blob consists, and `similar` which blobs here have some of them
-//! - upkeep: `keep` pins and collects, `check` finds damage and orphans, `recover` runs at start
+//! - upkeep: `keep` pins and collects, `remove` takes one blob out, `check` finds damage and orphans, `recover` runs at start
 mod assemble;
 mod assembly;
 mod check;
@@ -29,6 +29,7 @@ mod reader;
 mod recipe;
 mod recover;
 mod registry;
+mod remove;
 mod selection;
 mod similar;
 mod small;
@@ -56,6 +57,7 @@ pub use keep::{GcReport, Pin, PinRole};
 pub use listing::Listed;
 pub use reader::BlobReader;
 pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
+pub use remove::Release;
 pub use selection::Chunks;
 pub use spool::{Hashed, Spool, SpoolReader, Spooled};
 pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};

@@ -26,7 +26,7 @@ use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
-use crate::registry::{Claims, Registry};
+use crate::registry::{Claims, PackageNews, Registry};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
@@ -405,6 +405,9 @@ impl Driver {
         match written {
             Ok(accepted) => {
                 self.pass_on(&accepted).await;
+                if self.claims.knows(&id) {
+                    self.registry.note(PackageNews::Package(id));
+                }
                 self.ahead.extend(accepted.changes.iter().filter_map(|change| match change {
                     Change::Distribution(id) => Some(Event::DistributionChanged(*id)),
                     _ => None,
@@ -576,7 +579,7 @@ impl Driver {
                     self.decide(Event::NodeChanged(id)).await;
                 }
                 // The registry looks tags up when it is asked.
-                Change::Tag(_) => {}
+                Change::Tag(key) => self.registry.note(PackageNews::Tag(key)),
                 Change::Retired(id) => {
                     self.network.forget(id).await;
                     self.decide(Event::NodeChanged(id)).await;
@@ -592,9 +595,13 @@ impl Driver {
     }
 
     fn learn_claims(&self, id: &DistributionId) {
+        let knew = self.claims.knows(id);
         match self.world.distribution(id) {
             Some(distribution) => self.claims.learn(&distribution),
             None => self.claims.forget(id),
+        }
+        if knew || self.claims.knows(id) {
+            self.registry.note(PackageNews::Package(*id));
         }
     }
 
@@ -713,6 +720,11 @@ impl Driver {
     }
 
     fn tell(&self, event: NodeEvent) {
+        if let NodeEvent::Progress { distribution, node, bytes } = event
+            && self.claims.knows(&distribution)
+        {
+            self.registry.note(PackageNews::Progress { distribution, node, bytes });
+        }
         // Nobody may be watching.
         let _ = self.watchers.send(event);
     }

@@ -1,11 +1,13 @@
 //! A node: the handle that embedders hold. It opens the parts, wires them to the driver, and shuts them down in order.
 
+mod blobs;
 mod builder;
 mod data;
 mod errand;
 mod event;
 mod outbox;
 mod package;
+mod package_events;
 mod parcel;
 mod peer;
 mod send;
@@ -13,10 +15,12 @@ mod sideload;
 mod status;
 mod stock;
 
+pub use blobs::{BlobDetails, BlobFilter, BlobPage, BlobSource, ImportedBlob};
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};
 pub use outbox::{OutboxOptions, OutboxStatus, WatchedOutbox};
 pub use package::PackageStatus;
+pub use package_events::{PackageEvent, PackageEvents};
 pub use parcel::ParcelReport;
 pub use peer::{Gone, PeerStats};
 pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Terms};

@@ -19,7 +19,9 @@ use crate::model::{
 };
 use crate::oci::{Descriptor, Digest, Manifest as OciManifest, Repository, Tag};
 use crate::registry::sideload::{Sideload, SideloadedImage};
-use crate::registry::{Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Found, Named, Part, Registry, RegistryError};
+use crate::registry::{
+    Answer, Arrival, Arriving, Change, Claim, Claims, Elsewhere, Found, Named, PackageNews, Part, Registry, RegistryError,
+};
 use crate::replica::Accepted;
 
 /// How often what is on its way is looked at though nothing of it has come.
@@ -252,6 +254,7 @@ impl Mesh {
         // Before the driver hears of it: it is not told of twice.
         if let Some(told) = job.replica.distribution(&id)? {
             self.claims.learn(&told);
+            self.registry.note(PackageNews::Package(id));
         }
         self.wrote(accepted)
     }

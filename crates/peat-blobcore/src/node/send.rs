@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Node, blocking};
 use crate::Error;
-use crate::content::{Batch, Content, ContentError, Ingested, Pin, PinRole, Spooled};
+use crate::content::{Batch, Content, ContentError, Pin, PinRole, Spooled};
 use crate::exchange::{Collected, Found, Ledger, Outbox, Walk};
 use crate::model::{
     BlobHash, Carry, DistributionId, EndpointId, FileEntry, FileList, Files, MAX_INLINE_FILES, Manifest, Package, Priority,
@@ -169,22 +169,6 @@ impl Node {
         .await?
     }
 
-    /// The same for bytes.
-    ///
-    /// # Errors
-    /// What the store reports, a full disk among it.
-    pub async fn take_bytes(&self, bytes: Vec<u8>) -> Result<Ingested, Error> {
-        let (content, until) = (self.content.clone(), self.clock.now().plus(TAKEN_LIFETIME));
-        let name = format!("taken in {}", self.next_bundle());
-        blocking(move || {
-            let _no_collection = content.keep_unpinned();
-            let ingested = content.ingest_bytes(&bytes)?;
-            content.pin(&Pin::Lease { name, until }, &[ingested.hash])?;
-            Ok(ingested)
-        })
-        .await?
-    }
-
     /// Makes a distribution of files that are in the store.
     ///
     /// # Errors
@@ -263,7 +247,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    fn take_in(&self, root: &Path, root_name: &str, paths: &[PathBuf]) -> Result<Taken, Error> {
+    pub(super) fn take_in(&self, root: &Path, root_name: &str, paths: &[PathBuf]) -> Result<Taken, Error> {
         let outbox = Outbox::open(root)?;
         let paths: Vec<&[u8]> = paths.iter().map(|path| bytes_of(path)).collect();
         let walk = if paths.is_empty() { outbox.everything() } else { outbox.paths(&paths) };

@@ -129,6 +129,11 @@ impl Claims {
         found.filter(|(_, package)| package.digest == *digest).map(|(id, package)| (id, package.clone())).collect()
     }
 
+    /// Whether a distribution is a package that is known.
+    pub(crate) fn knows(&self, id: &DistributionId) -> bool {
+        self.known().packages.contains_key(id)
+    }
+
     /// Every package that is known.
     #[must_use]
     pub fn all(&self) -> Vec<(DistributionId, Claimed)> {
@@ -191,7 +196,7 @@ fn remove_from<K: Ord>(map: &mut BTreeMap<K, BTreeSet<DistributionId>>, key: &K,
 
 /// Reads what a distribution says of a package. What has too many blobs for a manifest is not found by digest: its list of them
 /// comes as a blob, to those whom it is meant for.
-fn read(distribution: &Distribution) -> Option<Claimed> {
+pub(crate) fn read(distribution: &Distribution) -> Option<Claimed> {
     let package = distribution.manifest.package.as_ref()?;
     let Files::Inline(files) = &distribution.manifest.files else { return None };
     let blobs: BTreeMap<_, _> = files.iter().filter_map(blob).collect();

@@ -7,14 +7,18 @@ use std::sync::{Arc, RwLockReadGuard};
 use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root};
 use super::blobs::LEASE;
 #[cfg(feature = "http")]
-use super::remote::{Pushed, Remote};
+use super::remote::{PushStep, Pushed, Remote};
 use super::{Change, Part, Registry, RegistryError};
 use crate::content::{Ingested, Pin, Progress};
 #[cfg(feature = "http")]
 use crate::model::BlobHash;
-#[cfg(feature = "http")]
-use crate::oci::Platform;
 use crate::oci::{Descriptor, Digest, ImageReference, Repository, Tag};
+#[cfg(feature = "http")]
+use crate::oci::{Platform, Reference};
+
+/// Manifests about an image that are pushed with it.
+#[cfg(feature = "http")]
+const MAX_REFERRERS: usize = 100;
 
 /// An image that came out of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +71,9 @@ impl Registry {
         let reference = image.reference();
         let pull = remote.pull(self.content(), &image.repository, &reference, platform, Arc::new(|_| {}));
         let imported = runtime.block_on(pull).map_err(|error| RegistryError::Remote(Arc::new(error)))?;
+        for blob in &imported.blobs {
+            self.0.there.note(remote.registry(), blob.digest, &image.repository);
+        }
         // Of an image that is named by its digest no tag is moved but one that is named too; what is about it has none.
         let latest = image.digest.is_none().then(Tag::latest);
         let tags: BTreeSet<Tag> = image.tag.clone().or(latest).into_iter().collect();
@@ -76,28 +83,50 @@ impl Registry {
         self.take(&imported, &names, unpinned)
     }
 
-    /// Pushes an image or artifact of a repository to another registry, where it gets the name `image`. What is there is not sent,
-    /// and what another repository there has is mounted. Blocks, on a thread beside the runtime.
+    /// Pushes an image or artifact of a repository to another registry, where it gets the name `image`, and what is about it here
+    /// (signatures) behind it. What is there is not sent; what another repository there has is mounted: one of `mount_from`, or the
+    /// last to which this process pushed that blob, or from which it pulled it. `progress` hears what becomes of each part. Blocks, on a thread
+    /// beside the runtime.
     ///
     /// # Errors
     /// [`RegistryError::NoManifest`] when it is not here, [`RegistryError::Remote`] with what the other registry says.
     #[cfg(feature = "http")]
+    #[allow(clippy::too_many_arguments, reason = "each is something else, and a struct of them would have one user")]
     pub fn push(
         &self,
         repository: &Repository,
         digest: &Digest,
         remote: &Remote,
         image: &ImageReference,
+        mount_from: &[Repository],
+        progress: &(dyn Fn(&Descriptor, PushStep) + Sync),
         runtime: &tokio::runtime::Handle,
     ) -> Result<Pushed, RegistryError> {
-        let (_, parts) = self.package(repository, digest)?;
-        let root = parts.first().expect("a package has its manifest first");
-        let root = Descriptor::new(root.media_type.clone(), root.digest, root.size);
-        let hashes: BTreeMap<Digest, BlobHash> = parts.iter().map(|part| (part.digest, part.hash)).collect();
-        let lookup = |digest: &Digest| hashes.get(digest).copied();
-        let reference = image.reference();
-        let push = remote.push(self.content(), &lookup, &root, &image.repository, &reference, &[], &|_| {});
-        runtime.block_on(push).map_err(|error| RegistryError::Remote(Arc::new(error)))
+        let host = remote.registry();
+        let mounts = |digest: &Digest| mount_from.iter().cloned().chain(self.0.there.find(host, digest)).collect();
+        let progress = |part: &Descriptor, step: PushStep| {
+            if !matches!(step, PushStep::Sent(_)) {
+                self.0.there.note(host, part.digest, &image.repository);
+            }
+            progress(part, step);
+        };
+        let push = |digest: &Digest, reference: &Reference| {
+            let (_, parts) = self.package(repository, digest)?;
+            let root = parts.first().expect("a package has its manifest first");
+            let root = Descriptor::new(root.media_type.clone(), root.digest, root.size);
+            let hashes: BTreeMap<Digest, BlobHash> = parts.iter().map(|part| (part.digest, part.hash)).collect();
+            let lookup = |digest: &Digest| hashes.get(digest).copied();
+            let push = remote.push(self.content(), &lookup, &root, &image.repository, reference, &mounts, &progress);
+            runtime.block_on(push).map_err(|error| RegistryError::Remote(Arc::new(error)))
+        };
+        let mut pushed = push(digest, &image.reference())?;
+        for about in self.referrers(repository, digest, None, None, MAX_REFERRERS)?.items {
+            // What others have of it they can push.
+            if self.describe(repository, &about.digest)?.is_some() {
+                pushed += push(&about.digest, &about.digest.into())?;
+            }
+        }
+        Ok(pushed)
     }
 
     /// Has what is in the store become part of repositories.

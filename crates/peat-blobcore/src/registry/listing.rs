@@ -49,6 +49,22 @@ impl Registry {
         Ok(Page::cut(names.into_iter().take(most + 1).collect(), most))
     }
 
+    /// A repository whose manifest has this digest and is here: `like` before all others.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoManifest`] when none has, or when the catalog cannot be read.
+    pub fn repository_with(&self, like: &Repository, digest: &Digest) -> Result<Repository, RegistryError> {
+        if self.describe(like, digest)?.is_some() {
+            return Ok(like.clone());
+        }
+        for (repository, found, _) in self.0.catalog.manifests()? {
+            if found == *digest && self.describe(&repository, digest)?.is_some() {
+                return Ok(repository);
+            }
+        }
+        Err(RegistryError::NoManifest { repository: like.clone(), reference: (*digest).into() })
+    }
+
     /// Tags of a repository that come after `after` (none: from the first on), at most `most`.
     ///
     /// # Errors

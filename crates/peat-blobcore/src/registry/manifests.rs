@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::catalog::{self, BLOCKS, MANIFESTS, ManifestRow, REFERRERS, ReferrerRow, TAGS, TagRow};
 use super::error::{MAX_CLOSURE, MAX_DEPTH};
-use super::{Change, Held, Named, Registry, RegistryError};
+use super::{Change, Held, Named, NamedPackage, PackageNews, Registry, RegistryError};
 use crate::content::Pin;
 use crate::model::{BlobHash, Sha256Digest, encode};
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag, media_type};
@@ -107,6 +107,7 @@ impl Registry {
             put_at: self.0.clock.now(),
         };
         self.0.catalog.write(|txn| insert(txn, repository, digest, &row, &manifest))?;
+        self.note(PackageNews::Here(NamedPackage { repository: repository.clone(), digest: *digest }));
         Ok(Put { digest: *digest, subject })
     }
 
@@ -181,6 +182,17 @@ impl Registry {
     pub fn describe(&self, repository: &Repository, digest: &Digest) -> Result<Option<Named>, RegistryError> {
         let row = self.manifest_row(repository, digest)?;
         Ok(row.map(|row| Named { digest: *digest, media_type: row.media_type, size: row.size, set_at: row.put_at }))
+    }
+
+    /// The manifests whose bytes are here.
+    pub(crate) fn manifests_here(&self) -> Result<BTreeSet<NamedPackage>, RegistryError> {
+        let mut here = BTreeSet::new();
+        for (repository, digest, row) in self.0.catalog.manifests()? {
+            if self.0.content.size(&row.hash)? == Some(row.size) {
+                here.insert(NamedPackage { repository, digest });
+            }
+        }
+        Ok(here)
     }
 
     /// What a tag was set to here.

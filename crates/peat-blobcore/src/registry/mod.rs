@@ -6,6 +6,7 @@
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
 //!   it comes, and `backed` turns to the next where nothing does
 //! - `errand` is what nodes ask each other's upstreams for
+//! - `inspect` shows what an image is, and `news` tells those who watch
 //! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
@@ -29,8 +30,10 @@ mod files;
 mod flight;
 #[cfg(feature = "http")]
 pub mod http;
+mod inspect;
 mod listing;
 mod manifests;
+mod news;
 mod package;
 mod pins;
 #[cfg(feature = "http")]
@@ -49,6 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 pub use backed::Backed;
 pub use blobs::Held;
 pub use chain::Rank;
+pub(crate) use claims::read as claimed;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
 pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
@@ -56,8 +60,11 @@ pub use errand::{Gift, Given, Members, Pieces, Refusal, Thing, Wanted};
 pub use error::RegistryError;
 pub use files::ImportedImage;
 pub use flight::Flight;
+pub use inspect::{InspectedPart, Inspection};
 pub use listing::Page;
 pub use manifests::{Put, Stored};
+pub use news::NamedPackage;
+pub(crate) use news::PackageNews;
 pub use package::Part;
 pub use stream::BlobStream;
 pub use uploads::{LONGEST_SILENCE, MAX_UPLOADS, UploadId};
@@ -77,6 +84,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
     elsewhere: RwLock<Option<Arc<Chain>>>,
     uploads: uploads::Uploads,
+    #[cfg(feature = "http")]
+    there: remote::There,
+    news: news::Board,
     /// Held while the catalog and the pins change together. Never while a body comes or goes.
     changing: Mutex<()>,
 }
@@ -94,6 +104,9 @@ impl Registry {
             clock,
             elsewhere: RwLock::default(),
             uploads: uploads::Uploads::default(),
+            #[cfg(feature = "http")]
+            there: remote::There::default(),
+            news: news::Board::default(),
             changing: Mutex::default(),
         }));
         registry.settle_pins()?;
@@ -129,10 +142,24 @@ impl Registry {
     pub fn close(&self) {
         self.set_elsewhere(None);
         self.0.uploads.clear();
+        self.0.news.close();
         self.0.catalog.close();
     }
 
+    /// Word of what changes from now on.
+    pub(crate) fn news(&self) -> tokio::sync::broadcast::Receiver<PackageNews> {
+        self.0.news.listen()
+    }
+
+    /// Says that something has changed, to who watches.
+    pub(crate) fn note(&self, news: PackageNews) {
+        self.0.news.tell(news);
+    }
+
     fn tell(&self, change: &Change) {
+        if let Change::ManifestRemoved(repository, digest) = change {
+            self.note(PackageNews::Here(NamedPackage { repository: repository.clone(), digest: *digest }));
+        }
         if let Some(elsewhere) = self.elsewhere() {
             elsewhere.changed(change);
         }

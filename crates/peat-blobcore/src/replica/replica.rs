@@ -262,6 +262,14 @@ impl Replica {
         latest(state.registers.about(Kind::Tag, tag_key(repository, tag))).map(|(author, _, record)| (author, record.clone()))
     }
 
+    /// The same by the tag's [key](TagRecord::key).
+    #[must_use]
+    pub fn tag_of(&self, key: &[u8; 32]) -> Option<(EndpointId, TagRecord)> {
+        let state = self.lock();
+        let about = state.registers.about(Kind::Tag, EndpointId::from_bytes(*key));
+        latest(about).map(|(author, _, record)| (author, record.clone()))
+    }
+
     /// What counts of each tag, with who said it. Removed ones are among them.
     #[must_use]
     pub fn tags(&self) -> Vec<(EndpointId, TagRecord)> {

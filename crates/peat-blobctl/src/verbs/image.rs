@@ -17,7 +17,9 @@ use peat_blobapi::blob::{
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::account::Account;
 use super::awake::Awake;
+use super::{inspect, packages, push};
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, of_daemon};
 use crate::output::Output;
@@ -34,10 +36,21 @@ pub(crate) enum Options {
     Import(Import),
     /// Has an image come into this node's registry, to stay: from other nodes, or from another registry.
     Pull(Pull),
+    /// Pushes an image into another registry; what is there already does not cross.
+    Push(push::Options),
     /// Writes an image as an archive; what is not here comes from other nodes first.
     Export(Export),
     /// Lists the images that are known, here and elsewhere.
-    Ls,
+    Ls {
+        /// Go on with what happens to them, an event a line, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Shows what an image is: its manifest and configuration, its parts and which are here, who has it, and what is about it.
+    Inspect {
+        /// The image: repository:tag or repository@digest.
+        image: String,
+    },
     /// Has nodes take an image into their registries before anybody asks for it.
     Send(Send),
     /// Has one more tag point to an image.
@@ -79,15 +92,8 @@ pub(crate) struct Pull {
     /// From another registry: what is for this platform alone, as linux/arm64.
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     platform: Option<String>,
-    /// Let another registry be spoken to without TLS.
-    #[arg(long)]
-    insecure: bool,
-    /// Who asks another registry.
-    #[arg(long, requires = "password_file")]
-    user: Option<String>,
-    /// A file with the password.
-    #[arg(long, value_name = "FILE", requires = "user")]
-    password_file: Option<PathBuf>,
+    #[command(flatten)]
+    account: Account,
 }
 
 /// What to write.
@@ -134,23 +140,23 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
     match options {
         Options::Import(options) => import(&daemon, output, options).await,
         Options::Export(options) => export(&daemon, output, options).await,
-        Options::Pull(Pull { image, platform, insecure, user, password_file }) => {
-            let password = match password_file {
-                Some(file) => std::fs::read_to_string(file).map_err(Failure::io(format!("cannot read {}", file.display())))?,
-                None => String::new(),
-            };
+        Options::Pull(Pull { image, platform, account }) => {
+            let (user, password) = account.credentials()?;
             let request = PullImageRequest {
                 image: image.clone(),
                 platform: platform.clone().unwrap_or_default(),
-                insecure: *insecure,
-                user: user.clone().unwrap_or_default(),
-                password: password.trim_end_matches(['\r', '\n']).to_owned(),
+                insecure: account.insecure,
+                user,
+                password,
                 ..Default::default()
             };
             let digest = answer(daemon.images.pull_image(request).await)?.digest;
             output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
         }
-        Options::Ls => list(&daemon, output).await,
+        Options::Push(options) => push::run(&daemon, output, options).await,
+        Options::Inspect { image } => inspect::run(&daemon, output, image).await,
+        Options::Ls { watch: true } => packages::run(&daemon, output).await,
+        Options::Ls { watch: false } => list(&daemon, output).await,
         Options::Send(options) => send(&daemon, output, options).await,
         Options::Tag { image, tag } => {
             let request = TagImageRequest { image: image.clone(), tag: tag.clone(), ..Default::default() };

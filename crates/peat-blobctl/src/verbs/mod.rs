@@ -1,9 +1,11 @@
 //! The verbs: each reads its options, has the library or the daemon do the work, and shows what came of it.
 
+mod account;
 mod authority;
 mod awake;
 mod backup;
 mod bars;
+pub(crate) mod blob;
 pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;
@@ -13,14 +15,18 @@ mod formation;
 pub(crate) mod get;
 pub(crate) mod identity;
 pub(crate) mod image;
+mod inspect;
 pub(crate) mod keygen;
 pub(crate) mod limits;
 pub(crate) mod list;
 pub(crate) mod node;
 mod nodes;
+mod packages;
 pub(crate) mod pages;
 pub(crate) mod parcel;
+mod parts;
 pub(crate) mod peer;
+mod push;
 pub(crate) mod registry;
 pub(crate) mod send;
 pub(crate) mod status;

@@ -1,6 +1,7 @@
 //! The real program: what it prints, in which mode, and its exit codes.
 
 mod authority;
+mod blobs;
 mod direct;
 mod offline;
 mod online;

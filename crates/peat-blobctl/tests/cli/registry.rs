@@ -11,13 +11,13 @@ use crate::{ctl, program};
 const CONFIG: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
-struct Serving {
+pub(crate) struct Serving {
     child: Child,
-    listen: String,
+    pub(crate) listen: String,
 }
 
 impl Serving {
-    fn start(directory: &Path, more: &[&str]) -> Self {
+    pub(crate) fn start(directory: &Path, more: &[&str]) -> Self {
         let mut arguments = vec!["--output", "json", "registry", "serve", "images", "--listen", "127.0.0.1:0"];
         arguments.extend(more);
         let mut child = program(directory, &arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -28,7 +28,7 @@ impl Serving {
     }
 
     /// The status line, head included, and the body of an answer.
-    fn ask(&self, method: &str, path: &str, head: &str, body: &str) -> (String, String) {
+    pub(crate) fn ask(&self, method: &str, path: &str, head: &str, body: &str) -> (String, String) {
         let mut stream = TcpStream::connect(&self.listen).unwrap();
         let length = body.len();
         write!(
@@ -43,7 +43,7 @@ impl Serving {
     }
 
     /// Ends it as a service manager does; gives its exit code.
-    fn terminate(mut self) -> Option<i32> {
+    pub(crate) fn terminate(mut self) -> Option<i32> {
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {}", self.child.id())]).status().unwrap();
         assert!(sent.success());
         self.child.wait().unwrap().code()

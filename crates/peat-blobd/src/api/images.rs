@@ -1,15 +1,15 @@
 //! Images over the API: what is taken in and given out goes through the library's registry on threads that may block.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use n0_future::{StreamExt as _, stream};
-use peat_blobapi::blob::{self, ImageService, oneof::import_image_request::Part};
+use peat_blobapi::blob::oneof::{import_image_request::Part, push_image_response::Part as PushPart};
+use peat_blobapi::blob::{self, ImageService};
 use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
 use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
-use peat_blobcore::registry::remote::{Credentials, Remote, RemoteOptions};
+use peat_blobcore::registry::remote::{Credentials, Pushed, Remote, RemoteOptions};
 use peat_blobcore::registry::{ImportedImage, RegistryError};
 use peat_blobcore::{Error, Terms};
 use tokio::sync::mpsc;
@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use super::attachments::new_bundle;
 use super::errors::{failed, invalid};
 use super::pipe::{Incoming, Outgoing, WAITING};
-use super::{Daemon, convert};
+use super::progress::{Told, follow};
+use super::push::Target;
+use super::{Daemon, convert, packages};
 use crate::silence;
 
 /// The service.
@@ -215,25 +217,7 @@ impl ImageService for Images {
         _ctx: RequestContext,
         _request: ServiceRequest<'_, blob::ListImagesRequest>,
     ) -> ServiceResult<blob::ListImagesResponse> {
-        let node = &self.0.node;
-        let names: BTreeMap<_, _> = node.members().into_iter().map(|(id, record)| (id, record.name)).collect();
-        // Several may speak of one image, and one may have sent it several times.
-        let mut images: BTreeMap<_, blob::Image> = BTreeMap::new();
-        for package in node.packages().await.map_err(failed)? {
-            let here = node.registry().describe(&package.repository, &package.digest).map_err(failed)?.is_some();
-            let image = images.entry((package.repository.clone(), package.digest)).or_default();
-            let mut holders: std::collections::BTreeSet<_> = image.holders.drain(..).collect();
-            holders.extend(package.holders.iter().map(ToString::to_string));
-            image.repository = package.repository.to_string();
-            image.tags = package.tags.iter().map(ToString::to_string).collect();
-            image.digest = package.digest.to_string();
-            image.bytes = package.size;
-            image.here = here;
-            let name_of = |id: &String| id.parse().ok().and_then(|id| names.get(&id).cloned()).unwrap_or_default();
-            image.holder_names = holders.iter().map(name_of).collect();
-            image.holders = holders.into_iter().collect();
-        }
-        Response::ok(blob::ListImagesResponse { images: images.into_values().collect(), ..Default::default() })
+        Response::ok(blob::ListImagesResponse { images: self.0.images().await?.into_values().collect(), ..Default::default() })
     }
 
     async fn send_image(
@@ -283,5 +267,54 @@ impl ImageService for Images {
         let registry = self.0.node.registry().clone();
         blocking(move || registry.set_tag(&image.repository, &tag, &digest)).await?;
         Response::ok(blob::TagImageResponse::default())
+    }
+
+    async fn push_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::PushImageRequest>,
+    ) -> ServiceResult<ServiceStream<blob::PushImageResponse>> {
+        let message = request.to_owned_message();
+        let image = image("image", &message.image)?;
+        let mut target = Target::parse("target", message.target.into_option().unwrap_or_default())?;
+        target.name_like(&image);
+        // What is not there is said before anything is sent.
+        let digest = self.here(&image).await?;
+        let told = Arc::<Told>::default();
+        let work = target.push(Arc::clone(&self.0), image.repository, digest, Arc::clone(&told));
+        let work = Box::pin(async move { work.await.map(|pushed| (digest, pushed)) });
+        fn report((digest, pushed): (Digest, Pushed)) -> blob::PushImageResponse {
+            let Pushed { sent, bytes, mounted, present } = pushed;
+            let report = blob::PushReport { digest: digest.to_string(), sent, bytes, mounted, present, ..Default::default() };
+            blob::PushImageResponse { part: Some(PushPart::Report(Box::new(report))), ..Default::default() }
+        }
+        fn progress(progress: blob::ImageProgress) -> blob::PushImageResponse {
+            blob::PushImageResponse { part: Some(PushPart::Progress(Box::new(progress))), ..Default::default() }
+        }
+        Ok(Response::new(follow(told, work, progress, report)))
+    }
+
+    async fn inspect_image(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::InspectImageRequest>,
+    ) -> ServiceResult<blob::InspectImageResponse> {
+        let image = image("image", &request.to_owned_message().image)?;
+        let digest = self.digest(&image).await?;
+        Response::ok(self.0.inspect(&image.repository, digest).await?)
+    }
+
+    async fn watch_packages(
+        &self,
+        _ctx: RequestContext,
+        request: ServiceRequest<'_, blob::WatchPackagesRequest>,
+    ) -> ServiceResult<ServiceStream<blob::WatchPackagesResponse>> {
+        let request = request.to_owned_message();
+        let only = match request.repository.as_str() {
+            "" => None,
+            name => Some(name.parse().map_err(|why| invalid("repository", why))?),
+        };
+        let events = self.0.node.package_events(!request.only_new).await.map_err(failed)?;
+        Ok(Response::new(packages::watch(Arc::clone(&self.0), events, only)))
     }
 }

@@ -10,9 +10,13 @@ mod images;
 mod limits;
 mod native;
 mod outboxes;
+mod packages;
 mod parcels;
 mod pipe;
+mod progress;
+mod push;
 mod reflection;
+mod store;
 mod streams;
 mod upload;
 
@@ -55,6 +59,7 @@ pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
     Router::new()
         .add_service(Arc::new(native::Native(Arc::clone(daemon))))
         .add_service(Arc::new(images::Images(Arc::clone(daemon))))
+        .add_service(Arc::new(store::Store(Arc::clone(daemon))))
         .add_service(Arc::new(attachments::Attachments(Arc::clone(daemon))))
         .add_service(Arc::new(health::Healths(Arc::clone(daemon))))
         .add_service(Arc::new(reflection::v1::Service(Arc::clone(daemon))))

@@ -7,12 +7,14 @@ mod discovery;
 mod elsewhere;
 mod images;
 mod management;
+mod outward;
 mod proxy;
 mod pull;
 mod push;
 mod sideload;
 mod upstream;
 mod watch;
+mod watching;
 
 use peat_blob_tests::fleet::Fleet;
 use peat_blobd::{Config, Running};

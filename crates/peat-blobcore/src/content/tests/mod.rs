@@ -8,6 +8,7 @@ mod keep;
 mod known;
 mod recipe;
 mod recover;
+mod remove;
 mod similar;
 mod small;
 mod tree;

@@ -13,6 +13,7 @@ mod push;
 mod read;
 #[cfg(test)]
 pub(super) mod tests;
+mod there;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +21,11 @@ use std::time::Duration;
 pub use auth::Credentials;
 pub use error::RemoteError;
 pub(super) use pull::Named as Manifest;
-pub use push::Pushed;
+pub use push::{PushStep, Pushed};
 pub(super) use read::Body;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+pub(super) use there::There;
 
 use crate::content::{Content, ContentError};
 use crate::oci::Repository;

@@ -37,10 +37,32 @@ pub struct Pushed {
     pub present: u64,
 }
 
+impl std::ops::AddAssign for Pushed {
+    fn add_assign(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.bytes += other.bytes;
+        self.mounted += other.mounted;
+        self.present += other.present;
+    }
+}
+
+/// What has become of a blob or manifest that is pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushStep {
+    /// So many bytes of it are there.
+    Sent(u64),
+    /// All of it was sent.
+    Done,
+    /// Another repository there had it.
+    Mounted,
+    /// It was there.
+    Present,
+}
+
 impl Remote {
     /// Pushes an image or artifact with all that belongs to it. `reference` is the tag that it gets, or its digest; `mount_from`
-    /// are repositories of the registry that may have some of its blobs. `lookup` says where the bytes of a digest are.
-    /// `progress` hears of each piece that was sent, in bytes.
+    /// says in which repositories of the registry a blob may be. `lookup` says where the bytes of a digest are. `progress` hears
+    /// what becomes of each blob and manifest.
     ///
     /// # Errors
     /// [`RemoteError`]; what was sent by then stays, and is not sent again.
@@ -52,8 +74,8 @@ impl Remote {
         root: &Descriptor,
         repository: &Repository,
         reference: &Reference,
-        mount_from: &[Repository],
-        progress: &(dyn Fn(u64) + Sync),
+        mount_from: &(dyn Fn(&Digest) -> Vec<Repository> + Sync),
+        progress: &(dyn Fn(&Descriptor, PushStep) + Sync),
     ) -> Result<Pushed, RemoteError> {
         let mut closure = Closure::of(root.clone());
         let (mut manifests, mut pushed) = (BTreeMap::new(), Pushed::default());
@@ -64,15 +86,17 @@ impl Remote {
                 let bytes =
                     blocking(push.content, move |content| content.read_blob(&hash, MAX_MANIFEST_BYTES as u64 + 1)).await?;
                 closure.read(&part, &bytes)?;
-                manifests.insert(part.digest, (part.media_type, bytes));
+                manifests.insert(part.digest, (part, bytes));
             } else {
-                push.blob(&part, hash, &mut pushed).await?;
+                let step = push.blob(&part, hash).await?;
+                push.count(&part, step, &mut pushed);
             }
         }
         for digest in closure.upwards() {
-            let Some((media_type, bytes)) = manifests.remove(&digest) else { continue };
+            let Some((part, bytes)) = manifests.remove(&digest) else { continue };
             let reference = if digest == root.digest { reference.clone() } else { Reference::Digest(digest) };
-            push.manifest(&digest, &reference, &media_type, bytes, &mut pushed).await?;
+            let step = push.manifest(&part, &reference, bytes).await?;
+            push.count(&part, step, &mut pushed);
         }
         Ok(pushed)
     }
@@ -83,49 +107,54 @@ struct Push<'a> {
     remote: &'a Inner,
     content: &'a Content,
     repository: &'a Repository,
-    mount_from: &'a [Repository],
-    progress: &'a (dyn Fn(u64) + Sync),
+    mount_from: &'a (dyn Fn(&Digest) -> Vec<Repository> + Sync),
+    progress: &'a (dyn Fn(&Descriptor, PushStep) + Sync),
 }
 
 impl Push<'_> {
-    async fn manifest(
-        &self,
-        digest: &Digest,
-        reference: &Reference,
-        media_type: &str,
-        bytes: Vec<u8>,
-        pushed: &mut Pushed,
-    ) -> Result<(), RemoteError> {
+    fn count(&self, part: &Descriptor, step: PushStep, pushed: &mut Pushed) {
+        match step {
+            PushStep::Mounted => pushed.mounted += 1,
+            PushStep::Present => pushed.present += 1,
+            PushStep::Sent(_) | PushStep::Done => {
+                pushed.sent += 1;
+                pushed.bytes += part.size;
+            }
+        }
+        (self.progress)(part, step);
+    }
+
+    async fn manifest(&self, part: &Descriptor, reference: &Reference, bytes: Vec<u8>) -> Result<PushStep, RemoteError> {
         let what = format!("{} {reference}", self.repository);
         let url = self.remote.url(self.repository, &format!("manifests/{reference}"));
         if matches!(reference, Reference::Digest(_)) && self.has(url.clone()).await? {
-            pushed.present += 1;
-            return Ok(());
+            return Ok(PushStep::Present);
         }
         let length = bytes.len() as u64;
         let bytes = bytes::Bytes::from(bytes);
-        let make = |request: RequestBuilder| request.header(CONTENT_TYPE, media_type).body(bytes.clone());
+        let make = |request: RequestBuilder| request.header(CONTENT_TYPE, &part.media_type).body(bytes.clone());
         let response = self.send(Method::PUT, url, length, &make).await?;
         if response.status() != StatusCode::CREATED {
             return Err(self.remote.refusal(response, &what).await);
         }
         let told = response.headers().get("docker-content-digest").and_then(|told| told.to_str().ok());
-        if told.is_some_and(|told| told != digest.to_string() && told.starts_with(digest.algorithm().as_str())) {
-            return Err(RemoteError::Mismatch { registry: self.remote.registry.clone(), digest: *digest });
+        if told.is_some_and(|told| told != part.digest.to_string() && told.starts_with(part.digest.algorithm().as_str())) {
+            return Err(RemoteError::Mismatch { registry: self.remote.registry.clone(), digest: part.digest });
         }
-        pushed.sent += 1;
-        pushed.bytes += length;
-        Ok(())
+        Ok(PushStep::Done)
     }
 
-    async fn blob(&self, part: &Descriptor, hash: BlobHash, pushed: &mut Pushed) -> Result<(), RemoteError> {
+    async fn blob(&self, part: &Descriptor, hash: BlobHash) -> Result<PushStep, RemoteError> {
         if self.has(self.remote.url(self.repository, &format!("blobs/{}", part.digest))).await? {
-            pushed.present += 1;
-            return Ok(());
+            return Ok(PushStep::Present);
         }
         let what = format!("{} {}", self.repository, part.digest);
         let mut begun = None;
-        for from in self.mount_from.iter().filter(|from| *from != self.repository) {
+        for from in (self.mount_from)(&part.digest).iter().filter(|from| *from != self.repository) {
+            // A mount from where it is not would begin an upload, and be the only one that is tried.
+            if !self.is_in(from, &part.digest).await? {
+                continue;
+            }
             let mut url = self.remote.url(self.repository, "blobs/uploads/");
             url.query_pairs_mut().append_pair("mount", &part.digest.to_string()).append_pair("from", from.as_str());
             let mut scope = Scope::push(self.repository);
@@ -133,11 +162,8 @@ impl Push<'_> {
             let patience = self.remote.options.patience;
             let response = self.remote.send(Method::POST, url, &scope, patience, &empty).await?;
             match response.status() {
-                StatusCode::CREATED => {
-                    pushed.mounted += 1;
-                    return Ok(());
-                }
-                // It has no such blob there, and has begun an upload instead.
+                StatusCode::CREATED => return Ok(PushStep::Mounted),
+                // It mounts nothing, and has begun an upload instead.
                 StatusCode::ACCEPTED => {
                     begun = Some(response);
                     break;
@@ -153,9 +179,15 @@ impl Push<'_> {
             return Err(self.remote.refusal(begun, &what).await);
         }
         self.upload(part, hash, begun, &what).await?;
-        pushed.sent += 1;
-        pushed.bytes += part.size;
-        Ok(())
+        Ok(PushStep::Done)
+    }
+
+    /// Whether another repository of the registry has a blob that whoever asks may read.
+    async fn is_in(&self, repository: &Repository, digest: &Digest) -> Result<bool, RemoteError> {
+        let url = self.remote.url(repository, &format!("blobs/{digest}"));
+        let patience = self.remote.options.patience;
+        let response = self.remote.send(Method::HEAD, url, &Scope::pull(repository), patience, &|request| request).await?;
+        Ok(response.status() == StatusCode::OK)
     }
 
     /// Sends a blob's bytes, in one request if it is small, else piece by piece.
@@ -170,7 +202,7 @@ impl Push<'_> {
             let sent = bytes.len() as u64;
             at_url = self.piece(at_url, at, bytes, what).await?;
             at += sent;
-            (self.progress)(sent);
+            (self.progress)(part, PushStep::Sent(at));
             length = next_length(sent, started.elapsed()).max(least);
         }
         let rest = if at < part.size { self.read(part, hash, at, part.size - at).await? } else { bytes::Bytes::new() };
@@ -183,7 +215,6 @@ impl Push<'_> {
         if response.status() != StatusCode::CREATED {
             return Err(self.remote.refusal(response, what).await);
         }
-        (self.progress)(sent);
         Ok(())
     }
 

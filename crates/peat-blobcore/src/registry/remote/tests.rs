@@ -326,7 +326,9 @@ async fn what_is_pushed_is_pulled_again_and_nothing_is_sent_twice() {
     let tag = Reference::Tag("v1".parse().expect("a tag"));
     let lookup = |digest: &Digest| known.get(digest).copied();
     let push = async |to: &Repository, mount: &[Repository]| {
-        remote.push(&from.content, &lookup, &root, to, &tag, mount, &|_| ()).await.expect("pushed")
+        let (mount, elsewhere) = (mount.to_vec(), "never/seen".parse::<Repository>().expect("a name"));
+        let mounts = |_: &Digest| [vec![elsewhere.clone()], mount.clone()].concat();
+        remote.push(&from.content, &lookup, &root, to, &tag, &mounts, &|_, _| ()).await.expect("pushed")
     };
     let pushed = push(&first, &[]).await;
     assert_eq!((pushed.sent, pushed.present), (4, 0));
