@@ -35,7 +35,7 @@ fn what_is_kept_stays_with_all_its_reasons_and_the_refusal_names_them() {
             assert_eq!(error.kind(), ErrorKind::Refused);
             assert!(error.to_string().contains(&pin.to_string()) && error.hint().is_some_and(|hint| !hint.is_empty()), "{error}");
             assert!(held(&store, &blob.hash));
-            assert_eq!(store.reasons(&blob.hash).unwrap(), [pin.clone()]);
+            assert_eq!(store.reasons(&blob.hash).unwrap(), std::slice::from_ref(&pin));
             store.unpin(&pin).unwrap();
         }
         // Given up are all or none.
