@@ -10,7 +10,7 @@ use crate::Error;
 use crate::model::{DistributionId, EndpointId, TagRecord, TargetState};
 use crate::oci::{Digest, Repository, Tag};
 use crate::registry::{NamedPackage, PackageNews, Registry, claimed};
-use crate::replica::Replica;
+use crate::replica::{Replica, WeakReplica};
 
 /// Something that happened to a package.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,8 @@ pub struct PackageEvents {
 
 #[derive(Debug, Clone)]
 struct Sources {
-    replica: Replica,
+    /// Whoever listens does not keep the node from shutting down.
+    replica: WeakReplica,
     registry: Registry,
 }
 
@@ -119,7 +120,7 @@ impl Node {
     pub async fn package_events(&self, from_the_start: bool) -> Result<PackageEvents, Error> {
         // Subscribed before the look, so that nothing falls between.
         let news = self.registry.news();
-        let sources = Sources { replica: self.replica.clone(), registry: self.registry.clone() };
+        let sources = Sources { replica: self.replica.downgrade(), registry: self.registry.clone() };
         let mut events = PackageEvents { news, sources, seen: Seen::default(), waiting: VecDeque::new() };
         events.look().await?;
         if !from_the_start {
@@ -135,6 +136,13 @@ impl PackageEvents {
     /// # Errors
     /// What the replica and the registry's catalog report; the stream has ended then.
     pub async fn next(&mut self) -> Result<Option<PackageEvent>, Error> {
+        match self.hear().await {
+            Err(Error::Stopped) => Ok(None),
+            heard => heard,
+        }
+    }
+
+    async fn hear(&mut self) -> Result<Option<PackageEvent>, Error> {
         loop {
             if let Some(event) = self.waiting.pop_front() {
                 return Ok(Some(event));
@@ -152,11 +160,12 @@ impl PackageEvents {
                     self.waiting.extend(self.seen.package(id, now));
                 }
                 Ok(PackageNews::Tag(key)) => {
-                    if let Some((author, record)) = self.sources.replica.tag_of(&key) {
+                    if let Some((author, record)) = self.sources.replica()?.tag_of(&key) {
                         self.waiting.extend(self.seen.tag(author, record));
                     }
                 }
                 Ok(PackageNews::Here(package)) => {
+                    drop(self.sources.replica()?);
                     let (sources, name) = (self.sources.clone(), package.clone());
                     let here = blocking(move || sources.registry.describe(&name.repository, &name.digest)).await??.is_some();
                     self.waiting.extend(self.seen.here(package, here));
@@ -175,12 +184,13 @@ impl PackageEvents {
         let sources = self.sources.clone();
         let (claims, tags, mut here) = blocking(move || {
             let mut claims = BTreeMap::new();
-            for id in sources.replica.distributions() {
+            let replica = sources.replica()?;
+            for id in replica.distributions() {
                 if let Some(claim) = sources.claim(&id)? {
                     claims.insert(id, claim);
                 }
             }
-            Ok::<_, Error>((claims, sources.replica.tags(), sources.registry.manifests_here()?))
+            Ok::<_, Error>((claims, replica.tags(), sources.registry.manifests_here()?))
         })
         .await??;
         let gone: Vec<_> = self.seen.packages.keys().filter(|id| !claims.contains_key(*id)).copied().collect();
@@ -205,9 +215,13 @@ impl PackageEvents {
 }
 
 impl Sources {
+    fn replica(&self) -> Result<Replica, Error> {
+        self.replica.upgrade().ok_or(Error::Stopped)
+    }
+
     /// What a distribution tells of a package, if it does and still counts.
     fn claim(&self, id: &DistributionId) -> Result<Option<Claim>, Error> {
-        let Some(distribution) = self.replica.distribution(id)? else { return Ok(None) };
+        let Some(distribution) = self.replica()?.distribution(id)? else { return Ok(None) };
         if distribution.cancelled.is_some() {
             return Ok(None);
         }

@@ -22,6 +22,7 @@ mod waiting;
 pub use error::ReplicaError;
 pub use limits::{Limits, Reason, Stats};
 pub use replica::Replica;
+pub(crate) use replica::WeakReplica;
 pub use session::{Clocks, MAX_SESSION_MESSAGE_BYTES, Session, SessionError, Side, Step};
 
 use crate::model::{Credential, DistributionId, EndpointId, EnvelopeId, Incarnation, Timestamp};

@@ -35,6 +35,17 @@ pub struct Replica {
     core: Arc<Core>,
 }
 
+/// A handle for who may outlive the node.
+#[derive(Debug, Clone)]
+pub(crate) struct WeakReplica(std::sync::Weak<Core>);
+
+impl WeakReplica {
+    /// The replica, while it is open.
+    pub(crate) fn upgrade(&self) -> Option<Replica> {
+        self.0.upgrade().map(|core| Replica { core })
+    }
+}
+
 impl std::fmt::Debug for Replica {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Replica").field("node", &self.core.signer.id()).finish_non_exhaustive()
@@ -76,6 +87,11 @@ impl Replica {
             })?;
         }
         Ok(replica)
+    }
+
+    /// A handle that does not keep the replica from closing.
+    pub(crate) fn downgrade(&self) -> WeakReplica {
+        WeakReplica(Arc::downgrade(&self.core))
     }
 
     /// Drops this handle and waits until the file is closed: until every other handle is gone, those of blocking work that
