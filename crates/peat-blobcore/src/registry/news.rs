@@ -9,7 +9,7 @@ use crate::model::{DistributionId, EndpointId};
 use crate::oci::{Digest, Repository};
 
 /// Words that wait for a listener.
-const WAITING_NEWS: usize = 1024;
+const WAITING_NEWS: usize = 256;
 
 /// A package by its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

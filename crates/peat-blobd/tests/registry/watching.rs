@@ -1,11 +1,14 @@
 //! Images looked at from another node, and what happens to them as it happens.
 
+use std::time::Duration;
+
 use connectrpc::ErrorCode;
 use connectrpc::client::HttpClient;
 use peat_blob_tests::fleet::{DEADLINE, Fleet};
 use peat_blobapi::blob::oneof::watch_packages_response::Event;
 use peat_blobapi::blob::{self, ImageServiceClient};
-use peat_blobcore::oci::Digest;
+use peat_blobcore::PackageEvent;
+use peat_blobcore::oci::{Digest, Reference, Repository};
 use peat_blobd::config::{Listen, StaticPeer};
 use peat_blobd::{Config, Running};
 use tokio::sync::mpsc;
@@ -189,5 +192,47 @@ async fn an_image_is_looked_at_from_another_node_and_no_layer_comes_for_that() {
         assert_eq!(inspect(image).await.expect_err("there is none").code, code);
     }
     alpha.running.stop().await;
+    bravo.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_is_told_how_much_he_missed_and_then_what_is() {
+    /// More than wait for a listener.
+    const MANY: u64 = 300;
+    let (_fleet, alpha, bravo) = two().await;
+    push_blob(&alpha.client, "team/app", b"{}").await;
+    let mut slow = alpha.running.node().package_events(true).await.expect("readable");
+    let registry = alpha.running.node().registry().clone();
+    let put = move || {
+        let repository: Repository = "team/app".parse().expect("a name");
+        for number in 0..MANY {
+            let manifest = format!(
+                r#"{{"schemaVersion":2,"mediaType":"{MANIFEST}","config":{},"layers":[],"annotations":{{"n":"{number}"}}}}"#,
+                descriptor(CONFIG, b"{}"),
+            );
+            let digest: Digest = sha256(manifest.as_bytes()).parse().expect("a digest");
+            registry.put_manifest(&repository, &Reference::Digest(digest), None, manifest.as_bytes()).expect("taken");
+        }
+    };
+    tokio::task::spawn_blocking(put).await.expect("put");
+    let first = tokio::time::timeout(Duration::from_secs(60), slow.next()).await.expect("told").expect("readable");
+    assert!(matches!(first, Some(PackageEvent::Missed(missed)) if missed >= MANY - 256), "{first:?}");
+    let mut here = 0;
+    while here < MANY {
+        match tokio::time::timeout(Duration::from_secs(60), slow.next()).await.expect("told").expect("readable") {
+            Some(PackageEvent::Here { here: true, .. }) => here += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    alpha.running.stop().await;
+    let end = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match slow.next().await {
+                Ok(Some(_)) => {}
+                end => return end,
+            }
+        }
+    });
+    assert!(matches!(end.await, Ok(Ok(None))), "it ends with the node");
     bravo.running.stop().await;
 }
