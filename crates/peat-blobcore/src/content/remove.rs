@@ -5,7 +5,6 @@ use redb::ReadableTable as _;
 
 use super::index::{self, PINS, REASONS};
 use super::{Content, ContentError, Inner, Pin, lock};
-use crate::fault;
 use crate::model::BlobHash;
 
 /// What is given up together with a blob.
@@ -84,7 +83,7 @@ impl Inner {
                 None => Ok(()),
             }
         })?;
-        fault::point("content.delete.indexed");
+        // A crash from here on leaves what one in a collection does, at the place `content.delete.indexed`.
         let mut freed = 0;
         if let Some(row) = row {
             freed += row.size;
