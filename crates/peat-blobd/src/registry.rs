@@ -9,7 +9,6 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use data_encoding::BASE64;
 use peat_blobcore::Node;
-use peat_blobcore::model::NodeRecord;
 use peat_blobcore::registry::remote::Credentials;
 use peat_blobcore::registry::upstream::{Location, Upstream, Upstreams, Watching};
 use peat_blobcore::registry::{Rank, http};
@@ -72,8 +71,8 @@ pub(crate) fn stand_before(upstreams: Vec<Upstream>, node: &Node, config: &Confi
 
 /// What other members are told that this node asks for them.
 pub(crate) fn spoken_for(config: &Config) -> Vec<String> {
-    let name = |upstream: &UpstreamAt| upstream.name.clone().unwrap_or_else(|| NodeRecord::ANY_UPSTREAM.to_owned());
-    config.registry_upstream.iter().map(name).collect()
+    // One for repositories of any name would speak for those of other members too, and of other upstreams.
+    config.registry_upstream.iter().filter_map(|upstream| upstream.name.clone()).collect()
 }
 
 /// Serves the registry on every socket until `stopping`.

@@ -165,7 +165,7 @@ fn registers() -> Vec<Envelope> {
         protocol: (1, 1),
         free_bytes: 1 << 30,
         credential: ENROLLED.peer.credential().clone(),
-        upstreams: Some(vec!["registry.example".to_owned(), NodeRecord::ANY_UPSTREAM.to_owned()]),
+        upstreams: Some(vec!["registry.example".to_owned(), "*".to_owned()]),
     };
     let retirement = Retirement { time: NOW, reason: "sold".to_owned() };
     let revocation = Revocation { time: NOW, reason: "lost".to_owned(), name: Some("node-b".to_owned()) };

@@ -27,15 +27,12 @@ pub struct NodeRecord {
     /// What makes it a member; its hash is in every envelope of the node.
     #[n(5)]
     pub credential: Credential,
-    /// The names of the registries that it asks on behalf of other nodes, [`Self::ANY_UPSTREAM`] for every repository.
+    /// The names of the registries that it asks on behalf of other nodes: for repositories beneath them.
     #[n(6)]
     pub upstreams: Option<Vec<String>>,
 }
 
 impl NodeRecord {
-    /// What stands among [`Self::upstreams`] for a registry that is asked for repositories of any name.
-    pub const ANY_UPSTREAM: &str = "*";
-
     /// The name and labels that count: the certificate's, when there is one.
     #[must_use]
     pub fn name_and_labels(&self) -> (&str, &Labels) {

@@ -208,8 +208,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Tells other members that this node asks these registries on their behalf: those whose repositories are beneath a name here,
-    /// or [`NodeRecord::ANY_UPSTREAM`]. What they are is for `registry::upstream::Upstreams`.
+    /// Tells other members that this node asks these registries on their behalf: those whose repositories are beneath a name here.
+    /// What they are is for `registry::upstream::Upstreams`.
     pub fn upstreams(mut self, names: Vec<String>) -> Self {
         self.upstreams = Some(names).filter(|names| !names.is_empty());
         self

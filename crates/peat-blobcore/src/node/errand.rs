@@ -1,14 +1,16 @@
 //! Upstreams for the fleet: what another member asks this node's for, and whom this node asks when it has none in reach.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use n0_future::stream;
+use n0_future::{StreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Node;
 use crate::driver::SharedNodes;
-use crate::model::{EndpointId, NodeRecord};
+use crate::model::EndpointId;
 use crate::network::Reached;
 use crate::network::errand::{UpstreamHead, UpstreamRequest, UpstreamWanted};
 use crate::network::wire::Denial;
@@ -17,7 +19,7 @@ use crate::registry::{Answer, Found, Gift, Given, Members, Pieces, Refusal, Regi
 use crate::transfer::{FetchError, ask_errand};
 
 /// Most things at once that other members have this node ask for.
-const MAX_ERRANDS: usize = 32;
+const MAX_ERRANDS: usize = 64;
 /// Bytes that are given on at a time.
 const PIECE_BYTES: usize = 256 * 1024;
 /// Members that are asked for one thing, one after the other.
@@ -26,6 +28,10 @@ const MAX_ASKED: usize = 4;
 const REACH: Duration = Duration::from_secs(5);
 /// How long a member, whose upstream may stall, is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for what a tag points to: a little longer than the member waits itself, so that there is time for another.
+const TAG_PATIENCE: Duration = Duration::from_secs(9);
+/// How long one that failed is asked after the others.
+const REST: Duration = Duration::from_secs(30);
 
 impl Node {
     /// Other members, to be asked for what no upstream of this node's can be asked for
@@ -121,28 +127,44 @@ pub(super) struct Fleet {
     me: EndpointId,
     nodes: SharedNodes,
     reached: Reached,
+    failed: Failed,
+}
+
+/// When members failed to ask the last time: those are asked after the others for a while.
+#[derive(Clone, Default)]
+struct Failed(Arc<Mutex<BTreeMap<EndpointId, Instant>>>);
+
+impl Failed {
+    fn note(&self, id: EndpointId) {
+        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.retain(|_, at| at.elapsed() < REST);
+        failed.insert(id, Instant::now());
+    }
+
+    fn lately(&self, id: &EndpointId) -> bool {
+        let failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get(id).is_some_and(|at| at.elapsed() < REST)
+    }
 }
 
 impl Fleet {
     pub(super) fn new(me: EndpointId, nodes: SharedNodes, reached: Reached) -> Self {
-        Self { me, nodes, reached }
+        Self { me, nodes, reached, failed: Failed::default() }
     }
 
-    /// Those that speak for a repository and seem to be in reach. The first is the same for all who can reach it, so that the
+    /// Those that speak for a repository and seem to be in reach, each with the length of the name that they do it by: the longest
+    /// first, as among the upstreams of one node. Of those with one name the first is the same for all who can reach it, so that the
     /// upstream is asked once for all of them; for another repository it is another.
-    fn of(&self, repository: &Repository) -> Vec<EndpointId> {
+    fn of(&self, repository: &Repository) -> Vec<(EndpointId, usize)> {
         let nodes = self.nodes.read().expect("nothing panics while it holds the nodes");
-        let speaks = |name: &String| {
-            let beneath = repository.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/'));
-            name == NodeRecord::ANY_UPSTREAM || beneath
-        };
-        let able = nodes.iter().filter(|(id, node)| {
-            **id != self.me && !node.retired && !node.revoked && node.upstreams.iter().any(speaks) && self.reached.seems(id)
-        });
-        let mut able: Vec<_> = able.map(|(id, _)| *id).collect();
-        able.sort_by_cached_key(|id| {
+        let beneath = |name: &&String| repository.as_str().strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        let able = nodes.iter().filter(|(id, node)| **id != self.me && !node.retired && !node.revoked && self.reached.seems(id));
+        let mut able: Vec<_> =
+            able.filter_map(|(id, node)| Some((*id, node.upstreams.iter().filter(beneath).map(String::len).max()?))).collect();
+        able.sort_by_cached_key(|(id, length)| {
             let mut rank = blake3::Hasher::new();
-            *rank.update(id.as_bytes()).update(repository.as_str().as_bytes()).finalize().as_bytes()
+            rank.update(id.as_bytes()).update(repository.as_str().as_bytes());
+            (Reverse(*length), self.failed.lately(id), *rank.finalize().as_bytes())
         });
         able
     }
@@ -155,18 +177,39 @@ impl Members for Fleet {
 
     fn ask<'a>(&'a self, wanted: &'a Wanted) -> Answer<'a, Result<Given, Refusal>> {
         Box::pin(async move {
-            for id in self.of(&wanted.repository).into_iter().take(MAX_ASKED) {
+            let patience = if matches!(wanted.thing, Thing::Tag(_)) { TAG_PATIENCE } else { PATIENCE };
+            // One that has a longer name for it knows better than those with a shorter.
+            let mut denied = None;
+            for (id, length) in self.of(&wanted.repository).into_iter().take(MAX_ASKED) {
+                if denied.is_some_and(|denied| denied > length) {
+                    break;
+                }
                 let reached = tokio::time::timeout(REACH, self.reached.peer(&id)).await;
-                let Ok(Some(peer)) = reached else { continue };
+                let Ok(Some(peer)) = reached else {
+                    self.failed.note(id);
+                    continue;
+                };
                 let through = (id, peer.connection.clone(), Arc::clone(&peer.in_use));
-                match ask_errand(through, written(wanted), Arc::clone(self.reached.traffic()), PATIENCE).await {
+                match ask_errand(through, written(wanted), Arc::clone(self.reached.traffic()), patience).await {
                     Ok((UpstreamHead { digest, media_type, size }, pieces)) => {
                         let Ok(digest) = digest.parse() else { continue };
-                        return Ok(Given { descriptor: Descriptor::new(media_type, digest, size), pieces });
+                        let failed = self.failed.clone();
+                        let pieces = pieces.inspect(move |piece| {
+                            if piece.is_err() {
+                                failed.note(id);
+                            }
+                        });
+                        return Ok(Given { descriptor: Descriptor::new(media_type, digest, size), pieces: Box::pin(pieces) });
                     }
-                    Err(FetchError::NotAvailable) => return Err(Refusal::Nothing),
-                    Err(error) => tracing::debug!(peer = %id.short(), %error, "a member does not ask its upstream"),
+                    Err(FetchError::NotAvailable) => denied = Some(length),
+                    Err(error) => {
+                        tracing::debug!(peer = %id.short(), %error, "a member does not ask its upstream");
+                        self.failed.note(id);
+                    }
                 }
+            }
+            if denied.is_some() {
+                return Err(Refusal::Nothing);
             }
             Err(Refusal::CannotAsk)
         })

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::error::MAX_DEPTH;
 use super::{Answer, Arrival, Arriving, Found, Held, Named, Registry, RegistryError, blocking};
-use crate::oci::{Digest, MAX_MANIFEST_BYTES, Repository, Tag, media_type};
+use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, Repository, Tag, media_type};
 
 /// Bytes of the end of a blob that are withheld until its digest is found to be right.
 pub(super) const WITHHELD: u64 = 64 * 1024;
@@ -72,15 +72,34 @@ impl Registry {
         }
     }
 
+    /// Has a manifest come that is elsewhere, with all that it names; returns once all of it is the repository's. What of it is here
+    /// already stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`Registry::bring_missing`].
+    pub async fn bring_image(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
+        self.bring(repository, vec![(*digest, true)], 0).await
+    }
+
     /// Has content come that a manifest names and that is elsewhere, manifests with all that they name; returns once all of it
     /// is the repository's.
     ///
     /// # Errors
     /// [`RegistryError::Missing`] with what is not elsewhere either, or those of [`Registry::settle`].
-    pub fn bring<'a>(
+    pub async fn bring_missing(
+        &self,
+        repository: &Repository,
+        manifest: &Manifest,
+        missing: &[Digest],
+    ) -> Result<(), RegistryError> {
+        self.bring(repository, with_kinds(manifest, missing), 0).await
+    }
+
+    /// Brings content, each with whether it is a manifest: who has manifests apart from blobs is to be asked for what it is.
+    fn bring<'a>(
         &'a self,
         repository: &'a Repository,
-        digests: &'a [Digest],
+        wanted: Vec<(Digest, bool)>,
         depth: usize,
     ) -> Answer<'a, Result<(), RegistryError>> {
         Box::pin(async move {
@@ -88,48 +107,61 @@ impl Registry {
                 return Err(RegistryError::TooDeep);
             }
             let (mut coming, mut missing) = (Vec::new(), Vec::new());
-            for digest in digests {
-                let found = match self.find(repository, digest).await? {
-                    Some(found) => Some(found),
-                    None => self.find_manifest(repository, digest).await?,
+            for (digest, is_manifest) in wanted {
+                let found = match is_manifest {
+                    true => self.find_manifest(repository, &digest).await?,
+                    false => self.find(repository, &digest).await?,
                 };
                 match found {
-                    Some(found) => coming.push((*digest, found)),
-                    None => missing.push(*digest),
+                    Some(found) => coming.push((digest, is_manifest, found)),
+                    None => missing.push(digest),
                 }
             }
             if !missing.is_empty() {
                 return Err(RegistryError::Missing(missing));
             }
-            for (digest, found) in coming {
+            for (digest, is_manifest, found) in coming {
                 let held = self.settle_found(repository, &digest, &found).await?;
-                if media_type::is_manifest(found.media_type()) {
-                    self.bring_manifest(repository, digest, held, found.media_type(), depth).await?;
+                if is_manifest {
+                    // A claim may call it something else, and it says itself what it is.
+                    let media_type = Some(found.media_type()).filter(|media_type| media_type::is_manifest(media_type));
+                    self.bring_named(repository, digest, held, media_type, depth).await?;
                 }
             }
             Ok(())
         })
     }
 
-    async fn bring_manifest(
+    /// Brings what a manifest names that is here, and keeps it then.
+    async fn bring_named(
         &self,
         repository: &Repository,
         digest: Digest,
         held: Held,
-        media_type: &str,
+        media_type: Option<&str>,
         depth: usize,
     ) -> Result<(), RegistryError> {
         let keep = || {
-            let (registry, repository, media_type) = (self.clone(), repository.clone(), media_type.to_owned());
+            let (registry, repository, media_type) = (self.clone(), repository.clone(), media_type.map(str::to_owned));
             blocking(move || {
                 let bytes = registry.content().read_blob(&held.hash, MAX_MANIFEST_BYTES as u64 + 1)?;
-                registry.keep_manifest(&repository, &digest, Some(&media_type), &bytes)
+                match registry.keep_manifest(&repository, &digest, media_type.as_deref(), &bytes) {
+                    Err(RegistryError::Missing(missing)) => {
+                        Ok(with_kinds(&Manifest::parse(&bytes, media_type.as_deref())?, &missing))
+                    }
+                    kept => kept.map(|_| Vec::new()),
+                }
             })
         };
-        if let Err(RegistryError::Missing(missing)) = keep().await {
-            self.bring(repository, &missing, depth + 1).await?;
+        let missing = keep().await?;
+        if missing.is_empty() {
+            return Ok(());
         }
-        keep().await.map(|_| ())
+        self.bring(repository, missing, depth + 1).await?;
+        match keep().await?.into_iter().map(|(digest, _)| digest).collect::<Vec<_>>() {
+            none if none.is_empty() => Ok(()),
+            missing => Err(RegistryError::Missing(missing)),
+        }
     }
 
     /// Asks elsewhere for what is not here, unless it was deleted here.
@@ -168,6 +200,20 @@ impl Registry {
     pub fn size_elsewhere(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, RegistryError> {
         let Some(elsewhere) = self.elsewhere() else { return Ok(None) };
         Ok(if self.is_blocked(repository, digest)? { None } else { elsewhere.size(repository, digest) })
+    }
+
+    /// Those of some digests that are elsewhere, as others say.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub(super) fn claimed_elsewhere(&self, repository: &Repository, digests: Vec<Digest>) -> Result<Vec<Digest>, RegistryError> {
+        let mut claimed = Vec::new();
+        for digest in digests {
+            if self.size_elsewhere(repository, &digest)?.is_some() {
+                claimed.push(digest);
+            }
+        }
+        Ok(claimed)
     }
 
     /// What a tag points to: of what is here and what others say the later, unless that was deleted here.
@@ -298,4 +344,10 @@ impl Registry {
         let (content, hash) = (self.content().clone(), arriving.hash);
         blocking(move || Ok(content.holds(&hash)?)).await
     }
+}
+
+/// Parts of a manifest, each with whether it is a manifest itself.
+fn with_kinds(manifest: &Manifest, parts: &[Digest]) -> Vec<(Digest, bool)> {
+    let is_manifest = |part: &Digest| manifest.manifests.iter().any(|child| child.digest == *part);
+    parts.iter().map(|part| (*part, is_manifest(part))).collect()
 }

@@ -19,6 +19,9 @@ use crate::registry::Pieces;
 /// How urgent it is: as images are that nobody has sent.
 const PRIORITY: Priority = Priority::Routine;
 
+/// How long a request waits until earlier ones of the same member are answered: as long as who asks waits.
+const TURN: Duration = Duration::from_secs(30);
+
 /// Answers a request.
 pub(super) async fn give(
     peer: EndpointId,
@@ -29,7 +32,9 @@ pub(super) async fn give(
     send: SendStream,
 ) -> Result<(), WireError> {
     let mut send = Outgoing::new(send, traffic.limiter.up(peer, PRIORITY));
-    let _turn = turns.errands.acquire().await.map_err(|_| WireError::Stalled)?;
+    // Who asked does not wait for ever, and what is asked for nobody is not to be fetched.
+    let turn = tokio::time::timeout(TURN, turns.errands.acquire()).await;
+    let _turn = turn.map_err(|_| WireError::Stalled)?.map_err(|_| WireError::Stalled)?;
     let given = match traffic.limiter.refuses(PRIORITY) {
         true => Err(Denial::Later),
         false => entitlement.errand(&request).await,

@@ -67,7 +67,7 @@ impl Turns {
             availability: Semaphore::new(64),
             compressing: Semaphore::new(1),
             recipes: Semaphore::new(2),
-            errands: Semaphore::new(16),
+            errands: Semaphore::new(8),
         }
     }
 

@@ -90,7 +90,7 @@ impl Images {
         let digest = self.digest(image).await?;
         let (registry, repository) = (self.0.node.registry().clone(), image.repository.clone());
         if blocking(move || registry.describe(&repository, &digest)).await?.is_none() {
-            let bring = self.0.node.registry().bring(&image.repository, std::slice::from_ref(&digest), 0);
+            let bring = self.0.node.registry().bring_image(&image.repository, &digest);
             tokio::select! {
                 brought = bring => brought.map_err(failed)?,
                 () = self.0.stopped() => return Err(failed(Error::Stopped)),

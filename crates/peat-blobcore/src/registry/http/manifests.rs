@@ -154,10 +154,13 @@ impl Served {
             // A client that was told that a blob is elsewhere does not push it.
             Err(RegistryError::Missing(missing)) if self.registry.elsewhere().is_some() && !is_passed_on(parts) => {
                 let late = RegistryError::Missing(missing.clone());
-                let brought = self.patiently(self.registry.bring(&repository, &missing, 0)).await.unwrap_or(Err(late));
-                if let Err(error) = brought {
-                    // It is to be told so when it asks again.
-                    self.lacking.add(&repository, &missing);
+                let manifest = Manifest::parse(&bytes, media_type.as_deref()).map_err(RegistryError::from)?;
+                let bring = self.registry.bring_missing(&repository, &manifest, &missing);
+                if let Err(error) = self.patiently(bring).await.unwrap_or(Err(late)) {
+                    // It is to be told so when it asks again of what it did not push because of a claim.
+                    let within = repository.clone();
+                    let claimed = self.with(move |registry| registry.claimed_elsewhere(&within, missing)).await?;
+                    self.lacking.add(&repository, &claimed);
                     return Err(error.into());
                 }
                 put().await?

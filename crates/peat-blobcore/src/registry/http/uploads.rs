@@ -130,6 +130,7 @@ impl Served {
     async fn end(&self, repository: &Repository, id: UploadId, digest: Digest) -> Result<Response<Body>, Problem> {
         let within = repository.clone();
         self.with(move |registry| registry.finish_upload(&within, &id, &digest)).await?;
+        self.lacking.remove(repository, &digest);
         Ok(created(repository, &digest))
     }
 }

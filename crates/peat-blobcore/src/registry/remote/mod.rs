@@ -51,9 +51,18 @@ pub struct RemoteOptions {
     pub passed_on: bool,
 }
 
+/// Most bytes of a single blob where nothing else is said.
+pub(in crate::registry) const MAX_BLOB_BYTES: u64 = 1 << 40;
+
 impl Default for RemoteOptions {
     fn default() -> Self {
-        Self { insecure: false, credentials: None, patience: Duration::from_secs(30), max_blob_bytes: 1 << 40, passed_on: false }
+        Self {
+            insecure: false,
+            credentials: None,
+            patience: Duration::from_secs(30),
+            max_blob_bytes: MAX_BLOB_BYTES,
+            passed_on: false,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::content::{Pin, Spooled};
 use crate::model::{Timestamp, encode};
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Repository, Tag};
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag};
 use crate::registry::catalog::{self, LAST_KNOWN, LastKnownRow};
 use crate::registry::remote::Manifest as Fetched;
 use crate::registry::{Change, Held, Named, Registry, RegistryError};
@@ -54,6 +54,10 @@ impl Keeper {
 
     pub(super) fn take_manifest(&self, repository: &Repository, fetched: Fetched) -> Result<(Held, String), RegistryError> {
         let Fetched { descriptor, bytes } = fetched;
+        if self.registry.is_blocked(repository, &descriptor.digest)? {
+            let reference = Reference::Digest(descriptor.digest);
+            return Err(RegistryError::NoManifest { repository: repository.clone(), reference });
+        }
         let held = {
             // Until it has its lease.
             let _unpinned = self.registry.content().keep_unpinned();

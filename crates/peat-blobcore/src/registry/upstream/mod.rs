@@ -34,7 +34,9 @@ use keep::Keeper;
 use streamer::{BlobStreamer, Kind, Reply, Way};
 
 /// How long a tag is asked for before what was last known counts.
-const TAG_PATIENCE: Duration = Duration::from_secs(10);
+const TAG_PATIENCE: Duration = Duration::from_secs(8);
+/// The same of other nodes, which wait as long for their upstreams: time for two of them.
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(19);
 /// Most repositories of which it is remembered that nobody could be asked.
 const MAX_UNSURE: usize = 4096;
 
@@ -101,8 +103,17 @@ impl Upstreams {
     }
 
     /// What a tag points to: nothing is said where nobody can say it in time.
-    async fn say(&self, upstream: &Upstream, there: &Repository, repository: &Repository, tag: &Tag) -> Option<Option<Named>> {
-        let Ok(asked) = tokio::time::timeout(TAG_PATIENCE, ask(upstream, there, tag)).await else {
+    async fn say(
+        &self,
+        (way, upstream, there): (Way, &Upstream, &Repository),
+        repository: &Repository,
+        tag: &Tag,
+    ) -> Option<Option<Named>> {
+        let patience = match way {
+            Way::Own => TAG_PATIENCE,
+            Way::Members => MEMBERS_PATIENCE,
+        };
+        let Ok(asked) = tokio::time::timeout(patience, ask(upstream, there, tag)).await else {
             upstream.rest();
             return None;
         };
@@ -120,9 +131,12 @@ impl Upstreams {
         let mut unsure = self.unsure();
         if !is_unsure {
             unsure.remove(repository);
-        } else if unsure.insert(repository.clone()) && unsure.len() > MAX_UNSURE {
+            return;
+        }
+        if unsure.len() >= MAX_UNSURE && !unsure.contains(repository) {
             unsure.pop_first();
         }
+        unsure.insert(repository.clone());
     }
 }
 
@@ -147,11 +161,11 @@ impl Elsewhere for Upstreams {
         Box::pin(async move {
             let ways = self.ways(repository);
             let speaks = !ways.is_empty();
-            for (_, upstream, there) in ways {
+            for (way, upstream, there) in ways {
                 if upstream.rests() {
                     continue;
                 }
-                if let Some(said) = self.say(upstream, &there, repository, tag).await {
+                if let Some(said) = self.say((way, upstream, &there), repository, tag).await {
                     self.set_unsure(repository, false);
                     return said;
                 }
@@ -184,7 +198,7 @@ impl Elsewhere for Upstreams {
                     if upstream.rests() {
                         return Gift::CannotAsk;
                     }
-                    return match self.say(upstream, &there, repository, tag).await {
+                    return match self.say((Way::Own, upstream, &there), repository, tag).await {
                         Some(Some(Named { digest, media_type, size, .. })) => {
                             Gift::Named(Descriptor::new(media_type, digest, size))
                         }
@@ -195,6 +209,13 @@ impl Elsewhere for Upstreams {
                 Thing::Manifest(digest) => (Kind::Manifest, digest),
                 Thing::Blob(digest, _) => (Kind::Blob, digest),
             };
+            // What was deleted here stays away, whoever asks.
+            let (registry, within, name) = (self.registry.clone(), repository.clone(), *digest);
+            match blocking(move || registry.is_blocked(&within, &name)).await {
+                Ok(false) => {}
+                Ok(true) => return Gift::Nothing,
+                Err(_) => return Gift::CannotAsk,
+            }
             match self.streamer.find((kind, Way::Own), upstream, there, repository, digest).await {
                 Reply::Found(found) => Gift::Found(found),
                 Reply::Nothing => Gift::Nothing,

@@ -69,6 +69,9 @@ impl Source {
             Self::Registry(remote) => remote.blob_from(repository, digest, begin).await.map(Body::Registry),
             Self::Members(members) => {
                 let Given { descriptor, pieces } = ask(members, repository, Thing::Blob(*digest, begin)).await?;
+                if descriptor.size > remote::MAX_BLOB_BYTES {
+                    return Err(RemoteError::NoMember(format!("a blob has {} bytes, over the limit", descriptor.size)));
+                }
                 Ok(Body::Members { size: descriptor.size, pieces })
             }
         }

@@ -12,8 +12,8 @@ use fake::{Fake, Manner};
 use super::{Location, Upstream, Upstreams, Watching};
 use crate::clock::SystemClock;
 use crate::content::{Content, Options};
-use crate::oci::{Digest, Repository, Tag};
-use crate::registry::{Found, Rank, Registry, RegistryError};
+use crate::oci::{Digest, Reference, Repository, Tag};
+use crate::registry::{Elsewhere as _, Found, Gift, Rank, Registry, RegistryError, Thing, Wanted};
 
 const SIZE: usize = 3_000_000;
 const WITHHELD: u64 = 64 * 1024;
@@ -284,4 +284,32 @@ async fn a_watch_brings_what_is_new_and_writes_nothing_where_nothing_is() {
         assert_eq!(after(&mut watching, status.looks + 3).await.brought, 1);
         assert!(catalog() == before && fake.ranges().len() == gets, "nothing is new");
     }
+}
+
+#[tokio::test]
+async fn what_came_without_the_rest_before_is_completed_by_a_watch() {
+    let fake = Fake::new(Manner::Honest).await;
+    let (place, a, tag) = (place(&[&fake], None), repository("up/a"), "v1".parse::<Tag>().expect("a tag"));
+    let named = place.registry.resolve(&a, &tag).await.expect("a catalog").expect("the upstream has it");
+    let found = place.registry.find_manifest(&a, &named.digest).await.expect("a catalog").expect("the upstream has it");
+    place.registry.settle_found(&a, &named.digest, &found).await.expect("it comes");
+    assert!(place.registry.describe(&a, &named.digest).expect("a catalog").is_none(), "its layer is not here");
+    let mut watching = place.upstreams.watch(vec!["up/a".parse().expect("a pattern")], Duration::from_millis(10));
+    let brought = async { while watching.status().brought == 0 && watching.changed().await {} };
+    tokio::time::timeout(DEADLINE, brought).await.expect("it is brought");
+    assert!(place.registry.describe(&a, &named.digest).expect("a catalog").is_some());
+}
+
+#[tokio::test]
+async fn what_was_deleted_here_is_given_to_no_other_node_and_stays_away() {
+    let fake = Fake::new(Manner::Honest).await;
+    let (place, a, tag) = (place(&[&fake], None), repository("up/a"), "v1".parse::<Tag>().expect("a tag"));
+    let digest = place.registry.resolve(&a, &tag).await.expect("a catalog").expect("the upstream has it").digest;
+    place.registry.bring_image(&a, &digest).await.expect("it comes");
+    place.registry.delete_manifest(&a, &Reference::Digest(digest)).expect("a catalog");
+    for thing in [Thing::Manifest(digest), Thing::Blob(digest, 0)] {
+        let gift = place.upstreams.give(&Wanted { repository: a.clone(), thing }).await;
+        assert!(matches!(gift, Gift::Nothing), "{gift:?}");
+    }
+    assert!(place.registry.is_blocked(&a, &digest).expect("a catalog"));
 }

@@ -196,7 +196,7 @@ impl Upstreams {
         if is_here || self.is_deleted(repository, &digest).await? {
             return Ok(false);
         }
-        self.registry.bring(repository, &[digest], 0).await?;
+        self.registry.bring_image(repository, &digest).await?;
         Ok(true)
     }
 
