@@ -514,8 +514,12 @@ fn beneath(path: &str) -> sidecar::RootPath {
 async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
     use sidecar::oneof::{export_blob_request as export, get_blob_status_request as status, import_blob_request as import};
     let fleet = Fleet::new();
-    let root = fleet.write("outbox", &[("file", &[7; 100_000]), ("taken", b"something else")]);
-    let alpha = start(&fleet, "alpha", &[]).await;
+    let root = fleet.write("outbox", &[("file", &[7; 100_000]), ("taken", b"something else"), ("directory/one", b"only")]);
+    std::os::unix::fs::symlink("huge", root.join("link")).expect("a link");
+    std::fs::File::create(root.join("huge")).expect("a file").set_len(2_000_000).expect("a hole");
+    fleet.enroll("alpha", &[]);
+    let limited = Config { max_file_bytes: Some(1_000_000), ..config(&fleet, "alpha") };
+    let alpha = Running::start(limited).await.expect("it starts");
     let client = attachments(&alpha);
     let import = |source: import::Source, digest: Option<&str>, pin: Option<&str>| {
         client.import_blob(sidecar::ImportBlobRequest {
@@ -536,6 +540,15 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
     assert!(again.already_present && again.blob_token == bytes.blob_token);
     let file = import(import::Source::RootPath(Box::new(beneath("file"))), None, None).await.expect("taken").into_owned();
     assert_eq!((file.digest.as_str(), file.size_bytes), (digest(&[7; 100_000]).as_str(), 100_000));
+    for (path, expected, code) in [
+        ("directory", None, ErrorCode::InvalidArgument),
+        ("taken", Some(digest(b"another")), ErrorCode::InvalidArgument),
+        ("link", None, ErrorCode::ResourceExhausted),
+        ("nothing", None, ErrorCode::InvalidArgument),
+    ] {
+        let refused = import(import::Source::RootPath(Box::new(beneath(path))), expected.as_deref(), None).await;
+        assert_eq!(refused.expect_err("refused").code, code, "{path}");
+    }
 
     let status =
         |blob: status::Blob| client.get_blob_status(sidecar::GetBlobStatusRequest { blob: Some(blob), ..Default::default() });
@@ -544,6 +557,12 @@ async fn blobs_are_taken_in_given_out_looked_at_and_listed() {
     assert!(found.pins.contains(&"user:mine".to_owned()), "{:?}", found.pins);
     let found = status(status::Blob::Digest(digest(b"never"))).await.expect("told").into_owned();
     assert_eq!((found.state.to_i32(), found.pins.len(), found.holders.len()), (1, 0, 0));
+    for refused in [b"something else".as_slice(), b"only"] {
+        let found = status(status::Blob::Digest(digest(refused))).await.expect("told").into_owned();
+        assert_eq!(found.state.to_i32(), 1, "what was refused is not here");
+    }
+    let sha512 = format!("sha512:{}", "0".repeat(128));
+    assert_eq!(status(status::Blob::Digest(sha512)).await.expect_err("not known by that").code, ErrorCode::InvalidArgument);
 
     let export = |blob: &str, path: &str| {
         client.export_blob(sidecar::ExportBlobRequest {

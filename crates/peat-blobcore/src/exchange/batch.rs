@@ -143,7 +143,8 @@ impl Step {
     }
 }
 
-fn random() -> Result<u64, ExchangeError> {
+/// For names that nobody else has.
+pub(super) fn random() -> Result<u64, ExchangeError> {
     let mut bytes = [0; 8];
     getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| ExchangeError::io("", "get a random name", error))?;
     Ok(u64::from_le_bytes(bytes))

@@ -85,6 +85,16 @@ pub enum ExchangeError {
         /// The path beneath the root.
         path: String,
     },
+    /// A file is larger than what is taken in.
+    #[error("{path:?} has {size} bytes, and at most {most} are taken in")]
+    TooLarge {
+        /// The path beneath the root.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+        /// The most that were allowed.
+        most: u64,
+    },
     /// A collected file is not the file any more that was found.
     #[error("{path:?} changed while it was read")]
     Changed {
@@ -117,7 +127,7 @@ impl ExchangeError {
         match self {
             Self::Missing { .. } => ErrorKind::NotFound,
             Self::Damaged { .. } => ErrorKind::Integrity,
-            Self::NotOwner { .. } | Self::Taken { .. } => ErrorKind::Refused,
+            Self::NotOwner { .. } | Self::Taken { .. } | Self::TooLarge { .. } => ErrorKind::Refused,
             Self::Clash { .. } | Self::NotBeneath { .. } => ErrorKind::Usage,
             Self::Io { source, .. } => ErrorKind::of_io(source),
             Self::Ledger(error) => match &**error {
@@ -144,6 +154,7 @@ impl ExchangeError {
             Self::SymlinkInTheWay { way, .. } => format!("replace the link {way:?} of the inbox by a directory"),
             Self::NotOwner { .. } => "set inbox_owner to shared, or send under another path".to_owned(),
             Self::Taken { path } => format!("choose another name, or move {path:?} away"),
+            Self::TooLarge { .. } => "raise the limit, or take in a smaller file".to_owned(),
             Self::Changed { .. } => "send it again when nobody writes to it".to_owned(),
             Self::Io { .. } if self.kind() == ErrorKind::NoSpace => "free space on the file system".to_owned(),
             Self::Ledger(_) if self.kind() == ErrorKind::Integrity => {

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{self, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::batch::random;
 use super::beneath::Dirs;
 use super::error::ExchangeError;
 use super::look;
@@ -23,7 +24,8 @@ pub enum Placed {
     Present,
 }
 
-/// Writes a blob to `path` beneath the directory `root`; directories on the way are made. Blocks.
+/// Writes a blob to `path` beneath the directory `root`; directories on the way are made. It has a hidden name that ends in `.part` until
+/// all of it is durable. Blocks.
 ///
 /// # Errors
 /// [`ExchangeError::Taken`] where something else has the name, else what the store or the file system fails with. Nothing is left
@@ -45,9 +47,8 @@ pub fn export(content: &Content, blob: &BlobHash, root: &Path, path: &RelativePa
         Err(Errno::NOENT) => {}
         Err(_) => return Err(taken()),
     }
-    // Of two exports of the same the later begins anew.
-    let part = format!(".{}.part", blob.short());
-    dir.remove(&part).map_err(io("clear its place"))?;
+    // A name of its own: two exports of one blob know nothing of each other, and nobody's file is in the way. A crash leaves it.
+    let part = format!(".{}-{:016x}.part", blob.short(), random()?);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = File::from(fs::openat(&dir.fd, &part, flags, Mode::from_raw_mode(0o644)).map_err(io("make it"))?);
     let written = (|| {
@@ -67,4 +68,34 @@ pub fn export(content: &Content, blob: &BlobHash, root: &Path, path: &RelativePa
     dirs.touch(path);
     dirs.sync()?;
     Ok(Placed::New(exported))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::content::Options;
+
+    #[test]
+    fn exports_of_one_blob_into_one_directory_at_once_are_whole_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { quota: None, reserve: 0 };
+        let content = Content::open(&dir.path().join("content"), options, Arc::new(SystemClock)).unwrap();
+        let bytes: Vec<u8> = (0..2_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let hash = content.ingest_bytes(&bytes).unwrap().hash;
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (content, root) = (&content, &root);
+                let path: RelativePath = RelativePath::parse(format!("file{number}").as_bytes()).unwrap();
+                scope.spawn(move || assert!(matches!(export(content, &hash, root, &path), Ok(Placed::New(_)))));
+            }
+        });
+        let names: Vec<_> = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names.len(), 8, "{names:?}");
+        assert!(names.iter().all(|name| std::fs::read(name).unwrap() == bytes));
+    }
 }

@@ -16,7 +16,6 @@ use super::keep::Keep;
 use super::reader::{Hasher, Part, SplitReader};
 use super::resolve::Directories;
 use super::split::{Source, split};
-use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::oci::Digest;
 
@@ -98,20 +97,23 @@ impl LayerCache {
         let keep = &self.0.keep;
         let name = name_of(diff_id);
         let Some((lease, verified)) = keep.take(&name, self.0.clock.now()) else { return Ok(None) };
-        let layer = self.opened(diff_id, &name, lease);
+        let layer = self.opened(diff_id, &name, Arc::clone(&lease));
         let checked = layer.and_then(|layer| if verified { Ok(layer) } else { layer.copy_to(&mut io::sink()).map(|_| layer) });
         match checked {
             Ok(layer) => {
                 keep.verified(&name);
                 Ok(Some(layer))
             }
-            Err(error @ HandoffError::Io { .. }) if error.kind() != ErrorKind::NotFound => Err(error),
+            Err(error) if !error.is_damage() => Err(error),
             Err(error) => {
-                tracing::warn!(layer = %diff_id, %error, "a layer in the cache is damaged: it is made again when it is asked for");
                 let _building = self.building();
-                keep.forget(&name)?;
-                keep.scrub()?;
-                keep.sweep()?;
+                // Somebody may have found it damaged too, and made it again since.
+                if keep.is_kept(&name, &lease) {
+                    tracing::warn!(layer = %diff_id, %error, "a layer in the cache is damaged: it is made again when it is asked for");
+                    keep.forget(&name)?;
+                    keep.scrub()?;
+                    keep.sweep()?;
+                }
                 Ok(None)
             }
         }

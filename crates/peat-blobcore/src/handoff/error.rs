@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use super::frame::{FrameError, NameError};
 use crate::ErrorKind;
 use crate::oci::Digest;
@@ -124,6 +126,23 @@ impl HandoffError {
             Self::Archive(error) => error.kind(),
             Self::NoOpenat2 => ErrorKind::Failed,
             Self::Io { source, .. } => ErrorKind::of_io(source),
+        }
+    }
+
+    /// Whether a layer that is kept is damaged, when reading it failed so: what it lacks or what the disk does not give back.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Frame(_)
+            | Self::Missing(_)
+            | Self::Link(_)
+            | Self::Leaves(_)
+            | Self::NotAFile(_)
+            | Self::WrongLength { .. }
+            | Self::DiffersFromDiffId { .. } => true,
+            Self::Io { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(Errno::IO.raw_os_error())
+            }
+            _ => false,
         }
     }
 

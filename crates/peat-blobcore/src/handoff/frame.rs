@@ -69,6 +69,9 @@ pub enum FrameError {
     /// A file's name is none.
     #[error(transparent)]
     Name(#[from] NameError),
+    /// More chunks without bytes than a layer can have files.
+    #[error("the stream has chunks without bytes for which the layer has no files")]
+    Empty,
     /// It ends within a chunk.
     #[error("the stream ends within a chunk")]
     Truncated,

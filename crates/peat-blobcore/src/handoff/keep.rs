@@ -190,6 +190,11 @@ impl Keep {
         }
     }
 
+    /// Whether a layer that was taken into use is still the one that is kept.
+    pub(super) fn is_kept(&self, layer: &str, lease: &Arc<()>) -> bool {
+        self.state().layers.get(layer).is_some_and(|kept| Arc::ptr_eq(&kept.lease, lease))
+    }
+
     /// Keeps the layer that was built. All of it is durable.
     pub(super) fn put(&self, layer: &str, now: Timestamp) -> Result<(), HandoffError> {
         for (from, to) in [(self.building_list(), self.layer(layer, LIST)), (self.building_stream(), self.layer(layer, STREAM))] {

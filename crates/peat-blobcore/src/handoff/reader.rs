@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt as _;
 
 use super::HandoffError;
-use super::frame::{Decoder, Event, FileChunk, Inline};
+use super::frame::{Decoder, Event, FileChunk, FrameError, Inline};
 use super::resolve::{self, Directories};
 use crate::model::Sha256Digest;
 use crate::oci::{Algorithm, Digest};
@@ -49,13 +49,15 @@ pub struct SplitReader<'a, R> {
     /// Bytes that the layer may still come to, and how many it might in all.
     left: u64,
     limit: u64,
+    /// Chunks without bytes.
+    empty: u64,
 }
 
 impl<'a, R: Read> SplitReader<'a, R> {
     /// Reads a layer of at most `limit` bytes.
     pub fn new(source: R, directories: &'a Directories, limit: u64) -> Self {
         let (decoder, buffer) = (Decoder::default(), vec![0; STEP_BYTES]);
-        Self { source, directories, decoder, buffer, start: 0, end: 0, left: limit, limit }
+        Self { source, directories, decoder, buffer, start: 0, end: 0, left: limit, limit, empty: 0 }
     }
 
     /// The next part, none at the end.
@@ -77,7 +79,7 @@ impl<'a, R: Read> SplitReader<'a, R> {
             match event {
                 None => {}
                 Some(Event::Begin { kind, length }) => {
-                    self.spend(u64::from(length))?;
+                    self.spend(length.into())?;
                     return Ok(Some(Part::Begin { kind, length }));
                 }
                 Some(Event::File(chunk)) => {
@@ -137,6 +139,13 @@ impl<'a, R: Read> SplitReader<'a, R> {
     }
 
     fn spend(&mut self, bytes: u64) -> Result<(), HandoffError> {
+        if bytes == 0 {
+            // A file without bytes has a header of 512 in the archive all the same; without that rule a stream could go on for ever.
+            self.empty += 1;
+            if self.empty > 1 + (self.limit - self.left) / 512 {
+                return Err(FrameError::Empty.into());
+            }
+        }
         self.left = self.left.checked_sub(bytes).ok_or(HandoffError::OverLimit(self.limit))?;
         Ok(())
     }
@@ -181,7 +190,7 @@ impl Hasher {
 mod tests {
     use std::fs::File;
 
-    use super::super::frame::{FrameError, inline_head};
+    use super::super::frame::inline_head;
     use super::*;
 
     fn inline(kind: Inline, bytes: &[u8]) -> Vec<u8> {
@@ -247,6 +256,27 @@ mod tests {
         assert!(matches!(copy(&stream, &directories, &sha256(&whole), 300_003), Err(HandoffError::OverLimit(300_003))));
         for stream in [file(u64::MAX, 0, "large"), [file(300_000, 0, "large"), file(u64::MAX, 0, "large")].concat()] {
             assert!(matches!(copy(&stream, &directories, &sha256(b""), 1 << 40), Err(HandoffError::OverLimit(_))));
+        }
+    }
+
+    #[test]
+    fn chunks_without_bytes_do_not_go_on_for_ever() {
+        let (dir, directories) = fixture();
+        std::fs::write(dir.path().join("empty"), []).expect("a file");
+        for nothing in [inline(Inline::Metadata, b""), inline(Inline::Content, b""), file(0, 0, "empty")] {
+            struct Endless(Vec<u8>, usize);
+            impl Read for Endless {
+                fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                    into.iter_mut().for_each(|byte| (*byte, self.1) = (self.0[self.1], (self.1 + 1) % self.0.len()));
+                    Ok(into.len())
+                }
+            }
+            let failed =
+                SplitReader::new(Endless(nothing.clone(), 0), &directories, 1 << 40).copy_to(&sha256(b""), &mut io::sink());
+            assert!(matches!(failed, Err(HandoffError::Frame(FrameError::Empty))), "{failed:?}");
+            // One for each header of a file there may be.
+            let many: Vec<u8> = (0..100).flat_map(|_| [inline(Inline::Metadata, &[1; 512]), nothing.clone()].concat()).collect();
+            assert!(copy(&many, &directories, &sha256(&[1; 51_200]), u64::MAX).is_ok());
         }
     }
 

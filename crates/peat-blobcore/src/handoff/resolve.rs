@@ -65,7 +65,8 @@ pub(super) fn wrong_length(chunk: &FileChunk, actual: u64) -> HandoffError {
 fn refused(errno: Errno, name: &[u8]) -> HandoffError {
     let name = shown(name);
     match errno {
-        Errno::NOSYS => HandoffError::NoOpenat2,
+        // Sandboxes say the second of calls that they do not allow.
+        Errno::NOSYS | Errno::PERM => HandoffError::NoOpenat2,
         Errno::LOOP => HandoffError::Link(name),
         Errno::XDEV => HandoffError::Leaves(name),
         Errno::NOENT | Errno::NOTDIR => HandoffError::Missing(name),

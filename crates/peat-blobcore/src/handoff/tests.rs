@@ -385,6 +385,17 @@ fn what_is_damaged_on_disk_is_found_before_it_is_handed_out_and_made_again() {
 }
 
 #[test]
+fn what_is_no_damage_has_no_layer_thrown_away() {
+    let dir = directory();
+    let tar = [file("large", &[1; 9000]), end()].concat();
+    drop(put(&cache(dir.path(), CacheOptions::default()), &tar).expect("split"));
+    let small = CacheOptions { layer_limit: 5000, ..CacheOptions::default() };
+    let refused = cache(dir.path(), small).get(&sha256(&tar));
+    assert!(matches!(refused, Err(HandoffError::OverLimit(5000))), "{refused:?}");
+    assert!(cache(dir.path(), CacheOptions::default()).get(&sha256(&tar)).expect("it can be read").is_some(), "it stays");
+}
+
+#[test]
 fn what_a_crash_left_is_removed_at_the_next_start() {
     let dir = directory();
     let tar = [file("large", &[1; 9000]), end()].concat();

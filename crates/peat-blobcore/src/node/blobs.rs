@@ -1,12 +1,13 @@
 //! Single blobs of a node: taken in, given out, looked at, listed and removed. The store keeps them; this says for whom and why.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::send::entry;
 use super::{Node, TAKEN_LIFETIME, blocking};
 use crate::Error;
 use crate::content::{BlobStatus, Content, Ingested, Listed, Pin, Release, Spooled};
-use crate::exchange::{Placed, export};
+use crate::exchange::{ExchangeError, Found, Outbox, Placed, export};
 use crate::model::{BlobHash, EndpointId, Files, RelativePath, Sha256Digest};
 use crate::oci::Digest;
 use crate::registry::RegistryError;
@@ -28,8 +29,10 @@ pub enum BlobSource {
     File {
         /// The directory that it lies beneath.
         root: PathBuf,
-        /// Where.
+        /// Where. A link is followed as far as it stays beneath the directory.
         path: RelativePath,
+        /// Most bytes that it may have; `None` for any number.
+        most: Option<u64>,
     },
 }
 
@@ -84,8 +87,9 @@ impl Node {
     /// [`TAKEN_LIFETIME`], unless it has become part of something.
     ///
     /// # Errors
-    /// [`RegistryError::DigestDiffers`] when it is not what was `expected`, [`Error::NothingToSend`] when the file cannot be read, and
-    /// what the store reports, a full disk among it. Nothing keeps it then.
+    /// [`RegistryError::DigestDiffers`] when it is not what was `expected`, [`Error::NothingToSend`] when there is no such file,
+    /// [`ExchangeError`] when it is too large or cannot be read, and what the store reports, a full disk among it. Nothing of it is
+    /// in the store then that was not before.
     pub async fn import_blob(
         &self,
         source: BlobSource,
@@ -98,12 +102,7 @@ impl Node {
             let content = &job.content;
             let _no_collection = content.keep_unpinned();
             let (blob, already_present) = match source {
-                BlobSource::File { root, path } => {
-                    let taken = job.take_in(&root, "", &[PathBuf::from(path.as_str())])?;
-                    let [file] = &taken.files[..] else { return Err(Error::nothing_to_send(&root, &taken.skipped)) };
-                    let is_old = content.listed(&file.blob)?.is_some_and(|listed| listed.added < job.now);
-                    (Ingested { hash: file.blob, sha256: file.sha256, size: file.size }, is_old)
-                }
+                BlobSource::File { root, path, most } => take_file(content, &root, &path, most, expected)?,
                 BlobSource::Bytes(bytes) => {
                     let mut spool = content.spool()?;
                     spool.write(&bytes)?;
@@ -111,7 +110,6 @@ impl Node {
                 }
                 BlobSource::Spooled(spooled) => take_spooled(content, spooled, expected)?,
             };
-            check(expected, &blob)?;
             content.pin(&pin.map_or(Pin::Lease { name, until }, Pin::User), &[blob.hash])?;
             Ok(ImportedBlob { blob, already_present })
         })
@@ -190,6 +188,32 @@ impl Node {
 }
 
 /// Keeps what was spooled if it is what was expected; whether it was here before.
+fn take_file(
+    content: &Content,
+    root: &Path,
+    path: &RelativePath,
+    most: Option<u64>,
+    expected: Option<Sha256Digest>,
+) -> Result<(Ingested, bool), Error> {
+    let none = |why: &dyn std::fmt::Display| Error::NothingToSend(format!("{path}: {why}"));
+    let named = path.as_str().as_bytes();
+    let found = match Outbox::open(root)?.paths(&[named]).next() {
+        Some(Found::File(found)) if found.path == named => found,
+        Some(Found::Skipped { path, reason }) if path == named => return Err(none(&reason)),
+        _ => return Err(none(&"it is a directory, not a file")),
+    };
+    if let Some(most) = most.filter(|most| found.size > *most) {
+        return Err(ExchangeError::TooLarge { path: path.to_string(), size: found.size, most }.into());
+    }
+    let mut batch = content.batch();
+    let file = entry(&mut batch, &found, root, "")?;
+    let blob = Ingested { hash: file.blob, sha256: file.sha256, size: file.size };
+    check(expected, &blob)?;
+    let is_old = content.holds(&blob.hash)?;
+    batch.commit()?;
+    Ok((blob, is_old))
+}
+
 fn take_spooled(content: &Content, spooled: Spooled, expected: Option<Sha256Digest>) -> Result<(Ingested, bool), Error> {
     let hashed = content.hash_spooled(spooled)?;
     check(expected, &hashed.blob())?;

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLockReadGuard};
 use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root};
 use super::blobs::LEASE;
 #[cfg(feature = "http")]
-use super::remote::{PushStep, Pushed, Remote};
+use super::remote::{PushStep, Pushed, Remote, RemoteError};
 use super::{Change, Part, Registry, RegistryError};
 use crate::content::{Ingested, Pin, Progress};
 #[cfg(feature = "http")]
@@ -65,12 +65,18 @@ impl Registry {
         remote: &Remote,
         image: &ImageReference,
         platform: Option<&Platform>,
+        expected: Option<&Digest>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
         let reference = image.reference();
-        let pull = remote.pull(self.content(), &image.repository, &reference, platform, Arc::new(|_| {}));
-        let imported = runtime.block_on(pull).map_err(|error| RegistryError::Remote(Arc::new(error)))?;
+        let pull = remote.pull(self.content(), &image.repository, (&reference, expected), platform, Arc::new(|_| {}));
+        let imported = runtime.block_on(pull).map_err(|error| match error {
+            RemoteError::Another { expected, actual } => {
+                RegistryError::DigestDiffers { claimed: expected, actual: Box::new(actual) }
+            }
+            error => RegistryError::Remote(Arc::new(error)),
+        })?;
         for blob in &imported.blobs {
             self.0.there.note(remote.registry(), blob.digest, &image.repository);
         }

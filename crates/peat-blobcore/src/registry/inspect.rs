@@ -83,10 +83,19 @@ impl Registry {
         let held = match blocking(move || registry.blob(&within, &digest)).await? {
             Some(held) => held,
             None => match self.find(repository, &digest).await? {
-                Some(found) if found.size() == config.size => self.settle_found(repository, &digest, &found).await?,
+                Some(found) if found.size() == config.size => match self.settle_found(repository, &digest, &found).await {
+                    Ok(held) => held,
+                    Err(error) => {
+                        tracing::debug!(%repository, %digest, %error, "a configuration is not shown");
+                        return Ok(None);
+                    }
+                },
                 _ => return Ok(None),
             },
         };
+        if held.size > MAX_CONFIG_BYTES {
+            return Ok(None);
+        }
         let registry = self.clone();
         blocking(move || Ok(Some(registry.content().read_blob(&held.hash, MAX_CONFIG_BYTES)?))).await
     }

@@ -8,7 +8,7 @@ use peat_blobapi::sidecar::oneof::{export_blob_request, get_blob_status_request,
 use peat_blobapi::sidecar::{self, BlobState, ExportMethod};
 use peat_blobcore::clock::{Clock as _, SystemClock};
 use peat_blobcore::content::{BlobStatus, Exported, Pin};
-use peat_blobcore::exchange::Placed;
+use peat_blobcore::exchange::{ExchangeError, Placed};
 use peat_blobcore::model::{BlobHash, RelativePath, Sha256Digest};
 use peat_blobcore::oci::{Digest, ImageReference, Repository};
 use peat_blobcore::registry::RegistryError;
@@ -16,7 +16,7 @@ use peat_blobcore::{BlobFilter, BlobSource, Error, ErrorKind};
 
 use super::Daemon;
 use super::errors::{answer, failed, invalid};
-use super::images::{platform, pull_from, remote_of};
+use super::images::{differs, platform, pull_from, remote_of};
 use super::progress::Told;
 use super::push::Target;
 use super::upload::too_much;
@@ -52,27 +52,19 @@ impl Daemon {
         pin: Option<String>,
     ) -> Result<TakenIn, ConnectError> {
         let taken = self.node.import_blob(source, expected, pin).await.map_err(|error| match error {
-            Error::Registry(RegistryError::DigestDiffers { claimed, actual }) => {
-                invalid("expected_digest", format_args!("what came is {actual}, not {claimed}"))
-            }
+            Error::Registry(RegistryError::DigestDiffers { claimed, actual }) => differs(&claimed, &actual),
             Error::NothingToSend(why) => invalid("root_path.relative_path", why),
+            Error::Exchange(ExchangeError::TooLarge { .. }) => too_much(format!("root_path: {error}"), "max_file_bytes"),
             error => failed(error),
         })?;
         let (blob, already_present) = (taken.blob, taken.already_present);
         Ok(TakenIn { hash: blob.hash, digest: Digest::Sha256(blob.sha256), size: blob.size, already_present, blobs: Vec::new() })
     }
 
-    /// A file beneath a root, if it is not too large to be taken in.
-    pub(super) async fn file(&self, root_name: &str, relative_path: &str) -> Result<BlobSource, ConnectError> {
-        let root = self.root(root_name)?;
-        let path = relative(relative_path)?;
-        let found = tokio::fs::symlink_metadata(root.join(path.as_str())).await;
-        if let (Ok(found), Some(most)) = (&found, self.config().max_file_bytes)
-            && found.len() > most
-        {
-            return Err(too_much(format!("root_path: more than {most}"), "max_file_bytes"));
-        }
-        Ok(BlobSource::File { root, path })
+    /// A file beneath a root, of no more bytes than the configuration allows.
+    pub(super) fn file(&self, root_name: &str, relative_path: &str) -> Result<BlobSource, ConnectError> {
+        let (root, path) = (self.root(root_name)?, relative(relative_path)?);
+        Ok(BlobSource::File { root, path, most: self.config().max_file_bytes })
     }
 
     /// Writes a blob into a file beneath a root; how, and how many bytes that were.
@@ -178,7 +170,7 @@ impl Daemon {
             }
             Some(Source::Data(bytes)) => self.take_blob(BlobSource::Bytes(bytes), expected(&text)?, pin).await?,
             Some(Source::RootPath(path)) => {
-                let file = self.file(&path.root_name, &path.relative_path).await?;
+                let file = self.file(&path.root_name, &path.relative_path)?;
                 self.take_blob(file, expected(&text)?, pin).await?
             }
             Some(Source::Registry(named)) => self.take_image(&named, &text, pin).await?,
@@ -209,10 +201,7 @@ impl Daemon {
         let remote = remote_of(&host, named.insecure, None)?;
         let platform = platform(named.platform.as_deref().unwrap_or_default())?;
         let repository = image.repository.clone();
-        let digest = pull_from(self, remote, image, platform).await?;
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(invalid("expected_digest", format_args!("what was taken in is {digest}, not {expected}")));
-        }
+        let digest = pull_from(self, remote, image, platform, expected).await?;
         let (registry, content) = (self.node.registry().clone(), self.node.content().clone());
         let (parts, already_present) = blocking(move || {
             let (_, parts) = registry.package(&repository, &digest)?;
@@ -285,12 +274,13 @@ impl Daemon {
             Some(Blob::Digest(text)) => match self.hash_of(digest_of("digest", &text)?).await {
                 Ok(hash) => hash,
                 // A digest that was never computed here is of nothing that is here.
-                Err(_) => {
+                Err(error) if error.code == connectrpc::ErrorCode::NotFound => {
                     return Ok(sidecar::GetBlobStatusResponse {
                         state: BlobState::BLOB_STATE_ABSENT.into(),
                         ..Default::default()
                     });
                 }
+                Err(error) => return Err(error),
             },
         };
         let details = self.node.blob(hash).await.map_err(failed)?;

@@ -55,21 +55,32 @@ pub(super) fn remote_of(host: &str, insecure: bool, credentials: Option<Credenti
     Remote::new(host, options).map_err(|error| failed(RegistryError::Remote(Arc::new(error))))
 }
 
-/// Takes an image of another registry into this node's.
+/// Takes an image of another registry into this node's, if it is the one that was expected.
 pub(super) async fn pull_from(
     daemon: &Daemon,
     remote: Remote,
     image: ImageReference,
     platform: Option<Platform>,
+    expected: Option<Digest>,
 ) -> Result<Digest, ConnectError> {
     let (registry, runtime) = (daemon.node.registry().clone(), tokio::runtime::Handle::current());
-    let pull = blocking(move || registry.pull(&remote, &image, platform.as_ref(), &runtime));
+    let pull =
+        tokio::task::spawn_blocking(move || registry.pull(&remote, &image, platform.as_ref(), expected.as_ref(), &runtime));
     let pulled = tokio::select! {
-        pulled = pull => pulled?,
+        pulled = pull => pulled.map_err(|_| failed(Error::Stopped))?,
         () = daemon.stopped() => return Err(failed(Error::Stopped)),
     };
+    let pulled = pulled.map_err(|error| match error {
+        RegistryError::DigestDiffers { claimed, actual } if expected == Some(claimed) => differs(&claimed, &actual),
+        error => failed(error),
+    })?;
     // What is about it comes behind it.
     Ok(pulled.first().expect("an image that was pulled").digest)
+}
+
+/// What came is not what was expected.
+pub(super) fn differs(expected: &Digest, actual: &Digest) -> ConnectError {
+    invalid("expected_digest", format_args!("what came is {actual}, not {expected}; nothing was taken in"))
 }
 
 impl Images {
@@ -205,7 +216,7 @@ impl ImageService for Images {
                 let user = Some(message.user).filter(|user| !user.is_empty());
                 let credentials = user.map(|user| Credentials::Basic { user, password: message.password });
                 let remote = remote_of(host, message.insecure, credentials)?;
-                pull_from(&self.0, remote, image, platform(&message.platform)?).await?
+                pull_from(&self.0, remote, image, platform(&message.platform)?, None).await?
             }
             None => self.here(&image).await?,
         };

@@ -46,7 +46,7 @@ impl Store {
         let digest = expected(&options.expected_digest)?;
         let pin = Some(options.pin_name.clone()).filter(|name| !name.is_empty()).map(pin_name).transpose()?;
         if let Some(path) = options.root_path.as_option() {
-            let file = self.0.file(&path.root_name, &path.relative_path).await?;
+            let file = self.0.file(&path.root_name, &path.relative_path)?;
             return self.0.take_blob(file, digest, pin).await;
         }
         let most = self.0.config().max_file_bytes;

@@ -80,6 +80,14 @@ pub enum RemoteError {
         /// What was asked for.
         digest: Digest,
     },
+    /// What it has under a name is not what was expected.
+    #[error("it is {actual} there, and not {expected}")]
+    Another {
+        /// What was expected.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
     /// A manifest that cannot be read.
     #[error("{what}: {source}")]
     Manifest {
@@ -112,7 +120,7 @@ impl RemoteError {
             Self::Stalled { .. } => ErrorKind::TimedOut,
             Self::Denied { .. } => ErrorKind::Refused,
             Self::NotFound { .. } | Self::NoSuchPlatform(_) | Self::Missing(_) => ErrorKind::NotFound,
-            Self::Mismatch { .. } | Self::Manifest { .. } | Self::Closure(_) => ErrorKind::Integrity,
+            Self::Mismatch { .. } | Self::Another { .. } | Self::Manifest { .. } | Self::Closure(_) => ErrorKind::Integrity,
             Self::Protocol { .. } => ErrorKind::Failed,
             Self::Content(error) => error.kind(),
         }

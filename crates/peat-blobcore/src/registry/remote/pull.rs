@@ -38,7 +38,7 @@ pub(in crate::registry) struct Named {
 
 impl Remote {
     /// Pulls an image or artifact with all that belongs to it, and what refers to it (signatures) if the registry tells. With a
-    /// platform the image for it is taken, of however many. It is held, durably, when this returns, and nothing pins it yet; the
+    /// platform the image for it is taken, of however many; with an expected digest nothing else. It is held, durably, when this returns, and nothing pins it yet; the
     /// caller keeps it from being collected meanwhile. `progress` hears of each piece that came, in bytes.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ impl Remote {
         &self,
         content: &Content,
         repository: &Repository,
-        reference: &Reference,
+        (reference, expected): (&Reference, Option<&Digest>),
         platform: Option<&Platform>,
         progress: Arc<dyn Fn(u64) + Send + Sync>,
     ) -> Result<Imported, RemoteError> {
@@ -55,6 +55,9 @@ impl Remote {
         let mut known = None;
         if let Some(wanted) = platform {
             (found, known) = self.0.choose(repository, found, wanted).await?;
+        }
+        if let Some(expected) = expected.filter(|expected| **expected != found.descriptor.digest) {
+            return Err(RemoteError::Another { expected: *expected, actual: found.descriptor.digest });
         }
         let mut pull = Pull { remote: self.0.clone(), content, repository, progress, blobs: Vec::new(), known: BTreeSet::new() };
         let names = match reference {

@@ -151,8 +151,9 @@ impl Push<'_> {
         let what = format!("{} {}", self.repository, part.digest);
         let mut begun = None;
         for from in (self.mount_from)(&part.digest).iter().filter(|from| *from != self.repository) {
-            // A mount from where it is not would begin an upload, and be the only one that is tried.
-            if !self.is_in(from, &part.digest).await? {
+            // A mount from where it is not would begin an upload, and be the only one that is tried. Where it cannot even be asked, it is
+            // sent.
+            if !self.is_in(from, &part.digest).await.unwrap_or(false) {
                 continue;
             }
             let mut url = self.remote.url(self.repository, "blobs/uploads/");
@@ -160,7 +161,7 @@ impl Push<'_> {
             let mut scope = Scope::push(self.repository);
             scope.scopes.extend(Scope::pull(from).scopes);
             let patience = self.remote.options.patience;
-            let response = self.remote.send(Method::POST, url, &scope, patience, &empty).await?;
+            let Ok(response) = self.remote.send(Method::POST, url, &scope, patience, &empty).await else { continue };
             match response.status() {
                 StatusCode::CREATED => return Ok(PushStep::Mounted),
                 // It mounts nothing, and has begun an upload instead.
@@ -218,41 +219,57 @@ impl Push<'_> {
         Ok(())
     }
 
-    /// Sends a piece, again where the connection broke before the registry had it. Gives where the next one goes.
-    async fn piece(&self, mut url: Url, at: u64, bytes: bytes::Bytes, what: &str) -> Result<Url, RemoteError> {
+    /// Sends a piece, and what the registry does not have of it again where the connection broke. Gives where the next one goes.
+    async fn piece(&self, mut url: Url, mut at: u64, mut bytes: bytes::Bytes, what: &str) -> Result<Url, RemoteError> {
         let end = at + bytes.len() as u64;
         let (mut pause, mut failures) = (PAUSE, 0);
+        // Whether it came is known to the registry alone.
+        let mut asks = false;
         loop {
-            let make = |request: RequestBuilder| {
-                let range = format!("{at}-{}", end - 1);
-                let request = request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_RANGE, range);
-                request.header(CONTENT_LENGTH, end - at).body(bytes.clone())
-            };
-            let failed = match self.send(Method::PATCH, url.clone(), end - at, &make).await {
-                Ok(response) if response.status() == StatusCode::ACCEPTED => return self.location(&response),
-                Ok(response) => return Err(self.remote.refusal(response, what).await),
-                Err(error @ (RemoteError::Unreachable { .. } | RemoteError::Stalled { .. })) => error,
-                Err(error) => return Err(error),
+            let failed = match asks {
+                false => match self.send_piece(url.clone(), at, bytes.clone()).await {
+                    Ok(response) if response.status() == StatusCode::ACCEPTED => return self.location(&response),
+                    Ok(response) => return Err(self.remote.refusal(response, what).await),
+                    Err(error) => error,
+                },
+                true => match self.send(Method::GET, url.clone(), 0, &|request| request).await {
+                    Ok(response) if response.status() == StatusCode::NO_CONTENT => {
+                        url = self.location(&response).unwrap_or(url);
+                        let has = received(&response);
+                        if has == end {
+                            return Ok(url);
+                        }
+                        // Of nothing it says the same as of one byte: that one is sent again, where it is not there.
+                        let has = if at == 0 && has <= 1 { 0 } else { has };
+                        if has < at || has > end {
+                            return Err(self.remote.protocol(204, what, &format!("it has {has} bytes of an upload of {at}")));
+                        }
+                        let known = usize::try_from(has - at).expect("no more than the piece has");
+                        (at, bytes, asks) = (has, bytes.slice(known..), false);
+                        continue;
+                    }
+                    Ok(response) => return Err(self.remote.refusal(response, what).await),
+                    Err(error) => error,
+                },
             };
             failures += 1;
-            if failures >= ATTEMPTS {
+            let again = matches!(failed, RemoteError::Unreachable { .. } | RemoteError::Stalled { .. });
+            if !again || failures >= ATTEMPTS {
                 return Err(failed);
             }
             tokio::time::sleep(pause).await;
-            pause *= 2;
-            // Whether it came is known to the registry alone.
-            let asked = self.send(Method::GET, url.clone(), 0, &|request| request).await?;
-            if asked.status() != StatusCode::NO_CONTENT {
-                return Err(self.remote.refusal(asked, what).await);
-            }
-            let has = asked.headers().get(RANGE).and_then(|range| range.to_str().ok()?.rsplit_once('-')?.1.parse::<u64>().ok());
-            url = self.location(&asked).unwrap_or(url);
-            match has.map_or(0, |last| last + 1) {
-                has if has == end => return Ok(url),
-                has if has == at || (at == 0 && has <= 1) => {}
-                has => return Err(self.remote.protocol(204, what, &format!("it has {has} bytes of an upload of {at}"))),
-            }
+            (pause, asks) = (pause * 2, true);
         }
+    }
+
+    async fn send_piece(&self, url: Url, at: u64, bytes: bytes::Bytes) -> Result<Response, RemoteError> {
+        let length = bytes.len() as u64;
+        let make = |request: RequestBuilder| {
+            let range = format!("{at}-{}", at + length - 1);
+            let request = request.header(CONTENT_TYPE, "application/octet-stream").header(CONTENT_RANGE, range);
+            request.header(CONTENT_LENGTH, length).body(bytes.clone())
+        };
+        self.send(Method::PATCH, url, length, &make).await
     }
 
     /// Where an upload goes on: as it is told, relative or not.
@@ -319,4 +336,10 @@ fn empty(request: RequestBuilder) -> RequestBuilder {
 fn next_length(sent: u64, took: Duration) -> u64 {
     let rate = sent as f64 / took.as_secs_f64().max(0.001);
     ((rate * PIECE_TIME.as_secs_f64()) as u64).clamp(sent / 4, sent.saturating_mul(2)).clamp(64 * 1024, MAX_PIECE_BYTES)
+}
+
+/// Bytes of an upload that the registry says that it has.
+fn received(response: &Response) -> u64 {
+    let range = response.headers().get(RANGE).and_then(|range| range.to_str().ok());
+    range.and_then(|range| range.rsplit_once('-')?.1.parse::<u64>().ok()).map_or(0, |last| last.saturating_add(1))
 }
