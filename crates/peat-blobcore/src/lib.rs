@@ -41,6 +41,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod replica;
 pub mod transfer;
+mod watched;
 
 pub use error::Error;
 pub use kind::ErrorKind;
@@ -52,6 +53,7 @@ pub use node::{
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};
+pub use watched::Watched;
 
 /// Every place at which a test can have the process killed, and what is durable there.
 #[cfg(feature = "crash-points")]

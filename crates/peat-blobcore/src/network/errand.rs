@@ -1,8 +1,8 @@
 //! What a node asks another to ask a registry for that it cannot reach itself. Names and digests are checked when they are read:
 //! nothing else gets further.
 
-use super::wire::WireError;
-use crate::model::{decode_whole, encode};
+use super::wire::{WireError, decode_within};
+use crate::model::encode;
 use crate::oci::{Digest, Repository, Tag};
 
 /// Asks a member for something of a repository that an upstream of the member's has.
@@ -72,10 +72,7 @@ impl UpstreamHead {
     /// # Errors
     /// [`WireError::Malformed`], [`WireError::TooLong`], or [`WireError::Request`] when its digest is none.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        if bytes.len() > Self::MAX_BYTES {
-            return Err(WireError::TooLong(bytes.len()));
-        }
-        let head: Self = decode_whole(bytes)?;
+        let head: Self = decode_within(bytes, Self::MAX_BYTES)?;
         if head.digest.parse::<Digest>().is_ok() { Ok(head) } else { Err(WireError::Request) }
     }
 }

@@ -197,12 +197,17 @@ impl SmallBlobs {
     /// # Errors
     /// [`WireError::Malformed`], [`WireError::TooLong`], or [`WireError::Request`] when it says nothing.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
-        if bytes.len() > Self::MAX_BYTES {
-            return Err(WireError::TooLong(bytes.len()));
-        }
-        let decoded: Self = decode_whole(bytes)?;
+        let decoded: Self = decode_within(bytes, Self::MAX_BYTES)?;
         if decoded.blobs.is_empty() { Err(WireError::Request) } else { Ok(decoded) }
     }
+}
+
+/// Reads a frame that anyone may have sent, of so many bytes at most.
+pub(super) fn decode_within<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8], most: usize) -> Result<T, WireError> {
+    if bytes.len() > most {
+        return Err(WireError::TooLong(bytes.len()));
+    }
+    Ok(decode_whole(bytes)?)
 }
 
 /// Asks a node that may have parts of a blob which it has, now and from now on.

@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
-use tokio::task::JoinHandle;
 
 use super::send::{Job, Terms, entry};
 use super::{Node, blocking};
@@ -14,7 +13,7 @@ use crate::clock::Clock;
 use crate::driver::Request;
 use crate::exchange::{Collected, SentFile, Watcher};
 use crate::model::{Carry, FileEntry, Manifest, Priority, Scope};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Watched};
 
 /// How long a watch rests after the disk was full.
 const REST: Duration = Duration::from_secs(30);
@@ -78,31 +77,8 @@ pub struct OutboxStatus {
 /// Who watches the outbox of a name, one at a time.
 pub(super) type Turns = std::sync::Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>;
 
-/// A watch, which ends when this is dropped. What it has sent stays sent.
-#[derive(Debug)]
-pub struct WatchedOutbox {
-    status: watch::Receiver<OutboxStatus>,
-    task: JoinHandle<()>,
-}
-
-impl WatchedOutbox {
-    /// How it is doing.
-    #[must_use]
-    pub fn status(&self) -> OutboxStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Waits until it is doing otherwise; false when it has ended.
-    pub async fn changed(&mut self) -> bool {
-        self.status.changed().await.is_ok()
-    }
-}
-
-impl Drop for WatchedOutbox {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// A watched outbox. What it has sent stays sent.
+pub type WatchedOutbox = Watched<OutboxStatus>;
 
 impl Node {
     /// Watches a directory and sends what is put there. Not sent are symbolic links, hidden files (`.name`, also what is in a hidden
@@ -131,7 +107,7 @@ impl Node {
             status: sender,
         };
         let task = tokio::spawn(watching.run(watcher, turn));
-        Ok(WatchedOutbox { status, task })
+        Ok(Watched::new(status, task))
     }
 
     /// What was about to be sent when the process ended has been, if there is a distribution of it.

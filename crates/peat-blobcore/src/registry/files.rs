@@ -72,9 +72,7 @@ impl Registry {
         let reference = image.reference();
         let pull = remote.pull(self.content(), &image.repository, (&reference, expected), platform, Arc::new(|_| {}));
         let imported = runtime.block_on(pull).map_err(|error| match error {
-            RemoteError::Another { expected, actual } => {
-                RegistryError::DigestDiffers { claimed: expected, actual: Box::new(actual) }
-            }
+            RemoteError::Another { expected, actual } => RegistryError::DigestDiffers { claimed: expected, actual },
             error => RegistryError::Remote(Arc::new(error)),
         })?;
         for blob in &imported.blobs {

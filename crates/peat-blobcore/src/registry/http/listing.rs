@@ -1,13 +1,11 @@
 //! Lists (distribution-spec 1.1, "Content Discovery"): tags, referrers, and the repositories as Docker's registry lists them.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::{HeaderName, Response, StatusCode, header, request};
 use serde_json::{Value, json};
 
 use super::route::{encode, parameter};
-use super::{Problem, Rights, Served, set};
+use super::{Problem, Served, rights_of, set};
 use crate::oci::{Descriptor, Digest, NameError, Repository, media_type};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -48,7 +46,7 @@ impl Served {
 
     pub(super) async fn catalog(&self, parts: &request::Parts) -> Result<Response<Body>, Problem> {
         let (most, last) = page(parts)?;
-        let rights = parts.extensions.get::<Arc<Rights>>().cloned();
+        let rights = rights_of(parts).cloned();
         let listed = move |name: &Repository| rights.as_ref().is_none_or(|rights| rights.may_pull(name));
         let page = self.with(move |registry| registry.repositories_that(last.as_deref(), most, listed)).await?;
         let names: Vec<_> = page.items.iter().map(|name| name.as_str()).collect();

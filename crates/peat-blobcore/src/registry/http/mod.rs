@@ -168,8 +168,8 @@ fn is_passed_on(parts: &request::Parts) -> bool {
 }
 
 /// What the client may do, where that is limited.
-fn rights_of(parts: &request::Parts) -> Option<&Rights> {
-    parts.extensions.get::<Arc<Rights>>().map(Arc::as_ref)
+fn rights_of(parts: &request::Parts) -> Option<&Arc<Rights>> {
+    parts.extensions.get()
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {

@@ -1,6 +1,7 @@
 //! Blobs coming in (distribution-spec 1.1, "Pushing blobs"): at once, in one piece, in many, or from another repository.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderName, Response, StatusCode, header, request};
@@ -41,7 +42,7 @@ impl Served {
                 parameter(query, "from").filter(|from| !from.is_empty()).map(|from| from.parse()).transpose()?;
             let into = repository.clone();
             // To mount from anywhere is to pull from everywhere.
-            let may = |rights: &Rights| match &from {
+            let may = |rights: &Arc<Rights>| match &from {
                 Some(from) => rights.may_pull(from),
                 None => rights.pull.contains(&Repositories::All),
             };

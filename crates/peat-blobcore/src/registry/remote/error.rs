@@ -86,7 +86,7 @@ pub enum RemoteError {
         /// What was expected.
         expected: Digest,
         /// What it is.
-        actual: Digest,
+        actual: Box<Digest>,
     },
     /// A manifest that cannot be read.
     #[error("{what}: {source}")]

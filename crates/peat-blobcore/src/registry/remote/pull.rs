@@ -57,7 +57,7 @@ impl Remote {
             (found, known) = self.0.choose(repository, found, wanted).await?;
         }
         if let Some(expected) = expected.filter(|expected| **expected != found.descriptor.digest) {
-            return Err(RemoteError::Another { expected: *expected, actual: found.descriptor.digest });
+            return Err(RemoteError::Another { expected: *expected, actual: Box::new(found.descriptor.digest) });
         }
         let mut pull = Pull { remote: self.0.clone(), content, repository, progress, blobs: Vec::new(), known: BTreeSet::new() };
         let names = match reference {

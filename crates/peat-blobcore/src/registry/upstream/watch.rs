@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::source::Source;
 use super::{Upstream, Upstreams, ask, blocking, fetch};
+use crate::Watched;
 use crate::oci::{Descriptor, Digest, NameError, Repository, Tag};
 use crate::registry::remote::{Remote, RemoteError};
 use crate::registry::{Change, RegistryError};
@@ -75,31 +75,8 @@ pub struct WatchStatus {
     pub problem: Option<String>,
 }
 
-/// A watch, which ends when this is dropped. What was brought stays.
-#[derive(Debug)]
-pub struct Watching {
-    status: watch::Receiver<WatchStatus>,
-    task: JoinHandle<()>,
-}
-
-impl Watching {
-    /// How it is doing.
-    #[must_use]
-    pub fn status(&self) -> WatchStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Waits until it is doing otherwise; false when it has ended.
-    pub async fn changed(&mut self) -> bool {
-        self.status.changed().await.is_ok()
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// Watched repositories. What was brought stays.
+pub type Watching = Watched<WatchStatus>;
 
 impl Upstreams {
     /// Looks at repositories now and then this often, and brings what is new there: images with all that they name, of every
@@ -131,7 +108,7 @@ impl Upstreams {
                 });
             }
         });
-        Watching { status, task }
+        Watched::new(status, task)
     }
 
     /// Looks at a repository once. What cannot be brought keeps nothing else from it; the first of it is returned.
