@@ -183,8 +183,9 @@ impl Assembly {
         }
     }
 
-    /// Takes the first range that is neither held nor taken, of those in a hurry if there are any, so that nobody else fetches it meanwhile: at most `max_bytes`
-    /// (at least a group, at most [`MAX_BLOCK_BYTES`]), up to the next multiple of that. `None` when nothing is left to take.
+    /// Takes the first range that is neither held nor taken, of those in a hurry if there are any, so that nobody else fetches it
+    /// meanwhile: at most `max_bytes` (at least a group, at most [`MAX_BLOCK_BYTES`]), up to the next multiple of that. `None` when
+    /// nothing is left to take.
     #[must_use]
     pub fn take(&self, max_bytes: u64) -> Option<Taken> {
         self.take_one(max_bytes, |free| free.next())

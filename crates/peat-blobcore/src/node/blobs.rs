@@ -187,7 +187,7 @@ impl Node {
     }
 }
 
-/// Keeps what was spooled if it is what was expected; whether it was here before.
+/// Takes a file in if it is what was expected; whether it was here before. The batch is dropped with what it was not.
 fn take_file(
     content: &Content,
     root: &Path,
@@ -214,6 +214,7 @@ fn take_file(
     Ok((blob, is_old))
 }
 
+/// Keeps what was spooled if it is what was expected; whether it was here before.
 fn take_spooled(content: &Content, spooled: Spooled, expected: Option<Sha256Digest>) -> Result<(Ingested, bool), Error> {
     let hashed = content.hash_spooled(spooled)?;
     check(expected, &hashed.blob())?;
