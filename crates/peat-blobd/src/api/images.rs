@@ -228,7 +228,10 @@ impl ImageService for Images {
         _ctx: RequestContext,
         _request: ServiceRequest<'_, blob::ListImagesRequest>,
     ) -> ServiceResult<blob::ListImagesResponse> {
-        Response::ok(blob::ListImagesResponse { images: self.0.images().await?.into_values().collect(), ..Default::default() })
+        Response::ok(blob::ListImagesResponse {
+            images: self.0.images(|_, _| true).await?.into_values().collect(),
+            ..Default::default()
+        })
     }
 
     async fn send_image(

@@ -1,6 +1,6 @@
 //! Images to look at, and what happens to packages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,33 +12,43 @@ use peat_blobcore::registry::{Inspection, NamedPackage};
 use peat_blobcore::{Error, PackageEvent, PackageEvents};
 
 use super::Daemon;
+use super::blobs::blocking;
 use super::errors::failed;
 
 /// How long the manifest and the configuration of an image are waited for that other nodes have.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Daemon {
-    /// Every image that is known, by its name.
-    pub(super) async fn images(&self) -> Result<BTreeMap<(Repository, Digest), blob::Image>, ConnectError> {
+    /// The images that are known and asked for, by their names.
+    pub(super) async fn images(
+        &self,
+        wanted: impl Fn(&Repository, &Digest) -> bool,
+    ) -> Result<BTreeMap<(Repository, Digest), blob::Image>, ConnectError> {
         let node = &self.node;
         let names: BTreeMap<_, _> = node.members().into_iter().map(|(id, record)| (id, record.name)).collect();
-        // Several may speak of one image, and one may have sent it several times.
-        let mut images: BTreeMap<_, blob::Image> = BTreeMap::new();
-        for package in node.packages().await.map_err(failed)? {
-            let here = node.registry().describe(&package.repository, &package.digest).map_err(failed)?.is_some();
-            let image = images.entry((package.repository.clone(), package.digest)).or_default();
-            let mut holders: std::collections::BTreeSet<_> = image.holders.drain(..).collect();
-            holders.extend(package.holders.iter().map(ToString::to_string));
-            image.repository = package.repository.to_string();
-            image.tags = package.tags.iter().map(ToString::to_string).collect();
-            image.digest = package.digest.to_string();
-            image.bytes = package.size;
-            image.here = here;
-            let name_of = |id: &String| id.parse().ok().and_then(|id| names.get(&id).cloned()).unwrap_or_default();
-            image.holder_names = holders.iter().map(name_of).collect();
-            image.holders = holders.into_iter().collect();
-        }
-        Ok(images)
+        let mut packages = node.packages().await.map_err(failed)?;
+        packages.retain(|package| wanted(&package.repository, &package.digest));
+        let registry = node.registry().clone();
+        blocking(move || {
+            // Several may speak of one image, and one may have sent it several times.
+            let mut images: BTreeMap<_, blob::Image> = BTreeMap::new();
+            for package in packages {
+                let here = registry.describe(&package.repository, &package.digest)?.is_some();
+                let image = images.entry((package.repository.clone(), package.digest)).or_default();
+                let mut holders: BTreeSet<_> = image.holders.drain(..).collect();
+                holders.extend(package.holders.iter().map(ToString::to_string));
+                image.repository = package.repository.to_string();
+                image.tags = package.tags.iter().map(ToString::to_string).collect();
+                image.digest = package.digest.to_string();
+                image.bytes = package.size;
+                image.here = here;
+                let name_of = |id: &String| id.parse().ok().and_then(|id| names.get(&id).cloned()).unwrap_or_default();
+                image.holder_names = holders.iter().map(name_of).collect();
+                image.holders = holders.into_iter().collect();
+            }
+            Ok(images)
+        })
+        .await
     }
 
     /// Looks at an image.
@@ -53,7 +63,8 @@ impl Daemon {
         };
         let late = || failed(Error::TimedOut(format!("{repository}@{digest} has not come from other nodes")));
         let Inspection { stored, manifest, config, parts, referrers } = looked.map_err(|_| late())?.map_err(failed)?;
-        let known = self.images().await?.remove(&(repository.clone(), digest));
+        let is_it = |of: &Repository, found: &Digest| of == repository && *found == digest;
+        let known = self.images(is_it).await?.into_values().next();
         // One that nobody was told of has no tag and no other holder.
         let image = known.unwrap_or_else(|| blob::Image {
             repository: repository.to_string(),
@@ -61,7 +72,8 @@ impl Daemon {
             bytes: stored.bytes.len() as u64 + parts.iter().map(|part| part.descriptor.size).sum::<u64>(),
             ..Default::default()
         });
-        let here = self.node.registry().describe(repository, &digest).map_err(failed)?.is_some();
+        let (registry, within) = (self.node.registry().clone(), repository.clone());
+        let here = blocking(move || Ok(registry.describe(&within, &digest)?.is_some())).await?;
         Ok(blob::InspectImageResponse {
             image: blob::Image { here, ..image }.into(),
             media_type: stored.media_type,
