@@ -1,16 +1,21 @@
 //! What comes from elsewhere, read while it comes. Bytes leave only once they are verified against the hash that somebody claimed,
 //! and the last of them only once the digest is found to be right, so that nobody ends up with all of what is something else.
 
+use std::convert::Infallible;
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::error::MAX_DEPTH;
-use super::{Answer, Arrival, Arriving, Found, Held, Named, Registry, RegistryError, blocking};
-use crate::oci::{Digest, MAX_MANIFEST_BYTES, Manifest, Repository, Tag, media_type};
+use super::{Answer, Arrival, Arriving, Found, Held, Named, PartProgress, PartStep, Registry, RegistryError, blocking};
+use crate::content::BlobStatus;
+use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Repository, Tag, media_type};
 
 /// Bytes of the end of a blob that are withheld until its digest is found to be right.
 pub(super) const WITHHELD: u64 = 64 * 1024;
+/// How often it is told how far something is.
+const TELL_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Registry {
     /// Waits until what was found is here whole, is what its digest says, and is the repository's.
@@ -73,12 +78,17 @@ impl Registry {
     }
 
     /// Has a manifest come that is elsewhere, with all that it names; returns once all of it is the repository's. What of it is here
-    /// already stays as it is.
+    /// already stays as it is. `progress` hears how far each part is that is not.
     ///
     /// # Errors
     /// Those of [`Registry::bring_missing`].
-    pub async fn bring_image(&self, repository: &Repository, digest: &Digest) -> Result<(), RegistryError> {
-        self.bring(repository, vec![(*digest, true)], 0).await
+    pub async fn bring_image(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        progress: Option<&PartProgress<'_>>,
+    ) -> Result<(), RegistryError> {
+        self.bring(repository, vec![(*digest, true)], progress, 0).await
     }
 
     /// Has content come that a manifest names and that is elsewhere, manifests with all that they name; returns once all of it
@@ -92,7 +102,7 @@ impl Registry {
         manifest: &Manifest,
         missing: &[Digest],
     ) -> Result<(), RegistryError> {
-        self.bring(repository, with_kinds(manifest, missing), 0).await
+        self.bring(repository, with_kinds(manifest, missing), None, 0).await
     }
 
     /// Brings content, each with whether it is a manifest: who has manifests apart from blobs is to be asked for what it is.
@@ -100,6 +110,7 @@ impl Registry {
         &'a self,
         repository: &'a Repository,
         wanted: Vec<(Digest, bool)>,
+        progress: Option<&'a PartProgress<'a>>,
         depth: usize,
     ) -> Answer<'a, Result<(), RegistryError>> {
         Box::pin(async move {
@@ -120,16 +131,69 @@ impl Registry {
             if !missing.is_empty() {
                 return Err(RegistryError::Missing(missing));
             }
-            for (digest, is_manifest, found) in coming {
-                let held = self.settle_found(repository, &digest, &found).await?;
-                if is_manifest {
-                    // A claim may call it something else, and it says itself what it is.
-                    let media_type = Some(found.media_type()).filter(|media_type| media_type::is_manifest(media_type));
-                    self.bring_named(repository, digest, held, media_type, depth).await?;
+            let Some(hear) = progress else { return self.settle_all(repository, &coming, None, depth).await };
+            tokio::select! {
+                settled = self.settle_all(repository, &coming, progress, depth) => settled,
+                never = self.tell_steps(&coming, hear) => match never {},
+            }
+        })
+    }
+
+    /// Waits for content, one after the other while all of it comes, and for what manifests among it name.
+    async fn settle_all(
+        &self,
+        repository: &Repository,
+        coming: &[(Digest, bool, Found)],
+        progress: Option<&PartProgress<'_>>,
+        depth: usize,
+    ) -> Result<(), RegistryError> {
+        for (digest, is_manifest, found) in coming {
+            let held = self.settle_found(repository, digest, found).await?;
+            if let Some(hear) = progress {
+                hear(&described(digest, found), PartStep::Done);
+            }
+            if *is_manifest {
+                // A claim may call it something else, and it says itself what it is.
+                let media_type = Some(found.media_type()).filter(|media_type| media_type::is_manifest(media_type));
+                self.bring_named(repository, *digest, held, media_type, progress, depth).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells how far content is that comes, until it is dropped.
+    async fn tell_steps(&self, coming: &[(Digest, bool, Found)], hear: &PartProgress<'_>) -> Infallible {
+        let mut told = vec![None; coming.len()];
+        loop {
+            for ((digest, _, found), told) in coming.iter().zip(&mut told) {
+                let come = self.come(found).await;
+                // Of what is whole it is said when it has settled.
+                if come < Some(found.size()) && come.is_some() && *told != come {
+                    hear(&described(digest, found), PartStep::Moved(come.unwrap_or_default()));
+                    *told = come;
                 }
             }
-            Ok(())
-        })
+            tokio::time::sleep(TELL_INTERVAL).await;
+        }
+    }
+
+    /// Bytes that have come of what was found, if it is known.
+    async fn come(&self, found: &Found) -> Option<u64> {
+        let arriving = match found {
+            Found::Here(..) => return None,
+            Found::Streamed(flight) => return Some(flight.come()),
+            Found::Claimed(arriving) => arriving,
+            Found::Backed(backed) => match backed.turned() {
+                Some(found) => return Box::pin(self.come(found)).await,
+                None => backed.arriving(),
+            },
+        };
+        let (content, hash) = (self.content().clone(), arriving.hash);
+        match blocking(move || Ok(content.status(&hash)?)).await.ok()? {
+            BlobStatus::Partial { held, .. } => Some(held),
+            BlobStatus::Absent => Some(0),
+            BlobStatus::Held { .. } | BlobStatus::Damaged => None,
+        }
     }
 
     /// Brings what a manifest names that is here, and keeps it then.
@@ -139,6 +203,7 @@ impl Registry {
         digest: Digest,
         held: Held,
         media_type: Option<&str>,
+        progress: Option<&PartProgress<'_>>,
         depth: usize,
     ) -> Result<(), RegistryError> {
         let keep = || {
@@ -157,7 +222,7 @@ impl Registry {
         if missing.is_empty() {
             return Ok(());
         }
-        self.bring(repository, missing, depth + 1).await?;
+        self.bring(repository, missing, progress, depth + 1).await?;
         match keep().await?.into_iter().map(|(digest, _)| digest).collect::<Vec<_>>() {
             none if none.is_empty() => Ok(()),
             missing => Err(RegistryError::Missing(missing)),
@@ -344,6 +409,10 @@ impl Registry {
         let (content, hash) = (self.content().clone(), arriving.hash);
         blocking(move || Ok(content.holds(&hash)?)).await
     }
+}
+
+fn described(digest: &Digest, found: &Found) -> Descriptor {
+    Descriptor::new(found.media_type().to_owned(), *digest, found.size())
 }
 
 /// Parts of a manifest, each with whether it is a manifest itself.

@@ -78,6 +78,11 @@ impl Backed {
         &self.0.arriving
     }
 
+    /// What was found elsewhere when nothing came of the claim.
+    pub(super) fn turned(&self) -> Option<&Found> {
+        self.0.turned.get()?.as_ref()
+    }
+
     pub(super) async fn settle(&self, registry: &Registry) -> Result<Held, RegistryError> {
         let Inner { repository, digest, arriving, .. } = &*self.0;
         match self.either(registry.settle(repository, digest, arriving)).await {

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::{Arc, RwLockReadGuard};
 
-use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root};
+use super::archive::{self, ArchiveError, Export, Format, ImportOptions, Imported, ImportedBlob, Origin, Root, Taking};
 use super::blobs::LEASE;
 #[cfg(feature = "http")]
-use super::remote::{PushStep, Pushed, Remote, RemoteError};
+use super::remote::{Pushed, Remote, RemoteError};
 use super::{Change, Part, Registry, RegistryError};
-use crate::content::{Ingested, Pin, Progress};
+#[cfg(feature = "http")]
+use super::{PartProgress, PartStep};
+use crate::content::{Ingested, Pin};
 #[cfg(feature = "http")]
 use crate::model::BlobHash;
 use crate::oci::{Descriptor, Digest, ImageReference, Repository, Tag};
@@ -35,7 +37,7 @@ pub struct ImportedImage {
 
 impl Registry {
     /// Takes in the images of an archive, each under the name that it has there; `into` names the one image of an archive that has
-    /// no name, or another. Others are told of them. Blocks.
+    /// no name, or another. Others are told of them. `progress` hears of each file that is taken. Blocks.
     ///
     /// # Errors
     /// [`RegistryError::Archive`] when the archive is not good, [`RegistryError::NoName`] when it is not said where an image
@@ -45,7 +47,7 @@ impl Registry {
         origin: Origin<'_>,
         into: Option<&ImageReference>,
         options: &ImportOptions,
-        progress: &mut Progress<'_>,
+        progress: &mut Taking<'_>,
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
         let imported = archive::import(self.content(), origin, options, progress)?;
@@ -54,8 +56,8 @@ impl Registry {
         self.take(&imported, &names, unpinned)
     }
 
-    /// Pulls an image of another registry, with what is about it. It has the same name here, without the registry. Blocks, on a
-    /// thread beside the runtime.
+    /// Pulls an image of another registry, with what is about it. It has the same name here, without the registry. `progress` hears
+    /// what becomes of each part. Blocks, on a thread beside the runtime.
     ///
     /// # Errors
     /// [`RegistryError::Remote`], or those of [`Registry::import`].
@@ -66,11 +68,12 @@ impl Registry {
         image: &ImageReference,
         platform: Option<&Platform>,
         expected: Option<&Digest>,
+        progress: Arc<PartProgress<'static>>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Vec<ImportedImage>, RegistryError> {
         let unpinned = self.content().keep_unpinned();
         let reference = image.reference();
-        let pull = remote.pull(self.content(), &image.repository, (&reference, expected), platform, Arc::new(|_| {}));
+        let pull = remote.pull(self.content(), &image.repository, (&reference, expected), platform, progress);
         let imported = runtime.block_on(pull).map_err(|error| match error {
             RemoteError::Another { expected, actual } => RegistryError::DigestDiffers { claimed: expected, actual },
             error => RegistryError::Remote(Arc::new(error)),
@@ -103,13 +106,13 @@ impl Registry {
         remote: &Remote,
         image: &ImageReference,
         mount_from: &[Repository],
-        progress: &(dyn Fn(&Descriptor, PushStep) + Sync),
+        progress: &PartProgress<'_>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Pushed, RegistryError> {
         let host = remote.registry();
         let mounts = |digest: &Digest| mount_from.iter().cloned().chain(self.0.there.find(host, digest)).collect();
-        let progress = |part: &Descriptor, step: PushStep| {
-            if !matches!(step, PushStep::Sent(_)) {
+        let progress = |part: &Descriptor, step: PartStep| {
+            if !matches!(step, PartStep::Moved(_)) {
                 self.0.there.note(host, part.digest, &image.repository);
             }
             progress(part, step);

@@ -52,6 +52,12 @@ impl Flight {
         self.size
     }
 
+    /// Bytes of it that have come.
+    #[must_use]
+    pub fn come(&self) -> u64 {
+        self.state.borrow().come
+    }
+
     /// Waits until it is whole, what its digest says, and the repository's.
     ///
     /// # Errors

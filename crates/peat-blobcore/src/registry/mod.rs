@@ -6,7 +6,7 @@
 //! - out: `blobs`, `manifests`, `listing`; `elsewhere` is the way to what others have, `chain` asks several, `arriving` reads it while
 //!   it comes, and `backed` turns to the next where nothing does
 //! - `errand` is what nodes ask each other's upstreams for
-//! - `inspect` shows what an image is, and `news` tells those who watch
+//! - `step` is how far a part of an image is; `inspect` shows what an image is, and `news` tells those who watch
 //! - `sideload` serves images from files by patterns of their paths
 //! - `archive` reads and writes layouts and archives, by `closure`; `files` has them go into repositories and out
 //! - `http` speaks the distribution protocol, and `remote` does as the client of other registries (feature `http`)
@@ -39,6 +39,7 @@ mod pins;
 #[cfg(feature = "http")]
 pub mod remote;
 pub mod sideload;
+mod step;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -66,6 +67,7 @@ pub use manifests::{Put, Stored};
 pub use news::NamedPackage;
 pub(crate) use news::PackageNews;
 pub use package::Part;
+pub use step::{PartProgress, PartStep};
 pub use stream::BlobStream;
 pub use uploads::{LONGEST_SILENCE, MAX_UPLOADS, UploadId};
 

@@ -9,7 +9,7 @@ use connectrpc::client::Stream;
 use tokio::time::{Instant, Sleep, sleep};
 
 /// How long it may have nothing to say: a third of what the daemon puts up with.
-const LONGEST_SILENCE: Duration = Duration::from_secs(20);
+pub(super) const LONGEST_SILENCE: Duration = Duration::from_secs(20);
 
 /// The messages of `stream`, and `empty` ones between.
 pub(super) struct Awake<S: Stream> {

@@ -3,25 +3,24 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use connectrpc::client::Stream;
 use indicatif::HumanBytes;
 use peat_blobapi::blob::{
-    DeleteImageRequest, ExportImageRequest, Image, ImageFormat, ImportImageOptions, ImportImageRequest, ImportImageResponse,
-    ListImagesRequest, PullImageRequest, SendImageRequest, SendOptions, TagImageRequest, oneof::import_image_request::Part,
+    DeleteImageRequest, ExportImageRequest, Image, ImageFormat, ImportImageOptions, ImportImageRequest, ImportReport,
+    ListImagesRequest, PullImageRequest, SendImageRequest, SendOptions, TagImageRequest,
+    oneof::{import_image_request::Part, import_image_response::Part as ImportPart, pull_image_response::Part as PullPart},
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::account::Account;
-use super::awake::Awake;
-use super::{inspect, packages, push};
+use super::parts::Parts;
+use super::{awake, inspect, packages, push};
 use crate::daemon::{Address, Daemon, answer};
-use crate::failure::{Failure, of_daemon};
+use crate::failure::{Failure, Kind, of_daemon};
 use crate::output::Output;
 use crate::replacement::Replacement;
 use crate::{show, values};
@@ -150,7 +149,7 @@ pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -
                 password,
                 ..Default::default()
             };
-            let digest = answer(daemon.images.pull_image(request).await)?.digest;
+            let digest = pull(&daemon, output, request).await?;
             output.result(&json!({ "image": image, "digest": digest }), || format!("{image} is here: {digest}"))
         }
         Options::Push(options) => push::run(&daemon, output, options).await,
@@ -191,7 +190,7 @@ async fn import(daemon: &Daemon, output: &Output, options: &Import) -> Result<()
     } else {
         Some(Box::new(File::open(&options.path).map_err(cannot())?))
     };
-    let imported = hand_over(daemon, what, archive, cannot()).await?;
+    let imported = hand_over(daemon, output, what, archive, cannot()).await?;
     let document = json!({ "images": imported.images.iter().map(|image| json!({
         "repository": image.repository,
         "tags": image.tags,
@@ -206,28 +205,20 @@ async fn import(daemon: &Daemon, output: &Output, options: &Import) -> Result<()
     })
 }
 
-/// What is said to the daemon. It breaks off where the archive cannot be read, which has no end then.
-struct Requests(mpsc::Receiver<ImportImageRequest>);
-
-impl Stream for Requests {
-    type Item = ImportImageRequest;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(context)
-    }
-}
-
 fn part(part: Part) -> ImportImageRequest {
     ImportImageRequest { part: Some(part), ..Default::default() }
 }
 
+/// Says everything to the daemon, and hears meanwhile how far it is.
 async fn hand_over(
     daemon: &Daemon,
+    output: &Output,
     options: ImportImageOptions,
     archive: Option<Box<dyn Read + std::marker::Send>>,
     cannot_read: impl FnOnce(std::io::Error) -> Failure + std::marker::Send + 'static,
-) -> Result<ImportImageResponse, Failure> {
-    let (sender, receiver) = mpsc::channel(4);
+) -> Result<ImportReport, Failure> {
+    let (mut say, mut answers) = daemon.images.import_image().await.map_err(|error| of_daemon(&error))?.into_split();
+    let (sender, mut receiver) = mpsc::channel(4);
     let reading = tokio::task::spawn_blocking(move || {
         let mut going_on = sender.blocking_send(part(Part::Options(options.into()))).is_ok();
         let Some(mut archive) = archive else { return Ok(()) };
@@ -241,15 +232,64 @@ async fn hand_over(
         }
         Ok(())
     });
-    let awake = Awake::new(Requests(receiver), || part(Part::Chunk(Vec::new())));
-    let imported = daemon.images.import_image(awake).await;
-    // What could not be read comes before what the daemon makes of its beginning.
-    if imported.is_err()
-        && let Ok(Err(failure)) = reading.await
-    {
-        return Err(failure);
+    let saying = async {
+        loop {
+            let request = match timeout(awake::LONGEST_SILENCE, receiver.recv()).await {
+                Ok(Some(request)) => request,
+                Ok(None) => break,
+                Err(_) => part(Part::Chunk(Vec::new())),
+            };
+            if say.send(request).await.is_err() {
+                break;
+            }
+        }
+        let read = reading.await;
+        // What could not be read has no end.
+        if let Ok(Ok(())) = read {
+            say.close_send();
+        }
+        read
+    };
+    tokio::pin!(saying);
+    let mut parts = Parts::of(output);
+    let mut said = false;
+    loop {
+        let told = tokio::select! {
+            read = &mut saying, if !said => {
+                said = true;
+                if let Ok(Err(failure)) = read {
+                    return Err(failure);
+                }
+                continue;
+            }
+            told = answers.message() => told.map_err(|error| of_daemon(&error))?,
+        };
+        match told.map(|told| told.to_owned_message().part) {
+            Some(Some(ImportPart::Progress(progress))) => parts.show(&progress),
+            Some(Some(ImportPart::Report(report))) => return Ok(*report),
+            Some(None) => {}
+            None => return Err(no_report("taken in")),
+        }
     }
-    answer(imported)
+}
+
+async fn pull(daemon: &Daemon, output: &Output, request: PullImageRequest) -> Result<String, Failure> {
+    let mut answers = daemon.images.pull_image(request).await.map_err(|error| of_daemon(&error))?;
+    let mut parts = Parts::of(output);
+    while let Some(told) = answers.message().await.map_err(|error| of_daemon(&error))? {
+        match told.to_owned_message().part {
+            Some(PullPart::Progress(progress)) => parts.show(&progress),
+            Some(PullPart::Report(report)) => return Ok(report.digest),
+            None => {}
+        }
+    }
+    Err(no_report("pulled"))
+}
+
+/// The daemon broke off.
+pub(super) fn no_report(what: &str) -> Failure {
+    Failure::new(Kind::FAILED, format!("the daemon did not say that it was {what}"))
+        .hint("look at the daemon's log, then try again")
 }
 
 async fn export(daemon: &Daemon, output: &Output, options: &Export) -> Result<(), Failure> {

@@ -6,6 +6,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use peat_blobapi::blob::{ImagePartState, ImageProgress};
 
 use crate::output::Output;
+use crate::show;
 
 /// Parts that have a bar. A terminal is no longer than that.
 const SHOWN_PARTS: usize = 20;
@@ -24,11 +25,15 @@ impl Parts {
     /// How far a part is.
     pub(super) fn show(&mut self, progress: &ImageProgress) {
         let Some(all) = &self.all else { return };
-        if !self.bars.contains_key(&progress.digest) && self.bars.len() == SHOWN_PARTS {
+        let key = format!("{} {}", progress.digest, progress.name);
+        if !self.bars.contains_key(&key) && self.bars.len() == SHOWN_PARTS {
             return;
         }
-        let name: String = progress.digest.split(':').next_back().unwrap_or_default().chars().take(12).collect();
-        let bar = self.bars.entry(progress.digest.clone()).or_insert_with(|| add(all, name, progress.size));
+        // A digest, or the name in an archive, of which the last part is often the same.
+        let name =
+            if progress.digest.is_empty() { &*progress.name } else { progress.digest.split(':').next_back().unwrap_or_default() };
+        let name = show::printable(&name.chars().take(12).collect::<String>());
+        let bar = self.bars.entry(key).or_insert_with(|| add(all, name, progress.size));
         bar.set_position(progress.bytes);
         bar.set_message(state(progress));
     }

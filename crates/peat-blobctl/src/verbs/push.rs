@@ -7,9 +7,10 @@ use peat_blobcore::oci::ImageReference;
 use serde_json::json;
 
 use super::account::Account;
+use super::image;
 use super::parts::Parts;
 use crate::daemon::Daemon;
-use crate::failure::{Failure, Kind, of_daemon};
+use crate::failure::{Failure, of_daemon};
 use crate::output::Output;
 use crate::show;
 
@@ -73,5 +74,5 @@ async fn follow(daemon: &Daemon, output: &Output, request: PushImageRequest) -> 
             None => {}
         }
     }
-    Err(Failure::new(Kind::FAILED, "the daemon did not say that it was pushed").hint("look at the daemon's log, then try again"))
+    Err(image::no_report("pushed"))
 }

@@ -201,7 +201,7 @@ impl Daemon {
         let remote = remote_of(&host, named.insecure, None)?;
         let platform = platform(named.platform.as_deref().unwrap_or_default())?;
         let repository = image.repository.clone();
-        let digest = pull_from(self, remote, image, platform, expected).await?;
+        let digest = pull_from(self, remote, image, platform, expected, Arc::default()).await?;
         let (registry, content) = (self.node.registry().clone(), self.node.content().clone());
         let (parts, already_present) = blocking(move || {
             let (_, parts) = registry.package(&repository, &digest)?;

@@ -1,23 +1,27 @@
 //! Images over the API: what is taken in and given out goes through the library's registry on threads that may block.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
 use n0_future::{StreamExt as _, stream};
-use peat_blobapi::blob::oneof::{import_image_request::Part, push_image_response::Part as PushPart};
+use peat_blobapi::blob::oneof::{
+    import_image_request::Part, import_image_response::Part as ImportPart, pull_image_response::Part as PullPart,
+    push_image_response::Part as PushPart,
+};
 use peat_blobapi::blob::{self, ImageService};
-use peat_blobcore::oci::{Digest, ImageReference, Platform, Reference, Tag};
-use peat_blobcore::registry::archive::{Format, ImportOptions, Origin};
+use peat_blobcore::oci::{Descriptor, Digest, ImageReference, Platform, Reference, Tag};
+use peat_blobcore::registry::archive::{Format, ImportOptions, Origin, Taken};
 use peat_blobcore::registry::remote::{Credentials, Pushed, Remote, RemoteOptions};
-use peat_blobcore::registry::{ImportedImage, RegistryError};
+use peat_blobcore::registry::{ImportedImage, PartStep, RegistryError};
 use peat_blobcore::{Error, Terms};
 use tokio::sync::mpsc;
 
 use super::attachments::new_bundle;
 use super::errors::{failed, invalid};
 use super::pipe::{Incoming, Outgoing, WAITING};
-use super::progress::{Told, follow};
+use super::progress::{Told, Work, follow};
 use super::push::Target;
 use super::{Daemon, convert, packages};
 use crate::silence;
@@ -62,10 +66,13 @@ pub(super) async fn pull_from(
     image: ImageReference,
     platform: Option<Platform>,
     expected: Option<Digest>,
+    told: Arc<Told>,
 ) -> Result<Digest, ConnectError> {
     let (registry, runtime) = (daemon.node.registry().clone(), tokio::runtime::Handle::current());
-    let pull =
-        tokio::task::spawn_blocking(move || registry.pull(&remote, &image, platform.as_ref(), expected.as_ref(), &runtime));
+    let pull = tokio::task::spawn_blocking(move || {
+        let hear = Arc::new(move |part: &Descriptor, step| told.part(part, step));
+        registry.pull(&remote, &image, platform.as_ref(), expected.as_ref(), hear, &runtime)
+    });
     let pulled = tokio::select! {
         pulled = pull => pulled.map_err(|_| failed(Error::Stopped))?,
         () = daemon.stopped() => return Err(failed(Error::Stopped)),
@@ -97,11 +104,12 @@ impl Images {
     }
 
     /// The digest of an image, all of which is in this node's registry when this returns.
-    async fn here(&self, image: &ImageReference) -> Result<Digest, ConnectError> {
+    async fn here(&self, image: &ImageReference, told: Option<&Told>) -> Result<Digest, ConnectError> {
         let digest = self.digest(image).await?;
         let (registry, repository) = (self.0.node.registry().clone(), image.repository.clone());
         if blocking(move || registry.describe(&repository, &digest)).await?.is_none() {
-            let bring = self.0.node.registry().bring_image(&image.repository, &digest);
+            let hear = |part: &Descriptor, step: PartStep| told.iter().for_each(|told| told.part(part, step));
+            let bring = self.0.node.registry().bring_image(&image.repository, &digest, told.is_some().then_some(&hear));
             tokio::select! {
                 brought = bring => brought.map_err(failed)?,
                 () = self.0.stopped() => return Err(failed(Error::Stopped)),
@@ -109,49 +117,67 @@ impl Images {
         }
         Ok(digest)
     }
+}
 
-    async fn import(&self, mut requests: InboundStream<blob::ImportImageRequest>) -> Result<Vec<ImportedImage>, ConnectError> {
-        let options = match requests.next().await.transpose()?.and_then(|first| first.to_owned_message().part) {
-            Some(Part::Options(options)) => options,
-            _ => return Err(invalid("options", "they come first")),
-        };
-        let name = Some(options.name.as_str()).filter(|name| !name.is_empty());
-        let name = name.map(|name| image("name", name)).transpose()?;
-        let limits = ImportOptions { platform: platform(&options.platform)?, ..ImportOptions::default() };
-        let registry = self.0.node.registry().clone();
-        let mut going_on = |_| std::ops::ControlFlow::Continue(());
-        if !options.path.is_empty() {
-            let path = PathBuf::from(&options.path);
-            if !path.is_absolute() {
-                return Err(invalid("path", format_args!("{:?} is not an absolute path", options.path)));
-            }
-            return blocking(move || registry.import(Origin::Path(&path), name.as_ref(), &limits, &mut going_on)).await;
+/// Takes in the images of an archive that comes in pieces, or that lies on this machine.
+async fn import(
+    daemon: &Daemon,
+    mut requests: InboundStream<blob::ImportImageRequest>,
+    told: Arc<Told>,
+) -> Result<Vec<ImportedImage>, ConnectError> {
+    let options = match requests.next().await.transpose()?.and_then(|first| first.to_owned_message().part) {
+        Some(Part::Options(options)) => options,
+        _ => return Err(invalid("options", "they come first")),
+    };
+    let name = Some(options.name.as_str()).filter(|name| !name.is_empty());
+    let name = name.map(|name| image("name", name)).transpose()?;
+    let limits = ImportOptions { platform: platform(&options.platform)?, ..ImportOptions::default() };
+    let registry = daemon.node.registry().clone();
+    let mut hear = move |file: &Taken<'_>| {
+        told.file(file);
+        ControlFlow::Continue(())
+    };
+    if !options.path.is_empty() {
+        let path = PathBuf::from(&options.path);
+        if !path.is_absolute() {
+            return Err(invalid("path", format_args!("{:?} is not an absolute path", options.path)));
         }
-        let (sender, receiver) = mpsc::channel(WAITING);
-        let importing = tokio::task::spawn_blocking(move || {
-            registry.import(Origin::Stream(Box::new(Incoming::new(receiver))), name.as_ref(), &limits, &mut going_on)
-        });
-        loop {
-            let request = tokio::select! {
-                request = requests.next() => request,
-                () = self.0.stopped() => return Err(failed(Error::Stopped)),
-            };
-            // A caller who breaks off leaves an archive that has no end.
-            match request.transpose()?.map(|request| request.to_owned_message().part) {
-                Some(Some(Part::Chunk(chunk))) if chunk.is_empty() => {}
-                // An import that has ended early says why below.
-                Some(Some(Part::Chunk(chunk))) => {
-                    if sender.send(chunk).await.is_err() {
-                        break;
-                    }
-                }
-                Some(_) => return Err(invalid("part", "after the options come chunks")),
-                None => break,
-            }
-        }
-        drop(sender);
-        importing.await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
+        return blocking(move || registry.import(Origin::Path(&path), name.as_ref(), &limits, &mut hear)).await;
     }
+    let (sender, receiver) = mpsc::channel(WAITING);
+    let importing = tokio::task::spawn_blocking(move || {
+        registry.import(Origin::Stream(Box::new(Incoming::new(receiver))), name.as_ref(), &limits, &mut hear)
+    });
+    loop {
+        let request = tokio::select! {
+            request = requests.next() => request,
+            () = daemon.stopped() => return Err(failed(Error::Stopped)),
+        };
+        // A caller who breaks off leaves an archive that has no end.
+        match request.transpose()?.map(|request| request.to_owned_message().part) {
+            Some(Some(Part::Chunk(chunk))) if chunk.is_empty() => {}
+            // An import that has ended early says why below.
+            Some(Some(Part::Chunk(chunk))) => {
+                if sender.send(chunk).await.is_err() {
+                    break;
+                }
+            }
+            Some(_) => return Err(invalid("part", "after the options come chunks")),
+            None => break,
+        }
+    }
+    drop(sender);
+    importing.await.map_err(|_| failed(Error::Stopped))?.map_err(failed)
+}
+
+/// Has an image come to stay, from wherever it is named to be.
+async fn pull(daemon: Arc<Daemon>, message: blob::PullImageRequest, told: Arc<Told>) -> Result<Digest, ConnectError> {
+    let image: ImageReference = message.image.parse().map_err(|why| invalid("image", why))?;
+    let Some(host) = &image.registry else { return Images(daemon).here(&image, Some(&told)).await };
+    let user = Some(message.user).filter(|user| !user.is_empty());
+    let credentials = user.map(|user| Credentials::Basic { user, password: message.password });
+    let remote = remote_of(host, message.insecure, credentials)?;
+    pull_from(&daemon, remote, image, platform(&message.platform)?, None, told).await
 }
 
 // The generated traits return what can be encoded as a message; these return the messages.
@@ -161,16 +187,24 @@ impl ImageService for Images {
         &self,
         ctx: RequestContext,
         requests: InboundStream<blob::ImportImageRequest>,
-    ) -> ServiceResult<blob::ImportImageResponse> {
-        let images = self.import(silence::explained(&ctx, requests)).await?;
-        let images = images.into_iter().map(|image| blob::ImportedImage {
-            repository: image.repository.to_string(),
-            tags: image.tags.iter().map(ToString::to_string).collect(),
-            digest: image.digest.to_string(),
-            bytes: image.size,
-            ..Default::default()
-        });
-        Response::ok(blob::ImportImageResponse { images: images.collect(), ..Default::default() })
+    ) -> ServiceResult<ServiceStream<blob::ImportImageResponse>> {
+        fn response(part: ImportPart) -> blob::ImportImageResponse {
+            blob::ImportImageResponse { part: Some(part), ..Default::default() }
+        }
+        fn report(images: Vec<ImportedImage>) -> blob::ImportImageResponse {
+            let images = images.into_iter().map(|image| blob::ImportedImage {
+                repository: image.repository.to_string(),
+                tags: image.tags.iter().map(ToString::to_string).collect(),
+                digest: image.digest.to_string(),
+                bytes: image.size,
+                ..Default::default()
+            });
+            response(ImportPart::Report(Box::new(blob::ImportReport { images: images.collect(), ..Default::default() })))
+        }
+        let (daemon, told) = (Arc::clone(&self.0), Arc::<Told>::default());
+        let (requests, telling) = (silence::explained(&ctx, requests), Arc::clone(&told));
+        let work: Work<_> = Box::pin(async move { import(&daemon, requests, telling).await });
+        Ok(Response::new(follow(told, work, |it| response(ImportPart::Progress(Box::new(it))), report)))
     }
 
     async fn export_image(
@@ -185,7 +219,7 @@ impl ImageService for Images {
             _ => Format::OciArchive,
         };
         // What is not there is said before the first byte.
-        let digest = self.here(&image).await?;
+        let digest = self.here(&image, None).await?;
         let (registry, (sender, receiver)) = (self.0.node.registry().clone(), mpsc::channel(WAITING));
         let exporting = tokio::task::spawn_blocking(move || {
             registry.export(&image.repository, &digest, image.tag.as_ref(), format, Outgoing::new(sender)).map(drop)
@@ -208,19 +242,17 @@ impl ImageService for Images {
         &self,
         _ctx: RequestContext,
         request: ServiceRequest<'_, blob::PullImageRequest>,
-    ) -> ServiceResult<blob::PullImageResponse> {
-        let message = request.to_owned_message();
-        let image: ImageReference = message.image.parse().map_err(|why| invalid("image", why))?;
-        let digest = match &image.registry {
-            Some(host) => {
-                let user = Some(message.user).filter(|user| !user.is_empty());
-                let credentials = user.map(|user| Credentials::Basic { user, password: message.password });
-                let remote = remote_of(host, message.insecure, credentials)?;
-                pull_from(&self.0, remote, image, platform(&message.platform)?, None).await?
-            }
-            None => self.here(&image).await?,
-        };
-        Response::ok(blob::PullImageResponse { digest: digest.to_string(), ..Default::default() })
+    ) -> ServiceResult<ServiceStream<blob::PullImageResponse>> {
+        fn response(part: PullPart) -> blob::PullImageResponse {
+            blob::PullImageResponse { part: Some(part), ..Default::default() }
+        }
+        fn report(digest: Digest) -> blob::PullImageResponse {
+            let report = blob::PullReport { digest: digest.to_string(), ..Default::default() };
+            response(PullPart::Report(Box::new(report)))
+        }
+        let told = Arc::<Told>::default();
+        let work: Work<_> = Box::pin(pull(Arc::clone(&self.0), request.to_owned_message(), Arc::clone(&told)));
+        Ok(Response::new(follow(told, work, |it| response(PullPart::Progress(Box::new(it))), report)))
     }
 
     async fn list_images(
@@ -250,7 +282,7 @@ impl ImageService for Images {
             carry: options.carry,
             together: true,
         };
-        let digest = self.here(&image).await?;
+        let digest = self.here(&image, None).await?;
         let sent = self.0.node.send_package(image.repository, digest, terms).await.map_err(failed)?;
         Response::ok(blob::SendImageResponse { distribution_id: sent.to_string(), ..Default::default() })
     }
@@ -277,7 +309,7 @@ impl ImageService for Images {
         let message = request.to_owned_message();
         let image = image("image", &message.image)?;
         let tag: Tag = message.tag.parse().map_err(|why| invalid("tag", why))?;
-        let digest = self.here(&image).await?;
+        let digest = self.here(&image, None).await?;
         let registry = self.0.node.registry().clone();
         blocking(move || registry.set_tag(&image.repository, &tag, &digest)).await?;
         Response::ok(blob::TagImageResponse::default())
@@ -293,7 +325,7 @@ impl ImageService for Images {
         let mut target = Target::parse("target", message.target.into_option().unwrap_or_default())?;
         target.name_like(&image);
         // What is not there is said before anything is sent.
-        let digest = self.here(&image).await?;
+        let digest = self.here(&image, None).await?;
         let told = Arc::<Told>::default();
         let work = target.push(Arc::clone(&self.0), image.repository, digest, Arc::clone(&told));
         let work = Box::pin(async move { work.await.map(|pushed| (digest, pushed)) });

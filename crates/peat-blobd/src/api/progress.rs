@@ -9,40 +9,52 @@ use std::sync::{Mutex, PoisonError};
 use connectrpc::{ConnectError, ServiceStream};
 use n0_future::stream;
 use peat_blobapi::blob::{ImagePartState, ImageProgress};
-use peat_blobcore::oci::{Descriptor, Digest};
-use peat_blobcore::registry::remote::PushStep;
+use peat_blobcore::oci::Descriptor;
+use peat_blobcore::registry::PartStep;
+use peat_blobcore::registry::archive::Taken;
 use tokio::sync::Notify;
+
+/// Files of archives up to this size are not told of.
+const SMALL_BYTES: u64 = 16 * 1024;
 
 /// What has changed of the parts since it was told.
 #[derive(Default)]
 pub(super) struct Told {
-    changed: Mutex<BTreeMap<Digest, ImageProgress>>,
+    changed: Mutex<BTreeMap<String, ImageProgress>>,
     notify: Notify,
 }
 
 impl Told {
-    /// A part has come so far.
-    pub(super) fn note(&self, part: &Descriptor, bytes: u64, state: ImagePartState) {
+    /// What has become of a part.
+    pub(super) fn part(&self, part: &Descriptor, step: PartStep) {
         let progress = ImageProgress {
             digest: part.digest.to_string(),
             media_type: part.media_type.clone(),
-            bytes,
             size: part.size,
-            state: state.into(),
             ..Default::default()
         };
-        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(part.digest, progress);
-        self.notify.notify_one();
+        self.note(progress, step);
     }
 
-    /// The same in the words of a push.
-    pub(super) fn pushed(&self, part: &Descriptor, step: PushStep) {
-        match step {
-            PushStep::Sent(bytes) => self.note(part, bytes, ImagePartState::IMAGE_PART_STATE_UNSPECIFIED),
-            PushStep::Done => self.note(part, part.size, ImagePartState::IMAGE_PART_STATE_DONE),
-            PushStep::Mounted => self.note(part, part.size, ImagePartState::IMAGE_PART_STATE_MOUNTED),
-            PushStep::Present => self.note(part, part.size, ImagePartState::IMAGE_PART_STATE_PRESENT),
+    /// What has become of a file of an archive. Small ones come faster than anybody looks.
+    pub(super) fn file(&self, file: &Taken<'_>) {
+        if file.size > SMALL_BYTES {
+            let digest = file.digest.map(|digest| digest.to_string()).unwrap_or_default();
+            self.note(ImageProgress { digest, name: file.name.to_owned(), size: file.size, ..Default::default() }, file.step);
         }
+    }
+
+    fn note(&self, mut progress: ImageProgress, step: PartStep) {
+        let (bytes, state) = match step {
+            PartStep::Moved(bytes) => (bytes, ImagePartState::IMAGE_PART_STATE_UNSPECIFIED),
+            PartStep::Done => (progress.size, ImagePartState::IMAGE_PART_STATE_DONE),
+            PartStep::Mounted => (progress.size, ImagePartState::IMAGE_PART_STATE_MOUNTED),
+            PartStep::Present => (progress.size, ImagePartState::IMAGE_PART_STATE_PRESENT),
+        };
+        (progress.bytes, progress.state) = (bytes, state.into());
+        let key = format!("{} {}", progress.digest, progress.name);
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).insert(key, progress);
+        self.notify.notify_one();
     }
 
     fn take(&self) -> VecDeque<ImageProgress> {

@@ -47,7 +47,7 @@ impl Target {
         Box::pin(async move {
             let (registry, runtime) = (daemon.node.registry().clone(), tokio::runtime::Handle::current());
             let push = blocking(move || {
-                let hear = |part: &_, step| told.pushed(part, step);
+                let hear = |part: &_, step| told.part(part, step);
                 Ok(registry.push(&repository, &digest, &self.remote, &self.image, &self.mount_from, &hear, &runtime)?)
             });
             tokio::select! {

@@ -1,12 +1,14 @@
 //! Images looked at from another node, and what happens to them as it happens.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use connectrpc::ErrorCode;
 use connectrpc::client::HttpClient;
 use peat_blob_tests::fleet::{DEADLINE, Fleet};
+use peat_blobapi::blob::oneof::pull_image_response::Part;
 use peat_blobapi::blob::oneof::watch_packages_response::Event;
-use peat_blobapi::blob::{self, ImageServiceClient};
+use peat_blobapi::blob::{self, ImagePartState, ImageServiceClient};
 use peat_blobcore::PackageEvent;
 use peat_blobcore::oci::{Digest, Reference, Repository};
 use peat_blobd::config::{Listen, StaticPeer};
@@ -90,6 +92,20 @@ impl Watched {
     }
 }
 
+/// Pulls an image, and gives its digest and what was told of its parts.
+async fn pull(client: &ImageServiceClient<HttpClient>, image: &str) -> (String, Vec<blob::ImageProgress>) {
+    let request = blob::PullImageRequest { image: image.to_owned(), ..Default::default() };
+    let mut answers = client.pull_image(request).await.expect("asked");
+    let mut parts = Vec::new();
+    while let Some(told) = answers.message().await.expect("it comes") {
+        match told.to_owned_message().part.expect("of a known kind") {
+            Part::Progress(part) => parts.push(*part),
+            Part::Report(report) => return (report.digest, parts),
+        }
+    }
+    panic!("no report, but {parts:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happens_to_a_package_is_told_at_another_node() {
     let (_fleet, alpha, bravo) = two().await;
@@ -108,8 +124,12 @@ async fn what_happens_to_a_package_is_told_at_another_node() {
         watched.until("who has it", claimed).await;
     }
 
-    let pulled = client.pull_image(blob::PullImageRequest { image: "team/app:1".into(), ..Default::default() }).await;
-    assert_eq!(pulled.expect("it comes").into_owned().digest, digest);
+    let (pulled, parts) = pull(&client, "team/app:1").await;
+    assert_eq!(pulled, digest);
+    // The manifest, its configuration and its layer, each to its end.
+    let ended = |part: &&blob::ImageProgress| part.bytes == part.size && part.state == ImagePartState::IMAGE_PART_STATE_DONE;
+    let done: BTreeSet<_> = parts.iter().filter(ended).map(|part| part.digest.clone()).collect();
+    assert!(done.len() == 3 && done.contains(&digest), "{parts:?}");
     let is_here = |here: bool| {
         let digest = digest.clone();
         move |event: &Event| matches!(event, Event::Here(it) if it.digest == digest && it.here == here)
@@ -185,7 +205,7 @@ async fn an_image_is_looked_at_from_another_node_and_no_layer_comes_for_that() {
 
     let found = inspect(&format!("team/app@{digest}")).await.expect("looked at").into_owned();
     assert!(found.referrers.iter().any(|it| it.digest == about_digest && it.artifact_type == "a/signature"), "{found:?}");
-    client.pull_image(blob::PullImageRequest { image: "team/app:1".into(), ..Default::default() }).await.expect("it comes");
+    pull(&client, "team/app:1").await;
     let found = inspect("team/app:1").await.expect("looked at").into_owned();
     assert!(found.image.here && found.parts.iter().all(|part| part.here), "{found:?}");
     for (image, code) in [("team/none:1", ErrorCode::NotFound), ("NO", ErrorCode::InvalidArgument)] {

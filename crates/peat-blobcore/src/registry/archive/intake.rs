@@ -9,10 +9,11 @@ use sha2::{Digest as _, Sha512};
 
 use super::survey::Seen;
 use super::tar::{Entry, EntryKind, TarReader};
-use super::{ArchiveError, INDEX_FILE, LAYOUT_FILE, Limits, MANIFEST_FILE, open};
-use crate::content::{Content, ContentError, Hashed, MAX_INLINE_BYTES, Progress, Spooled};
+use super::{ArchiveError, INDEX_FILE, LAYOUT_FILE, Limits, MANIFEST_FILE, Taken, Taking, open};
+use crate::content::{Content, ContentError, Hashed, MAX_INLINE_BYTES, Spooled};
 use crate::model::Sha256Digest;
 use crate::oci::{Algorithm, Digest, MAX_MANIFEST_BYTES};
+use crate::registry::PartStep;
 
 /// Bytes that are read at a time.
 const STEP_BYTES: usize = 256 * 1024;
@@ -70,10 +71,10 @@ impl<'a> Entries<'a> {
         content: &'a Content,
         source: impl Read,
         limits: Limits,
-        progress: &mut Progress<'_>,
+        progress: &mut Taking<'_>,
     ) -> Result<Self, ArchiveError> {
         let mut entries = Self { content, files: BTreeMap::new(), documents: BTreeMap::new(), links: BTreeMap::new() };
-        let mut taking = Taking { content, progress, taken: 0 };
+        let mut taking = Intake { content, progress, taken: 0 };
         let mut tar = TarReader::new(source);
         let mut count = 0;
         while let Some(entry) = tar.next_entry()? {
@@ -87,7 +88,7 @@ impl<'a> Entries<'a> {
         Ok(entries)
     }
 
-    fn add(&mut self, entry: Entry, tar: &mut impl Read, taking: &mut Taking<'_, '_>) -> Result<(), ArchiveError> {
+    fn add(&mut self, entry: Entry, tar: &mut impl Read, taking: &mut Intake<'_, '_>) -> Result<(), ArchiveError> {
         let Entry { name, kind } = entry;
         match kind {
             EntryKind::Directory => return Ok(()),
@@ -115,7 +116,13 @@ impl<'a> Entries<'a> {
                     Some(sha256) => here(self.content, &sha256)? == Some(size),
                     None => false,
                 };
-                let held = if here { Held::Here } else { taking.take(tar, &name, digest)? };
+                let held = match here {
+                    true => {
+                        taking.tell(&name, size, PartStep::Present)?;
+                        Held::Here
+                    }
+                    false => taking.take(tar, &name, size, digest)?,
+                };
                 self.files.insert(name, held);
             }
         }
@@ -191,13 +198,13 @@ pub(super) fn follow(links: &BTreeMap<String, String>, name: &str) -> Result<Str
 /// and only what its digest names is taken.
 pub(super) struct Directory<'a, 'b> {
     path: &'a Path,
-    taking: Taking<'a, 'b>,
+    taking: Intake<'a, 'b>,
     limits: Limits,
 }
 
 impl<'a, 'b> Directory<'a, 'b> {
-    pub(super) fn new(content: &'a Content, path: &'a Path, limits: Limits, progress: &'a mut Progress<'b>) -> Self {
-        Self { path, taking: Taking { content, progress, taken: 0 }, limits }
+    pub(super) fn new(content: &'a Content, path: &'a Path, limits: Limits, progress: &'a mut Taking<'b>) -> Self {
+        Self { path, taking: Intake { content, progress, taken: 0 }, limits }
     }
 }
 
@@ -229,22 +236,30 @@ impl Files for Directory<'_, '_> {
         if self.taking.taken.saturating_add(size) > self.limits.bytes {
             return Err(ArchiveError::OverLimit(format!("more than {} bytes", self.limits.bytes)));
         }
-        self.taking.take(&mut (&mut file).take(size), name, digest_of(name)).map(Some)
+        self.taking.take(&mut (&mut file).take(size), name, size, digest_of(name)).map(Some)
     }
 }
 
 /// Takes files into the store's own directory, as they come.
-struct Taking<'a, 'b> {
+struct Intake<'a, 'b> {
     content: &'a Content,
-    progress: &'a mut Progress<'b>,
+    progress: &'a mut Taking<'b>,
     taken: u64,
 }
 
-impl Taking<'_, '_> {
-    fn take(&mut self, source: &mut dyn Read, name: &str, digest: Option<Digest>) -> Result<Held, ArchiveError> {
+impl Intake<'_, '_> {
+    /// `Break` ends it all.
+    fn tell(&mut self, name: &str, size: u64, step: PartStep) -> Result<(), ArchiveError> {
+        match (self.progress)(&Taken { name, digest: digest_of(name), size, step }).is_break() {
+            true => Err(ContentError::Stopped.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn take(&mut self, source: &mut dyn Read, name: &str, size: u64, digest: Option<Digest>) -> Result<Held, ArchiveError> {
         let mut sha512 = digest.filter(|digest| digest.algorithm() == Algorithm::Sha512).map(|_| Sha512::new());
         let mut spool = self.content.spool()?;
-        let mut buffer = vec![0; STEP_BYTES];
+        let (mut buffer, before) = (vec![0; STEP_BYTES], self.taken);
         loop {
             let read = match source.read(&mut buffer) {
                 Ok(0) => break,
@@ -257,15 +272,15 @@ impl Taking<'_, '_> {
                 sha512.update(&buffer[..read]);
             }
             self.taken += read as u64;
-            if (self.progress)(self.taken).is_break() {
-                return Err(ContentError::Stopped.into());
-            }
+            self.tell(name, size, PartStep::Moved(self.taken - before))?;
         }
         let sha512 = sha512.map(|sha512| sha512.finalize().into());
         let spooled = spool.end();
-        if spooled.size() <= MAX_INLINE_BYTES {
-            return Ok(Held::Spooled(spooled, sha512));
-        }
-        Ok(Held::Hashed(self.content.hash_spooled(spooled)?, sha512))
+        let held = match spooled.size() <= MAX_INLINE_BYTES {
+            true => Held::Spooled(spooled, sha512),
+            false => Held::Hashed(self.content.hash_spooled(spooled)?, sha512),
+        };
+        self.tell(name, size, PartStep::Done)?;
+        Ok(held)
     }
 }

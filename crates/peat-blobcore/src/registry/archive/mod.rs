@@ -23,6 +23,7 @@ pub(super) mod tests;
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -32,8 +33,9 @@ pub use export::{Export, Format, Lookup, export, export_to};
 pub(super) use survey::{Lies, Source, Surveyed, read_at, survey};
 pub(crate) use tar::{BLOCK, stated, stated_size};
 
-use crate::content::{Content, Ingested, Progress};
+use crate::content::{Content, Ingested};
 use crate::oci::{Descriptor, Digest, Platform};
+use crate::registry::PartStep;
 use compression::read_up_to;
 use intake::{Directory, Entries};
 use keep::Keep;
@@ -128,7 +130,23 @@ pub struct ImportedBlob {
     pub media_type: String,
 }
 
-/// Takes in what an archive has. `progress` hears of the bytes that were unpacked so far. The caller keeps the blobs from being
+/// How far a file of an archive is taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Taken<'a> {
+    /// What the archive calls it.
+    pub name: &'a str,
+    /// The digest that it has by its name, in a layout.
+    pub digest: Option<Digest>,
+    /// Its size in bytes, unpacked.
+    pub size: u64,
+    /// How far it is.
+    pub step: PartStep,
+}
+
+/// Who hears of each step; `Break` ends the import.
+pub type Taking<'a> = dyn FnMut(&Taken<'_>) -> ControlFlow<()> + 'a;
+
+/// Takes in what an archive has. `progress` hears of each file that is taken. The caller keeps the blobs from being
 /// collected ([`Content::keep_unpinned`]) until it has pinned them. Blocks.
 ///
 /// # Errors
@@ -137,7 +155,7 @@ pub fn import(
     content: &Content,
     origin: Origin<'_>,
     options: &ImportOptions,
-    progress: &mut Progress<'_>,
+    progress: &mut Taking<'_>,
 ) -> Result<Imported, ArchiveError> {
     let source: Box<dyn Read + '_> = match origin {
         Origin::Path(path) if path.is_dir() => {

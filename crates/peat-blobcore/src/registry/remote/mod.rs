@@ -21,7 +21,7 @@ use std::time::Duration;
 pub use auth::Credentials;
 pub use error::RemoteError;
 pub(super) use pull::Named as Manifest;
-pub use push::{PushStep, Pushed};
+pub use push::Pushed;
 pub(super) use read::Body;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};

@@ -17,6 +17,7 @@ use crate::oci::{
 };
 use crate::registry::archive::{Imported, ImportedBlob, Root};
 use crate::registry::closure::{Closure, is_manifest, matches_platform};
+use crate::registry::{PartProgress, PartStep};
 
 /// Blobs that are fetched at a time.
 const AT_ONCE: usize = 4;
@@ -39,7 +40,8 @@ pub(in crate::registry) struct Named {
 impl Remote {
     /// Pulls an image or artifact with all that belongs to it, and what refers to it (signatures) if the registry tells. With a
     /// platform the image for it is taken, of however many; with an expected digest nothing else. It is held, durably, when this returns, and nothing pins it yet; the
-    /// caller keeps it from being collected meanwhile. `progress` hears of each piece that came, in bytes.
+    /// caller keeps it from being collected meanwhile. `progress` hears
+    /// what becomes of each part.
     ///
     /// # Errors
     /// [`RemoteError`]; blobs that were whole by then are held.
@@ -49,7 +51,7 @@ impl Remote {
         repository: &Repository,
         (reference, expected): (&Reference, Option<&Digest>),
         platform: Option<&Platform>,
-        progress: Arc<dyn Fn(u64) + Send + Sync>,
+        progress: Arc<PartProgress<'static>>,
     ) -> Result<Imported, RemoteError> {
         let mut found = self.0.manifest(repository, reference).await?;
         let mut known = None;
@@ -89,7 +91,7 @@ struct Pull<'a> {
     remote: Arc<Inner>,
     content: &'a Content,
     repository: &'a Repository,
-    progress: Arc<dyn Fn(u64) + Send + Sync>,
+    progress: Arc<PartProgress<'static>>,
     blobs: Vec<ImportedBlob>,
     known: BTreeSet<Digest>,
 }
@@ -116,6 +118,7 @@ impl Pull<'_> {
                 continue;
             }
             if let Some(blob) = held(self.content, &part)? {
+                (self.progress)(&part, PartStep::Present);
                 self.note(&part, blob);
                 continue;
             }
@@ -124,6 +127,8 @@ impl Pull<'_> {
             }
             let (remote, content, progress) = (Arc::clone(&self.remote), self.content.clone(), Arc::clone(&self.progress));
             let repository = self.repository.clone();
+            // Also where nothing comes for a while.
+            progress(&part, PartStep::Moved(0));
             fetches.spawn(async move {
                 let blob = remote.blob(&content, &repository, &part, &*progress).await?;
                 Fetched::Ok((part, blob))
@@ -138,6 +143,7 @@ impl Pull<'_> {
     fn take(&mut self, done: Option<Result<Fetched, JoinError>>) -> Result<(), RemoteError> {
         let Some(done) = done else { return Ok(()) };
         let (part, blob) = done.map_err(|_| ContentError::Stopped)??;
+        (self.progress)(&part, PartStep::Done);
         self.note(&part, blob);
         Ok(())
     }
@@ -260,7 +266,7 @@ impl Inner {
         content: &Content,
         repository: &Repository,
         part: &Descriptor,
-        progress: &(dyn Fn(u64) + Send + Sync),
+        progress: &PartProgress<'_>,
     ) -> Result<Ingested, RemoteError> {
         let what = format!("{repository} {}", part.digest);
         if part.size > self.options.max_blob_bytes {
@@ -282,7 +288,7 @@ impl Inner {
         part: &Descriptor,
         what: &str,
         pieces: mpsc::Sender<Piece>,
-        progress: &(dyn Fn(u64) + Send + Sync),
+        progress: &PartProgress<'_>,
     ) -> Result<(), RemoteError> {
         let (mut at, mut failures, mut pause) = (0, 0, PAUSE);
         loop {
@@ -317,7 +323,7 @@ impl Inner {
         what: &str,
         at: &mut u64,
         pieces: &mpsc::Sender<Piece>,
-        progress: &(dyn Fn(u64) + Send + Sync),
+        progress: &PartProgress<'_>,
     ) -> Result<(), RemoteError> {
         if *at == part.size && *at > 0 {
             return Ok(());
@@ -355,7 +361,7 @@ impl Inner {
                 return Ok(());
             }
             *at += length;
-            progress(length);
+            progress(part, PartStep::Moved(*at));
         }
         match *at == part.size {
             true => Ok(()),

@@ -12,6 +12,7 @@ use crate::content::{Content, ContentError};
 use crate::model::BlobHash;
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference, Repository};
 use crate::registry::closure::{Closure, is_manifest};
+use crate::registry::{PartProgress, PartStep};
 
 /// Bytes of the first piece of an upload; what is no longer is sent in one request.
 const FIRST_PIECE_BYTES: u64 = 1024 * 1024;
@@ -46,19 +47,6 @@ impl std::ops::AddAssign for Pushed {
     }
 }
 
-/// What has become of a blob or manifest that is pushed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PushStep {
-    /// So many bytes of it are there.
-    Sent(u64),
-    /// All of it was sent.
-    Done,
-    /// Another repository there had it.
-    Mounted,
-    /// It was there.
-    Present,
-}
-
 impl Remote {
     /// Pushes an image or artifact with all that belongs to it. `reference` is the tag that it gets, or its digest; `mount_from`
     /// says in which repositories of the registry a blob may be. `lookup` says where the bytes of a digest are. `progress` hears
@@ -75,7 +63,7 @@ impl Remote {
         repository: &Repository,
         reference: &Reference,
         mount_from: &(dyn Fn(&Digest) -> Vec<Repository> + Sync),
-        progress: &(dyn Fn(&Descriptor, PushStep) + Sync),
+        progress: &PartProgress<'_>,
     ) -> Result<Pushed, RemoteError> {
         let mut closure = Closure::of(root.clone());
         let (mut manifests, mut pushed) = (BTreeMap::new(), Pushed::default());
@@ -108,15 +96,15 @@ struct Push<'a> {
     content: &'a Content,
     repository: &'a Repository,
     mount_from: &'a (dyn Fn(&Digest) -> Vec<Repository> + Sync),
-    progress: &'a (dyn Fn(&Descriptor, PushStep) + Sync),
+    progress: &'a PartProgress<'a>,
 }
 
 impl Push<'_> {
-    fn count(&self, part: &Descriptor, step: PushStep, pushed: &mut Pushed) {
+    fn count(&self, part: &Descriptor, step: PartStep, pushed: &mut Pushed) {
         match step {
-            PushStep::Mounted => pushed.mounted += 1,
-            PushStep::Present => pushed.present += 1,
-            PushStep::Sent(_) | PushStep::Done => {
+            PartStep::Mounted => pushed.mounted += 1,
+            PartStep::Present => pushed.present += 1,
+            PartStep::Moved(_) | PartStep::Done => {
                 pushed.sent += 1;
                 pushed.bytes += part.size;
             }
@@ -124,11 +112,11 @@ impl Push<'_> {
         (self.progress)(part, step);
     }
 
-    async fn manifest(&self, part: &Descriptor, reference: &Reference, bytes: Vec<u8>) -> Result<PushStep, RemoteError> {
+    async fn manifest(&self, part: &Descriptor, reference: &Reference, bytes: Vec<u8>) -> Result<PartStep, RemoteError> {
         let what = format!("{} {reference}", self.repository);
         let url = self.remote.url(self.repository, &format!("manifests/{reference}"));
         if matches!(reference, Reference::Digest(_)) && self.has(url.clone()).await? {
-            return Ok(PushStep::Present);
+            return Ok(PartStep::Present);
         }
         let length = bytes.len() as u64;
         let bytes = bytes::Bytes::from(bytes);
@@ -141,12 +129,12 @@ impl Push<'_> {
         if told.is_some_and(|told| told != part.digest.to_string() && told.starts_with(part.digest.algorithm().as_str())) {
             return Err(RemoteError::Mismatch { registry: self.remote.registry.clone(), digest: part.digest });
         }
-        Ok(PushStep::Done)
+        Ok(PartStep::Done)
     }
 
-    async fn blob(&self, part: &Descriptor, hash: BlobHash) -> Result<PushStep, RemoteError> {
+    async fn blob(&self, part: &Descriptor, hash: BlobHash) -> Result<PartStep, RemoteError> {
         if self.has(self.remote.url(self.repository, &format!("blobs/{}", part.digest))).await? {
-            return Ok(PushStep::Present);
+            return Ok(PartStep::Present);
         }
         let what = format!("{} {}", self.repository, part.digest);
         let mut begun = None;
@@ -163,7 +151,7 @@ impl Push<'_> {
             let patience = self.remote.options.patience;
             let Ok(response) = self.remote.send(Method::POST, url, &scope, patience, &empty).await else { continue };
             match response.status() {
-                StatusCode::CREATED => return Ok(PushStep::Mounted),
+                StatusCode::CREATED => return Ok(PartStep::Mounted),
                 // It mounts nothing, and has begun an upload instead.
                 StatusCode::ACCEPTED => {
                     begun = Some(response);
@@ -180,7 +168,7 @@ impl Push<'_> {
             return Err(self.remote.refusal(begun, &what).await);
         }
         self.upload(part, hash, begun, &what).await?;
-        Ok(PushStep::Done)
+        Ok(PartStep::Done)
     }
 
     /// Whether another repository of the registry has a blob that whoever asks may read.
@@ -203,7 +191,7 @@ impl Push<'_> {
             let sent = bytes.len() as u64;
             at_url = self.piece(at_url, at, bytes, what).await?;
             at += sent;
-            (self.progress)(part, PushStep::Sent(at));
+            (self.progress)(part, PartStep::Moved(at));
             length = next_length(sent, started.elapsed()).max(least);
         }
         let rest = if at < part.size { self.read(part, hash, at, part.size - at).await? } else { bytes::Bytes::new() };

@@ -185,7 +185,7 @@ fn options() -> RemoteOptions {
 async fn pull_from(address: SocketAddr, store: &Store, options: RemoteOptions) -> Result<Imported, RemoteError> {
     let remote = Remote::new(&address.to_string(), options).expect("an address");
     let (repository, tag): (Repository, Tag) = ("a/b".parse().expect("a name"), "v1".parse().expect("a tag"));
-    remote.pull(&store.content, &repository, (&Reference::Tag(tag), None), None, Arc::new(|_| ())).await
+    remote.pull(&store.content, &repository, (&Reference::Tag(tag), None), None, Arc::new(|_, _| ())).await
 }
 
 fn check(store: &Store, imported: &Imported) {
@@ -243,7 +243,8 @@ async fn what_is_another_image_than_was_expected_is_not_taken_in() {
     let remote = Remote::new(&hostile.address.to_string(), options()).expect("an address");
     let (repository, tag): (Repository, Tag) = ("a/b".parse().expect("a name"), "v1".parse().expect("a tag"));
     let expected = format!("sha256:{}", "07".repeat(32)).parse::<Digest>().expect("a digest");
-    let pulled = remote.pull(&store.content, &repository, (&Reference::Tag(tag), Some(&expected)), None, Arc::new(|_| ())).await;
+    let pulled =
+        remote.pull(&store.content, &repository, (&Reference::Tag(tag), Some(&expected)), None, Arc::new(|_, _| ())).await;
     assert!(matches!(pulled, Err(RemoteError::Another { expected: of, .. }) if of == expected), "{pulled:?}");
     assert_eq!(store.content.usage().expect("readable").blobs, 0);
 }
@@ -350,7 +351,7 @@ async fn what_is_pushed_is_pulled_again_and_nothing_is_sent_twice() {
     let amd64 = Platform { architecture: "amd64".to_owned(), os: "linux".to_owned(), variant: None };
     for (platform, blobs) in [(None, 4), (Some(&amd64), 3)] {
         let to = store();
-        let pulled = remote.pull(&to.content, &second, (&tag, None), platform, Arc::new(|_| ())).await.expect("pulled");
+        let pulled = remote.pull(&to.content, &second, (&tag, None), platform, Arc::new(|_, _| ())).await.expect("pulled");
         assert_eq!(pulled.blobs.len(), blobs);
         for blob in &pulled.blobs {
             assert_eq!(known[&blob.digest], blob.blob.hash);
@@ -359,9 +360,10 @@ async fn what_is_pushed_is_pulled_again_and_nothing_is_sent_twice() {
     }
     let other = Platform { architecture: "s390x".to_owned(), ..amd64 };
     let error =
-        remote.pull(&store().content, &second, (&tag, None), Some(&other), Arc::new(|_| ())).await.expect_err("it has none");
+        remote.pull(&store().content, &second, (&tag, None), Some(&other), Arc::new(|_, _| ())).await.expect_err("it has none");
     assert!(matches!(error, RemoteError::NoSuchPlatform(_)), "{error}");
     let missing = Reference::Tag("v2".parse().expect("a tag"));
-    let error = remote.pull(&store().content, &second, (&missing, None), None, Arc::new(|_| ())).await.expect_err("it has none");
+    let error =
+        remote.pull(&store().content, &second, (&missing, None), None, Arc::new(|_, _| ())).await.expect_err("it has none");
     assert!(matches!(error, RemoteError::NotFound { .. }), "{error}");
 }

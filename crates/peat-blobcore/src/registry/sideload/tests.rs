@@ -75,7 +75,7 @@ impl Scene {
                 self.place.resolve(&name, &tag).await?.map(|named| named.digest).ok_or(RegistryError::Stopped)?
             }
         };
-        let bring = self.place.bring_image(&name, &digest);
+        let bring = self.place.bring_image(&name, &digest, None);
         tokio::time::timeout(Duration::from_secs(60), bring).await.expect("it comes")?;
         let (_, parts) = self.place.package(&name, &digest)?;
         Ok(parts.into_iter().map(|part| part.digest).collect())

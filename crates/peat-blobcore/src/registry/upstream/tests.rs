@@ -305,7 +305,7 @@ async fn what_was_deleted_here_is_given_to_no_other_node_and_stays_away() {
     let fake = Fake::new(Manner::Honest).await;
     let (place, a, tag) = (place(&[&fake], None), repository("up/a"), "v1".parse::<Tag>().expect("a tag"));
     let digest = place.registry.resolve(&a, &tag).await.expect("a catalog").expect("the upstream has it").digest;
-    place.registry.bring_image(&a, &digest).await.expect("it comes");
+    place.registry.bring_image(&a, &digest, None).await.expect("it comes");
     place.registry.delete_manifest(&a, &Reference::Digest(digest)).expect("a catalog");
     for thing in [Thing::Manifest(digest), Thing::Blob(digest, 0)] {
         let gift = place.upstreams.give(&Wanted { repository: a.clone(), thing }).await;

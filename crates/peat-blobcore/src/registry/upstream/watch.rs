@@ -173,7 +173,7 @@ impl Upstreams {
         if is_here || self.is_deleted(repository, &digest).await? {
             return Ok(false);
         }
-        self.registry.bring_image(repository, &digest).await?;
+        self.registry.bring_image(repository, &digest, None).await?;
         Ok(true)
     }
 
