@@ -28,6 +28,14 @@ pub enum ContentError {
     /// Only regular files can be taken in.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
+    /// Bytes were not to be copied, and cannot be shared.
+    #[error("the bytes for {} cannot be shared: {why}", path.display())]
+    NotShared {
+        /// The file that was to have them.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// No such blob here, or not all of it.
     #[error("blob {0} is not here")]
     Absent(BlobHash),
@@ -133,7 +141,7 @@ impl ContentError {
             Self::NotAFile(_) | Self::BadRange { .. } => ErrorKind::Usage,
             Self::Corrupt(_) | Self::Damaged(_) | Self::SizeDiffers { .. } => ErrorKind::Integrity,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
-            Self::Kept { .. } | Self::InUse(_) => ErrorKind::Refused,
+            Self::Kept { .. } | Self::InUse(_) | Self::NotShared { .. } => ErrorKind::Refused,
             Self::Index(error) => match &**error {
                 redb::Error::Io(error) => ErrorKind::of_io(error),
                 redb::Error::Corrupted(_) => ErrorKind::Integrity,
@@ -160,6 +168,7 @@ impl ContentError {
             Self::Unreadable { .. } => "let the user that this node runs as read it",
             Self::NotAFile(_) => "send regular files, or a directory of them",
             Self::Kept { reasons, .. } => return Some(how_to_let_go(reasons)),
+            Self::NotShared { .. } => "have both on one file system, best one that shares extents (XFS, Btrfs), or allow copies",
             Self::InUse(_) => "try again when that has ended; a fetch ends when nobody wants the blob any more",
             Self::Busy => "try again when what is being sent, pulled or imported has ended",
             Self::Damaged(_) => "it is fetched again from another holder; look at the disk's health",

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::assembly::Assembly;
 use super::commit::{Staged, StagedBytes};
 use super::layout::{WRITE_BYTES, WriteBack};
-use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Progress, tree};
+use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Progress, Shared, Sharing, share, tree};
 use crate::fault;
 use crate::model::{BlobHash, Sha256Digest};
 
@@ -90,7 +90,7 @@ impl Batch {
             .custom_flags(i32::try_from(flags).expect("open flags fit an int"))
             .open(path)
             .map_err(|error| open_error(path, error))?;
-        let staged = self.content.0.stage_file(&file, path, progress)?;
+        let (staged, _) = self.content.0.stage_file(&file, path, Sharing::WherePossible, progress)?;
         let opened = file.metadata().map_err(|error| ContentError::unreadable(path, error))?;
         let now = fs::metadata(path).map_err(|error| open_error(path, error))?;
         if (now.dev(), now.ino()) != (opened.dev(), opened.ino()) {
@@ -104,8 +104,22 @@ impl Batch {
     /// # Errors
     /// As [`Content::ingest_path`].
     pub fn add_file(&mut self, file: &File, path: &Path, progress: &mut Progress<'_>) -> Result<Ingested, ContentError> {
-        let staged = self.content.0.stage_file(file, path, progress)?;
-        self.add(staged)
+        self.add_shared(file, path, Sharing::WherePossible, progress).map(|(ingested, _)| ingested)
+    }
+
+    /// The same, for who wants to know or to say whether bytes are copied. What fits into the index (16 KiB) always is.
+    ///
+    /// # Errors
+    /// `NotShared` where they may not be, and as [`Content::ingest_path`].
+    pub fn add_shared(
+        &mut self,
+        file: &File,
+        path: &Path,
+        sharing: Sharing,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Ingested, Shared), ContentError> {
+        let (staged, shared) = self.content.0.stage_file(file, path, sharing, progress)?;
+        Ok((self.add(staged)?, shared))
     }
 
     /// Adds bytes.
@@ -192,39 +206,57 @@ impl Inner {
         Ok(Staged { blob, bytes: StagedBytes::Files { data, outboard } })
     }
 
-    fn stage_file(&self, file: &File, path: &Path, progress: &mut Progress<'_>) -> Result<Staged, ContentError> {
+    fn stage_file(
+        &self,
+        file: &File,
+        path: &Path,
+        sharing: Sharing,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Staged, Shared), ContentError> {
         let look = || file.metadata().map_err(|error| ContentError::unreadable(path, error));
         let metadata = look()?;
         if !metadata.is_file() {
             return Err(ContentError::NotAFile(path.to_owned()));
         }
         let size = metadata.len();
-        let staged = if size <= MAX_INLINE_BYTES {
+        let (staged, shared) = if size <= MAX_INLINE_BYTES {
             let mut bytes = vec![0; usize::try_from(size).expect("a small size")];
             read_source(file, path, &mut bytes, 0)?;
             report(progress, size)?;
-            stage_inline(bytes)
+            (stage_inline(bytes), Shared::Copied)
         } else {
-            self.stage_large(file, path, size, progress)?
+            self.stage_large(file, path, size, sharing, progress)?
         };
-        if version(&look()?) != version(&metadata) {
+        let (before, mut after) = (version(&metadata), version(&look()?));
+        if shared == Shared::HardLinked {
+            // One more name is a change of the file's too.
+            after.1[2..].copy_from_slice(&before.1[2..]);
+        }
+        if after != before {
             return Err(ContentError::Changed(path.to_owned()));
         }
-        Ok(staged)
+        Ok((staged, shared))
     }
 
-    fn stage_large(&self, file: &File, path: &Path, size: u64, progress: &mut Progress<'_>) -> Result<Staged, ContentError> {
+    fn stage_large(
+        &self,
+        file: &File,
+        path: &Path,
+        size: u64,
+        sharing: Sharing,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Staged, Shared), ContentError> {
         let (copy, data) = self.layout.temp()?;
-        let cloned = rustix::fs::ioctl_ficlone(&copy, file).is_ok();
-        if !cloned {
+        let shared = share(file, &copy, &data.path, sharing)?.unwrap_or(Shared::Copied);
+        if shared == Shared::Copied {
             self.ensure_free(size)?;
         }
         let mut write_back = WriteBack::default();
         let mut fill = |at: u64, buffer: &mut [u8]| {
             // A clone is hashed itself: nobody can write to it.
-            let source = if cloned { &copy } else { file };
+            let source = if shared == Shared::Reflinked { &copy } else { file };
             read_source(source, path, buffer, at)?;
-            if !cloned {
+            if shared == Shared::Copied {
                 self.write_at(&copy, &data.path, buffer, at)?;
                 write_back.begin(&copy, at + buffer.len() as u64);
             }
@@ -232,7 +264,7 @@ impl Inner {
         };
         let (blob, outboard) = self.hash_large(size, &mut fill)?;
         fault::point("content.ingest.copied");
-        Ok(Staged { blob, bytes: StagedBytes::Files { data, outboard } })
+        Ok((Staged { blob, bytes: StagedBytes::Files { data, outboard } }, shared))
     }
 
     /// Hashes bytes that `fill` gives in order, into a new temp outboard.

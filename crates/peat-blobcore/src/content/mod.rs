@@ -4,7 +4,7 @@
 //! Everything here may block on the disk: call it on blocking threads. What is called whole has been fsynced, and no byte
 //! leaves the store that was not held against its hash. Nothing here knows of peers, documents or inboxes.
 //!
-//! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece; `assembly` takes verified blocks in any order until
+//! - in: `ingest` hashes a file once; `spool` takes what comes piece by piece, `share` what another file has; `assembly` takes verified blocks in any order until
 //!   a blob is whole; all end in `commit`, the one place where bytes become a blob
 //! - out: `reader` reads and encodes what it has verified against the outboard (`tree`), `export` gives a whole file; `small` does
 //!   both for several small blobs at once, `selection` encodes chunks for clients of other make, and `stock` says which blobs
@@ -31,6 +31,7 @@ mod recover;
 mod registry;
 mod remove;
 mod selection;
+mod share;
 mod similar;
 mod small;
 mod spool;
@@ -59,6 +60,8 @@ pub use reader::BlobReader;
 pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
 pub use remove::Release;
 pub use selection::Chunks;
+pub(crate) use share::share;
+pub use share::{Shared, Sharing};
 pub use spool::{Hashed, Spool, SpoolReader, Spooled};
 pub(crate) use stock::{MAX_SEQUENCE_BYTES, put_varint};
 pub use tree::Known;

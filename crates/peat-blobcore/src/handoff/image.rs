@@ -67,7 +67,7 @@ impl Registry {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Read as _;
     use std::sync::Arc;
 
@@ -79,14 +79,14 @@ mod tests {
     use crate::content::{Content, Options};
     use crate::oci::media_type;
 
-    fn push(registry: &Registry, repository: &Repository, bytes: &[u8]) -> Digest {
+    pub(in crate::handoff) fn push(registry: &Registry, repository: &Repository, bytes: &[u8]) -> Digest {
         let (id, digest) = (registry.begin_upload(repository).expect("begun"), sha256(bytes));
         registry.append_upload(repository, &id, 0, bytes).expect("appended");
         registry.finish_upload(repository, &id, &digest).expect("finished");
         digest
     }
 
-    fn gzip(plain: &[u8]) -> Vec<u8> {
+    pub(in crate::handoff) fn gzip(plain: &[u8]) -> Vec<u8> {
         let mut packed = Vec::new();
         flate2::read::GzEncoder::new(plain, flate2::Compression::fast()).read_to_end(&mut packed).expect("memory");
         packed
@@ -100,7 +100,12 @@ mod tests {
     }
 
     /// An image of these layers, whose configuration names these.
-    fn image(registry: &Registry, repository: &Repository, layers: &[Vec<u8>], diff_ids: &[Digest]) -> Digest {
+    pub(in crate::handoff) fn image(
+        registry: &Registry,
+        repository: &Repository,
+        layers: &[Vec<u8>],
+        diff_ids: &[Digest],
+    ) -> Digest {
         let ids: Vec<_> = diff_ids.iter().map(|id| format!("\"{id}\"")).collect();
         let config = format!(r#"{{"os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#, ids.join(","));
         let part = |kind: &str, bytes: &[u8]| {
@@ -119,14 +124,14 @@ mod tests {
         sha256(manifest.as_bytes())
     }
 
-    struct Fixture {
-        _dir: tempfile::TempDir,
-        registry: Registry,
-        cache: LayerCache,
-        repository: Repository,
+    pub(in crate::handoff) struct Fixture {
+        pub(in crate::handoff) _dir: tempfile::TempDir,
+        pub(in crate::handoff) registry: Registry,
+        pub(in crate::handoff) cache: LayerCache,
+        pub(in crate::handoff) repository: Repository,
     }
 
-    fn fixture() -> Fixture {
+    pub(in crate::handoff) fn fixture() -> Fixture {
         let (dir, clock) = (directory(), Arc::new(SystemClock));
         let options = Options { quota: None, reserve: 0 };
         let content = Content::open(&dir.path().join("content"), options, clock.clone()).expect("a store");

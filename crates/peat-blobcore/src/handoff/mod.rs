@@ -7,11 +7,14 @@
 //! - the keeping: `cache` has layers that were taken apart, `keep` their files, as long as there is room; `image`
 //!   fills it with layers of the registry
 //!
+//! - `copy` takes whole images from one store of this machine into another
+//!
 //! Everything here may block on the disk. Whoever sends a stream, and whatever it names, is hostile until the layer as a whole is what
 //! its digest says. Must never change anything in the store of the blobs.
 
 mod build;
 mod cache;
+pub mod copy;
 mod error;
 pub mod frame;
 mod image;

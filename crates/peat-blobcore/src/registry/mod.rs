@@ -55,6 +55,7 @@ pub use blobs::Held;
 pub use chain::Rank;
 pub(crate) use claims::read as claimed;
 pub use claims::{Claim, Claimed, ClaimedBlob, Claims};
+pub(crate) use closure::is_manifest;
 pub use closure::{Closure, ClosureError, matches_platform};
 pub use elsewhere::{Answer, Arrival, Arriving, Change, Elsewhere, Found, Named};
 pub use errand::{Gift, Given, Members, Pieces, Refusal, Thing, Wanted};

@@ -41,15 +41,15 @@ use intake::{Directory, Entries};
 use keep::Keep;
 
 /// The file that says that a directory is an OCI layout.
-const LAYOUT_FILE: &str = "oci-layout";
+pub(crate) const LAYOUT_FILE: &str = "oci-layout";
 /// The file that names a layout's manifests.
-const INDEX_FILE: &str = "index.json";
+pub(crate) const INDEX_FILE: &str = "index.json";
 /// The file that names a docker-archive's images.
 const MANIFEST_FILE: &str = "manifest.json";
 /// An annotation of a layout's index: the name of a manifest (image-spec, `annotations.md`).
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// The same as containerd and Docker write it: the whole name, of which the other has the tag.
-const CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(crate) const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// Where an archive is.
 pub enum Origin<'a> {

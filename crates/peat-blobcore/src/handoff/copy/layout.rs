@@ -1,0 +1,258 @@
+//! A directory with an OCI layout (image-spec 1.1, `image-layout.md`). Its index is replaced when all that it names is there, and durable.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde_json::{Value, json};
+
+use super::store::digest_of_file;
+use super::{CopyError, ImageStore, Opened};
+use crate::content::{Shared, Sharing, share};
+use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Manifest, Repository, Tag};
+use crate::registry::archive::{CONTAINERD_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME};
+use crate::registry::is_manifest;
+
+/// The layout.
+#[derive(Debug)]
+pub struct LayoutStore {
+    path: PathBuf,
+    /// Held while it is written to, so that what was left half-done can be known for that.
+    lock: Option<File>,
+}
+
+/// An entry of the index.
+struct Named {
+    descriptor: Descriptor,
+    names: Vec<String>,
+}
+
+impl LayoutStore {
+    /// A layout that is there, to be read.
+    ///
+    /// # Errors
+    /// [`CopyError::NotALayout`].
+    pub fn open(path: &Path) -> Result<Self, CopyError> {
+        let store = Self { path: path.to_owned(), lock: None };
+        store.index()?;
+        Ok(store)
+    }
+
+    /// A layout to be written to; made where there is none, or nothing.
+    ///
+    /// # Errors
+    /// [`CopyError::NotALayout`] where there is something else, [`CopyError::InUse`], or what the directory fails with.
+    pub fn create(path: &Path) -> Result<Self, CopyError> {
+        fs::create_dir_all(path).map_err(CopyError::file("make", path))?;
+        let mark = path.join(LAYOUT_FILE);
+        let is_empty = fs::read_dir(path).map_err(CopyError::file("read", path))?.next().is_none();
+        if is_empty {
+            fs::write(&mark, br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(CopyError::file("write", &mark))?;
+            let empty = json!({ "schemaVersion": 2, "manifests": [] });
+            replace(&path.join(INDEX_FILE), empty.to_string().as_bytes())?;
+        }
+        let lock = File::open(path).map_err(CopyError::file("open", path))?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| CopyError::InUse(path.to_owned()))?;
+        let store = Self { path: path.to_owned(), lock: Some(lock) };
+        store.index()?;
+        Ok(store)
+    }
+
+    fn not(&self, why: impl ToString) -> CopyError {
+        CopyError::NotALayout { path: self.path.clone(), why: why.to_string() }
+    }
+
+    /// The index as it is there.
+    fn index(&self) -> Result<Value, CopyError> {
+        if !self.path.join(LAYOUT_FILE).is_file() {
+            return Err(self.not(format_args!("it has no {LAYOUT_FILE}")));
+        }
+        let mut bytes = Vec::new();
+        let file = File::open(self.path.join(INDEX_FILE)).map_err(|error| self.not(format_args!("{INDEX_FILE}: {error}")))?;
+        file.take(MAX_MANIFEST_BYTES as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(CopyError::file("read", &self.path.join(INDEX_FILE)))?;
+        Manifest::parse(&bytes, None).map_err(|error| self.not(error))?;
+        serde_json::from_slice(&bytes).map_err(|error| self.not(error))
+    }
+
+    fn entries(&self) -> Result<Vec<Named>, CopyError> {
+        let index = self.index()?;
+        let manifest = Manifest::parse(index.to_string().as_bytes(), None).map_err(|error| self.not(error))?;
+        let named = manifest.manifests.into_iter().map(|descriptor| {
+            let names = [REF_NAME, CONTAINERD_NAME].map(|name| descriptor.annotations.get(name).cloned());
+            Named { names: names.into_iter().flatten().collect(), descriptor }
+        });
+        Ok(named.collect())
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.path.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+    }
+
+    /// Has a file appear in the place of a blob, whole, right and durable, or not at all.
+    fn add(
+        &self,
+        part: &Descriptor,
+        fill: impl FnOnce(&mut File, &Path) -> Result<Shared, CopyError>,
+    ) -> Result<Shared, CopyError> {
+        debug_assert!(self.lock.is_some(), "a layout that is written to was opened for that");
+        let place = self.blob(&part.digest);
+        let directory = place.parent().expect("it is in a directory");
+        fs::create_dir_all(directory).map_err(CopyError::file("make", directory))?;
+        let begun = Begun(directory.join(format!(".{}.part", part.digest.hex())));
+        // One that a copy before this left half-done: nobody else writes here.
+        begun.remove();
+        let mut file =
+            File::options().read(true).write(true).create_new(true).open(&begun.0).map_err(CopyError::file("make", &begun.0))?;
+        let shared = fill(&mut file, &begun.0)?;
+        // It may be another file by now.
+        let file = File::open(&begun.0).map_err(CopyError::file("open", &begun.0))?;
+        let actual = digest_of_file(&file, part.digest.algorithm()).map_err(CopyError::file("read", &begun.0))?;
+        if actual != part.digest || file.metadata().is_ok_and(|found| found.len() != part.size) {
+            return Err(CopyError::Mismatch(Box::new(part.digest)));
+        }
+        file.sync_all().map_err(CopyError::file("sync", &begun.0))?;
+        fs::rename(&begun.0, &place).map_err(CopyError::file("name", &place))?;
+        sync(directory)?;
+        Ok(shared)
+    }
+}
+
+/// A file that is nobody's yet.
+struct Begun(PathBuf);
+
+impl Begun {
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // One that has its name is not there any more.
+        self.remove();
+    }
+}
+
+impl ImageStore for LayoutStore {
+    fn find(&mut self, image: &ImageReference) -> Result<(Descriptor, Vec<u8>), CopyError> {
+        let entries = self.entries()?;
+        let (full, bare) = (image.to_string(), format!("{}", ImageReference { registry: None, ..image.clone() }));
+        let tag = image.tag.clone().unwrap_or_else(Tag::latest);
+        let is_named =
+            |name: &String| *name == full || *name == bare || *name == tag.as_str() || name.ends_with(&format!("/{bare}"));
+        let found = match image.digest {
+            Some(digest) => entries.iter().find(|entry| entry.descriptor.digest == digest),
+            None => entries.iter().find(|entry| entry.names.iter().any(is_named)),
+        };
+        // The only one that there is needs no name.
+        let only = || match entries.as_slice() {
+            [only] if image.digest.is_none() && only.names.is_empty() => Some(only),
+            _ => None,
+        };
+        let found = found.or_else(only).ok_or_else(|| CopyError::NoImage(format!("{image} in {}", self.path.display())))?;
+        let mut descriptor = found.descriptor.clone();
+        descriptor.annotations.clear();
+        let bytes = self.open(&image.repository, &descriptor)?.read_manifest(&descriptor)?;
+        Ok((descriptor, bytes))
+    }
+
+    fn about(&mut self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>, CopyError> {
+        let mut about = Vec::new();
+        for Named { mut descriptor, .. } in self.entries()? {
+            if !is_manifest(&descriptor) || descriptor.digest == *subject {
+                continue;
+            }
+            descriptor.annotations.clear();
+            let bytes = self.open(repository, &descriptor)?.read_manifest(&descriptor)?;
+            let manifest = Manifest::parse(&bytes, Some(&descriptor.media_type));
+            if manifest.is_ok_and(|manifest| manifest.subject.is_some_and(|named| named.digest == *subject)) {
+                about.push(descriptor);
+            }
+        }
+        Ok(about)
+    }
+
+    fn open(&mut self, _repository: &Repository, part: &Descriptor) -> Result<Opened, CopyError> {
+        let path = self.blob(&part.digest);
+        match File::open(&path) {
+            Ok(file) if file.metadata().is_ok_and(|found| found.is_file() && found.len() == part.size) => {
+                Ok(Opened::File(file, None))
+            }
+            Ok(_) => Err(CopyError::Mismatch(Box::new(part.digest))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CopyError::Missing(Box::new(part.digest))),
+            Err(error) => Err(CopyError::file("open", &path)(error)),
+        }
+    }
+
+    fn has(&mut self, _repository: &Repository, part: &Descriptor) -> Result<bool, CopyError> {
+        Ok(fs::metadata(self.blob(&part.digest)).is_ok_and(|found| found.is_file() && found.len() == part.size))
+    }
+
+    fn put(&mut self, _repository: &Repository, part: &Descriptor, from: Opened, sharing: Sharing) -> Result<Shared, CopyError> {
+        self.add(part, |file, path| match &from {
+            Opened::Bytes(bytes) => {
+                file.write_all(bytes).map_err(CopyError::file("write", path))?;
+                Ok(Shared::Copied)
+            }
+            Opened::File(source, _) => {
+                if let Some(shared) = share(source, file, path, sharing)? {
+                    return Ok(shared);
+                }
+                let mut source = source.try_clone().map_err(CopyError::io("open", part.digest))?;
+                io::Seek::rewind(&mut source).map_err(CopyError::io("read", part.digest))?;
+                io::copy(&mut source.take(part.size), file).map_err(CopyError::file("write", path))?;
+                Ok(Shared::Copied)
+            }
+        })
+    }
+
+    fn put_manifest(
+        &mut self,
+        _repository: &Repository,
+        part: &Descriptor,
+        bytes: &[u8],
+        tag: Option<&Tag>,
+    ) -> Result<(), CopyError> {
+        self.add(part, |file, path| {
+            file.write_all(bytes).map_err(CopyError::file("write", path))?;
+            Ok(Shared::Copied)
+        })?;
+        let is_about = Manifest::parse(bytes, Some(&part.media_type)).is_ok_and(|manifest| manifest.subject.is_some());
+        if tag.is_none() && !is_about {
+            return Ok(());
+        }
+        let mut index = self.index()?;
+        let digest = part.digest.to_string();
+        let list =
+            index.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(|| self.not("its index has no manifests"))?;
+        let name_of = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
+        // A name points to one image.
+        list.retain(|entry| match tag {
+            Some(tag) => name_of(entry).as_deref() != Some(tag.as_str()),
+            None => entry["digest"] != digest.as_str() || name_of(entry).is_some(),
+        });
+        let mut entry = json!({ "mediaType": part.media_type, "digest": digest, "size": part.size });
+        if let Some(tag) = tag {
+            entry["annotations"] = json!({ REF_NAME: tag.as_str() });
+        }
+        list.push(entry);
+        replace(&self.path.join(INDEX_FILE), index.to_string().as_bytes())
+    }
+}
+
+/// Replaces a small file by another, durably.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), CopyError> {
+    let directory = path.parent().expect("it is in a directory");
+    let begun = Begun(path.with_extension("json.part"));
+    let mut file = File::create(&begun.0).map_err(CopyError::file("make", &begun.0))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CopyError::file("write", &begun.0))?;
+    fs::rename(&begun.0, path).map_err(CopyError::file("name", path))?;
+    sync(directory)
+}
+
+fn sync(directory: &Path) -> Result<(), CopyError> {
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(CopyError::file("sync", directory))
+}
