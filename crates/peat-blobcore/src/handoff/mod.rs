@@ -6,6 +6,7 @@
 //! - the making: `split` takes a tar archive apart, `build` writes what comes of it
 //! - the keeping: `cache` has layers that were taken apart, `keep` their files, as long as there is room; `image`
 //!   fills it with layers of the registry
+//! - the handing over: `varlink` gives and takes layers over a socket
 //!
 //! Everything here may block on the disk. Whoever sends a stream, and whatever it names, is hostile until the layer as a whole is what
 //! its digest says. Must never change anything in the store of the blobs.
@@ -21,6 +22,7 @@ mod resolve;
 mod split;
 #[cfg(test)]
 mod tests;
+pub mod varlink;
 
 pub use cache::{CacheOptions, LayerCache, LayerSource, SplitLayer};
 pub use error::HandoffError;
