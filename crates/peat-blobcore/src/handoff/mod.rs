@@ -5,7 +5,7 @@
 //!   again
 //! - the making: `split` takes a tar archive apart, `build` writes what comes of it
 //! - the keeping: `cache` has layers that were taken apart, `keep` their files, as long as there is room; `image`
-//!   fills it with layers of the registry
+//!   fills it with layers of the registry, `take` with what others give
 //! - the handing over: `varlink` gives and takes layers over a socket
 //!
 //! Everything here may block on the disk. Whoever sends a stream, and whatever it names, is hostile until the layer as a whole is what
@@ -20,6 +20,7 @@ mod keep;
 mod reader;
 mod resolve;
 mod split;
+mod take;
 #[cfg(test)]
 mod tests;
 pub mod varlink;
@@ -29,3 +30,4 @@ pub use error::HandoffError;
 pub use image::ImageLayer;
 pub use reader::{Part, SplitReader};
 pub use resolve::Directories;
+pub use take::{Sharing, TakenLayer};

@@ -9,14 +9,17 @@
 
 mod client;
 mod error;
+mod interface;
 mod link;
 pub mod message;
+mod service;
 mod wait;
 pub mod wire;
 
 pub use client::{Client, ClientOptions, OpenLayer, ReceivedLayer, WhichRepository};
 pub use error::VarlinkError;
 pub use message::MessageError;
+pub use service::{Service, ServiceOptions};
 pub use wire::Refusal;
 
 /// The interface of images and their layers.
