@@ -12,6 +12,8 @@ mod finish;
 mod images;
 mod index;
 mod layers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
