@@ -86,7 +86,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Node(error) => error.hint(),
-            Self::Listen { .. } => Some("stop what holds it, or choose another with --listen, --registry-listen or --varlink".to_owned()),
+            Self::Listen { .. } => {
+                Some("stop what holds it, or choose another with --listen, --registry-listen or --varlink".to_owned())
+            }
             Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
             Self::Credentials { .. } => Some("name files that this user may read with registry_upstream_credentials".to_owned()),
             Self::Layers(error) => error.hint(),

@@ -54,7 +54,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let texts = [
         r#"{"method":"org.varlink.service.GetInfo"}"#.to_owned(),
         r#"{"method":"org.composefs.Repository.OpenRepository","parameters":{"path":null}}"#.to_owned(),
-        format!(r#"{{"method":"org.composefs.Oci.GetLayer","more":true,"parameters":{{"handle":1,"params":{{"diff_id":"{digest}"}}}}}}"#),
+        format!(
+            r#"{{"method":"org.composefs.Oci.GetLayer","more":true,"parameters":{{"handle":1,"params":{{"diff_id":"{digest}"}}}}}}"#
+        ),
         r#"{"parameters":{"handle":1,"hash_algorithm":"sha512","objects_device_id":2049}}"#.to_owned(),
         r#"{"parameters":{"manifest":"{\"a\":1}","config":"{}","referrers":[]},"continues":true}"#.to_owned(),
         format!(r#"{{"error":"org.composefs.Oci.NoSuchLayer","parameters":{{"diff_id":"{digest}"}}}}"#),

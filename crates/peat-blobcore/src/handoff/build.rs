@@ -81,7 +81,12 @@ impl<'a> Build<'a> {
 
     /// A file of the system, all of which becomes an object that shares its blocks; `None` where these cannot be shared. `seen` is given
     /// its bytes, as the object has them. Whether it was not there before.
-    pub(super) fn clone_of(&mut self, file: &File, length: u64, seen: &mut dyn FnMut(&[u8])) -> Result<Option<bool>, HandoffError> {
+    pub(super) fn clone_of(
+        &mut self,
+        file: &File,
+        length: u64,
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<Option<bool>, HandoffError> {
         let path = self.keep.temp("taken");
         let _ = fs::remove_file(&path);
         let own = create(&path)?;

@@ -119,9 +119,11 @@ impl HandoffError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Frame(FrameError::Name(_)) | Self::Link(_) | Self::Leaves(_) | Self::OverLimit(_) | Self::CannotShare { .. } => {
-                ErrorKind::Refused
-            }
+            Self::Frame(FrameError::Name(_))
+            | Self::Link(_)
+            | Self::Leaves(_)
+            | Self::OverLimit(_)
+            | Self::CannotShare { .. } => ErrorKind::Refused,
             Self::Frame(_)
             | Self::NoDirectory { .. }
             | Self::NotADirectory(_)
@@ -172,7 +174,9 @@ impl HandoffError {
             Self::OverLimit(_) => "raise the limit if you trust who made it",
             Self::DiffersFromDiffId { .. } => "copy the layer again from where it was made",
             Self::NoRoom { .. } => "free some space or raise the quota, or try again when other layers have been copied",
-            Self::CannotShare { .. } => "let it be copied, or have both stores on one file system that shares blocks (XFS, btrfs)",
+            Self::CannotShare { .. } => {
+                "let it be copied, or have both stores on one file system that shares blocks (XFS, btrfs)"
+            }
             Self::InUse(_) => "stop the other process, or name another directory",
             Self::NotAnImage { .. } => "name an image of one platform by the digest of its manifest",
             Self::Registry(error) => return error.hint(),

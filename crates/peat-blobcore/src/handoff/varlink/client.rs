@@ -172,8 +172,7 @@ impl Client {
     /// # Errors
     /// [`VarlinkError`], as of every call.
     pub fn has_layer(&mut self, handle: u64, diff_id: &Digest) -> Result<Option<String>, VarlinkError> {
-        let found: wire::FoundLayer =
-            self.call(OCI, "HasLayer", &wire::HasLayer { handle, diff_id: diff_id.to_string() })?;
+        let found: wire::FoundLayer = self.call(OCI, "HasLayer", &wire::HasLayer { handle, diff_id: diff_id.to_string() })?;
         match (found.present, found.layer_verity) {
             (false, _) => Ok(None),
             (true, Some(verity)) => Ok(Some(verity)),
@@ -275,12 +274,7 @@ impl Client {
     ///
     /// # Errors
     /// Those of [`Client::put_layer`], or when the cache cannot be read.
-    pub fn put_split_layer(
-        &mut self,
-        handle: u64,
-        layer: &SplitLayer,
-        zerocopy: bool,
-    ) -> Result<PutLayerReport, VarlinkError> {
+    pub fn put_split_layer(&mut self, handle: u64, layer: &SplitLayer, zerocopy: bool) -> Result<PutLayerReport, VarlinkError> {
         let (reader, writer) = io::pipe().map_err(VarlinkError::io("make a pipe"))?;
         let opened = Pipe::new(writer.into(), self.options.answer, None).map_err(VarlinkError::io("make a pipe"))?;
         let mut writer = opened.ok_or_else(|| VarlinkError::Senseless("a pipe is none".to_owned()))?;

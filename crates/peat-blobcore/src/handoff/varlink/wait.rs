@@ -45,10 +45,8 @@ pub(super) fn wait(
     let until = patience.map(|patience| Instant::now() + patience);
     loop {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
+        let timeout = left
+            .map(|left| Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() });
         let mut fds = vec![PollFd::from_borrowed_fd(fd, what)];
         fds.extend(stop.map(|stop| PollFd::from_borrowed_fd(stop.ended.as_fd(), PollFlags::empty())));
         match poll(&mut fds, timeout.as_ref()) {

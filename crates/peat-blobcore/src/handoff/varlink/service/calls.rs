@@ -58,7 +58,9 @@ impl<'a> Session<'a> {
                 Ok(layer) => return layer.send(&mut |reply, descriptors| self.send(reply, descriptors)),
                 Err(fault) => Err(fault),
             },
-            (OCI, "PutLayer") => asked(bytes).and_then(|asked| self.put_layer(asked, descriptors)).and_then(|said| replied(&said)),
+            (OCI, "PutLayer") => {
+                asked(bytes).and_then(|asked| self.put_layer(asked, descriptors)).and_then(|said| replied(&said))
+            }
             (OCI, _) => self.oci(method, bytes),
             (REPOSITORY, "OpenRepository") => asked(bytes).and_then(|asked| self.open_repository(&asked)),
             (REPOSITORY, "CloseRepository") => asked(bytes).and_then(|asked| self.close_repository(&asked)),

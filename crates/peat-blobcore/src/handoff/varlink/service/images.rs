@@ -7,7 +7,9 @@ use serde::Deserialize;
 use super::calls::{Session, digest, internal, of_registry, refused};
 use crate::handoff::varlink::message::Fault;
 use crate::handoff::varlink::wire::{self, CheckedImages, CheckedObjects, ImageEntry, Images, InspectedImage, Refusal};
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, ManifestKind, Platform, Reference, Repository, Tag, media_type};
+use crate::oci::{
+    Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, ManifestKind, Platform, Reference, Repository, Tag, media_type,
+};
 use crate::registry::{BlobStream, Registry, RegistryError, Stored, matches_platform};
 
 /// Most images of a list.
@@ -176,7 +178,8 @@ impl Session<'_> {
         let mut manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
         if manifest.kind == ManifestKind::Index {
             // The interface has images of one platform only.
-            let fits = |named: &&Descriptor| named.platform.as_ref().is_some_and(|offered| matches_platform(&own_platform(), offered));
+            let fits =
+                |named: &&Descriptor| named.platform.as_ref().is_some_and(|offered| matches_platform(&own_platform(), offered));
             let fitting = manifest.manifests.iter().find(fits).ok_or_else(none)?;
             stored = self.registry().manifest(&repository, &fitting.digest).map_err(internal)?.ok_or_else(none)?;
             manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
@@ -244,7 +247,8 @@ impl Session<'_> {
             }
             objects.objects_checked += 1;
             let stream = BlobStream::open(self.registry().content(), &part.hash).map_err(|error| error.to_string());
-            let read = stream.and_then(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.to_string()));
+            let read =
+                stream.and_then(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map_err(|error| error.to_string()));
             if let Err(why) = read {
                 // Whichever image has it too is as damaged.
                 seen.remove(&part.hash);
@@ -272,7 +276,8 @@ impl Session<'_> {
             // What is named before what names it.
             for part in manifests.into_iter().rev() {
                 let stored = registry.manifest(&from, &part.digest).map_err(&of)?;
-                let stored = stored.ok_or_else(|| Fault::from(Refusal::NoSuchImage { image: shorten(&asked.manifest_digest) }))?;
+                let stored =
+                    stored.ok_or_else(|| Fault::from(Refusal::NoSuchImage { image: shorten(&asked.manifest_digest) }))?;
                 let reference = Reference::Digest(part.digest);
                 registry.put_manifest(&repository, &reference, Some(&stored.media_type), &stored.bytes).map_err(&of)?;
             }

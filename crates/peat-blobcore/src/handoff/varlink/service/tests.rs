@@ -36,7 +36,8 @@ impl Drop for Node {
 
 fn node(change: impl FnOnce(&mut ServiceOptions)) -> Node {
     let (dir, clock) = (directory(), Arc::new(SystemClock));
-    let content = Content::open(&dir.path().join("content"), Options { quota: None, reserve: 0 }, clock.clone()).expect("a store");
+    let content =
+        Content::open(&dir.path().join("content"), Options { quota: None, reserve: 0 }, clock.clone()).expect("a store");
     let registry = Registry::open(&dir.path().join("catalog"), content, clock.clone()).expect("a registry");
     let options = CacheOptions { reserve: 0, ..CacheOptions::default() };
     let cache = LayerCache::open(&dir.path().join("layers"), options, clock).expect("a cache");
@@ -74,10 +75,8 @@ impl Node {
             format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{}}}"#, bytes.len())
         };
         let ids: Vec<_> = plain.iter().chain(packed).map(|tar| format!("\"{}\"", sha256(tar))).collect();
-        let config = format!(
-            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
-            ids.join(",")
-        );
+        let config =
+            format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#, ids.join(","));
         let mut layers: Vec<_> = plain.iter().map(|tar| part(media_type::OCI_LAYER, tar)).collect();
         layers.extend(packed.iter().map(|tar| part(media_type::OCI_LAYER_GZIP, &gzip(tar))));
         let manifest = format!(
@@ -106,7 +105,8 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 
 fn tar(seed: u8) -> Vec<u8> {
     let large: Vec<u8> = (0..2_500_000_u32).map(|at| (at * 31 / 7) as u8 ^ seed).collect();
-    [file("small", &[seed; 10]), file("large", &large), file("block", &[seed; 4096]), file("shared", &[9; 9000]), vec![0; 1024]].concat()
+    [file("small", &[seed; 10]), file("large", &large), file("block", &[seed; 4096]), file("shared", &[9; 9000]), vec![0; 1024]]
+        .concat()
 }
 
 /// Copies an image as two services allow for, and says what became of it.
@@ -220,7 +220,9 @@ fn a_layer_that_is_another_one_or_cannot_be_had_as_wanted_is_refused_and_nothing
     let layer = source.get_layer(here, &sha256(&tar)).expect("given");
     match target.relay_layer(there, &sha256(&tar), true, layer) {
         Ok(report) => assert_eq!(report.objects_copied, 0),
-        Err(VarlinkError::Refused(Refusal::InvalidRequest { message })) => assert!(message.contains("cannot be shared"), "{message}"),
+        Err(VarlinkError::Refused(Refusal::InvalidRequest { message })) => {
+            assert!(message.contains("cannot be shared"), "{message}")
+        }
         Err(other) => panic!("{other}"),
     }
     let layer = source.get_layer(here, &sha256(&tar)).expect("given");
@@ -236,7 +238,8 @@ fn a_layer_that_is_another_one_or_cannot_be_had_as_wanted_is_refused_and_nothing
 fn a_layer_of_a_cache_is_put_and_its_image_named_and_unnamed() {
     let bravo = node(|_| {});
     let (dir, tar) = (directory(), tar(5));
-    let cache = LayerCache::open(dir.path(), CacheOptions { reserve: 0, ..CacheOptions::default() }, Arc::new(SystemClock)).expect("a cache");
+    let cache = LayerCache::open(dir.path(), CacheOptions { reserve: 0, ..CacheOptions::default() }, Arc::new(SystemClock))
+        .expect("a cache");
     let layer = cache.layer(&sha256(&tar), || Ok(LayerSource { tar: Box::new(&*tar), file: None })).expect("split");
     let (mut client, handle) = bravo.client();
     let put = client.put_split_layer(handle, &layer, false).expect("put");
@@ -269,7 +272,11 @@ fn a_layer_of_a_cache_is_put_and_its_image_named_and_unnamed() {
     assert_eq!(client.list_images(handle, Some("team/")).expect("listed").len(), 1);
     client.untag(handle, "team/a:v1").expect("unnamed");
     assert!(client.list_images(handle, None).expect("listed").is_empty());
-    for gone in [client.untag(handle, "team/a:v1"), client.inspect(handle, "team/a:v1").map(drop), client.tag(handle, &sha256(b""), "a:v1")] {
+    for gone in [
+        client.untag(handle, "team/a:v1"),
+        client.inspect(handle, "team/a:v1").map(drop),
+        client.tag(handle, &sha256(b""), "a:v1"),
+    ] {
         assert!(matches!(gone, Err(VarlinkError::Refused(Refusal::NoSuchImage { .. }))), "{gone:?}");
     }
 }
@@ -291,7 +298,8 @@ fn a_service_says_what_it_is_and_has_one_repository() {
         assert!(matches!(refused, VarlinkError::Refused(Refusal::RepoNotFound { .. })), "{refused}");
     }
     client.close_repository(handle).expect("closed");
-    for refused in [client.close_repository(handle), client.list_images(handle, None).map(drop), client.check(99, None).map(drop)] {
+    for refused in [client.close_repository(handle), client.list_images(handle, None).map(drop), client.check(99, None).map(drop)]
+    {
         assert!(matches!(refused, Err(VarlinkError::Refused(Refusal::InvalidHandle { .. }))), "{refused:?}");
     }
 }
@@ -370,7 +378,8 @@ fn layers_are_held_for_so_many_and_no_longer_than_they_are_used() {
     let bravo = node(|options| options.put = 1);
     let (mut target, there) = bravo.client();
     let (dir, tars) = (directory(), [super::tests::tar(7), super::tests::tar(8)]);
-    let cache = LayerCache::open(dir.path(), CacheOptions { reserve: 0, ..CacheOptions::default() }, Arc::new(SystemClock)).expect("a cache");
+    let cache = LayerCache::open(dir.path(), CacheOptions { reserve: 0, ..CacheOptions::default() }, Arc::new(SystemClock))
+        .expect("a cache");
     for tar in &tars {
         let layer = cache.layer(&sha256(tar), || Ok(LayerSource { tar: Box::new(&**tar), file: None })).expect("split");
         target.put_split_layer(there, &layer, false).expect("put");
