@@ -9,6 +9,7 @@ mod registry;
 mod server;
 mod silence;
 mod tcp;
+mod varlink;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -57,6 +58,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The cache of layers.
+    #[error(transparent)]
+    Layers(peat_blobcore::handoff::HandoffError),
     /// An upstream that can be none.
     #[error(transparent)]
     Upstream(peat_blobcore::registry::remote::RemoteError),
@@ -71,6 +75,7 @@ impl Error {
             Self::Listen { source, .. } | Self::Credentials { source, .. } | Self::Tls(TlsError::Unreadable { source, .. }) => {
                 ErrorKind::of_io(source)
             }
+            Self::Layers(error) => error.kind(),
             Self::Upstream(error) => error.kind(),
             Self::Tls(_) => ErrorKind::Usage,
         }
@@ -81,9 +86,12 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Node(error) => error.hint(),
-            Self::Listen { .. } => Some("stop what holds it, or choose another with --listen or --registry-listen".to_owned()),
+            Self::Listen { .. } => {
+                Some("stop what holds it, or choose another with --listen, --registry-listen or --varlink".to_owned())
+            }
             Self::Tls(_) => Some("name PEM files that this user may read with tls_cert, tls_key and tls_client_ca".to_owned()),
             Self::Credentials { .. } => Some("name files that this user may read with registry_upstream_credentials".to_owned()),
+            Self::Layers(error) => error.hint(),
             Self::Upstream(error) => error.hint(),
         }
     }
@@ -123,8 +131,11 @@ impl Running {
     /// Serves a node, or gives it back.
     async fn serve(node: Node, tls: Option<Arc<ServerConfig>>, config: &Arc<Config>) -> Result<Self, (Error, Node)> {
         // The node has come first, since it makes the data directory that a socket may be in, and holds it alone.
-        let bound = async { Ok((bind_all(config).await?, registry::bind_all(&config.registry_listen).await?)) };
-        let ((bound, addresses), (listeners, registry)) = match bound.await {
+        let bound = async {
+            let registry = registry::bind_all(&config.registry_listen).await?;
+            Ok((bind_all(config).await?, registry, varlink::open(&node, config).await?))
+        };
+        let ((bound, addresses), (listeners, registry), layers) = match bound.await {
             Ok(bound) => bound,
             Err(error) => return Err((error, node)),
         };
@@ -133,6 +144,7 @@ impl Running {
         daemon.replace_tls(tls);
         let mut serving = serve(bound, &daemon, &stopping);
         registry::serve(listeners, &daemon, &stopping, &mut serving);
+        varlink::serve(layers, &stopping, &mut serving);
         tracing::info!(endpoint = %daemon.node.id(), name = daemon.node.identity().name(), "the daemon serves");
         for address in &registry {
             tracing::info!(%address, "the registry serves");

@@ -15,6 +15,7 @@ mod registry;
 pub mod seeds;
 mod small;
 mod stock;
+mod varlink;
 mod wire;
 
 pub use archive::archive;
@@ -26,13 +27,14 @@ pub use parcel::parcel;
 pub use registry::{image, request, upload};
 pub use small::{hint, path};
 pub use stock::stock;
+pub use varlink::varlink;
 pub use wire::wire;
 
 /// What is run with each input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("archive", archive),
     ("certificate", certificate),
     ("envelope", envelope),
@@ -46,5 +48,6 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("stock", stock),
     ("stream", stream),
     ("upload", upload),
+    ("varlink", varlink),
     ("wire", wire),
 ];

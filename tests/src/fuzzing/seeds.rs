@@ -44,6 +44,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         "stock" => stock_requests(),
         "stream" => super::handoff::streams(),
         "upload" => super::registry::uploads(),
+        "varlink" => super::varlink::seeds(),
         "wire" => wires(),
         other => panic!("no target {other}"),
     }

@@ -51,8 +51,9 @@ impl<'a> Build<'a> {
         self.inline(Inline::Content, bytes)
     }
 
-    /// A large file: `first`, and then `rest` if that was not all. Both lie one behind the other in the origin, from `at` on.
-    pub(super) fn object(&mut self, first: &[u8], rest: Option<&mut dyn Read>, at: u64) -> Result<(), HandoffError> {
+    /// A large file: `first`, and then `rest` if that was not all. Both lie one behind the other in the origin, from `at` on. Whether it
+    /// was not there before.
+    pub(super) fn object(&mut self, first: &[u8], rest: Option<&mut dyn Read>, at: u64) -> Result<bool, HandoffError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(first);
         let mut length = first.len() as u64;
@@ -63,7 +64,8 @@ impl<'a> Build<'a> {
             (Some(rest), None) => return self.large(first, rest, hasher),
         }
         let name = ObjectName::from(hasher.finalize());
-        if !self.has(&name, length) {
+        let new = !self.has(&name, length);
+        if new {
             self.reserve(length)?;
             let path = self.keep.temp_object(&name);
             let file = create(&path)?;
@@ -73,11 +75,67 @@ impl<'a> Build<'a> {
             }
             self.placed(name)?;
         }
-        self.named(&name, length)
+        self.named(&name, length)?;
+        Ok(new)
+    }
+
+    /// A file of the system, all of which becomes an object that shares its blocks; `None` where these cannot be shared. `seen` is given
+    /// its bytes, as the object has them. Whether it was not there before.
+    pub(super) fn clone_of(
+        &mut self,
+        file: &File,
+        length: u64,
+        seen: &mut dyn FnMut(&[u8]),
+    ) -> Result<Option<bool>, HandoffError> {
+        let path = self.keep.temp("taken");
+        let _ = fs::remove_file(&path);
+        let own = create(&path)?;
+        if rustix::fs::ioctl_ficlone(&own, file).is_err() {
+            fs::remove_file(&path).map_err(HandoffError::io("remove", path.display()))?;
+            return Ok(None);
+        }
+        // Nobody changes it from here on, whatever becomes of the other.
+        let (mut hasher, mut piece, mut read) = (blake3::Hasher::new(), vec![0; STEP_BYTES], 0);
+        loop {
+            match std::os::unix::fs::FileExt::read_at(&own, &mut piece, read) {
+                Ok(0) => break,
+                Ok(some) => {
+                    hasher.update(&piece[..some]);
+                    seen(&piece[..some]);
+                    read += some as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(HandoffError::io("read", path.display())(error)),
+            }
+        }
+        if read != length {
+            return Err(HandoffError::WrongLength { name: "a file".to_owned(), stated: length, actual: read });
+        }
+        let name = ObjectName::from(hasher.finalize());
+        let new = !self.has(&name, length);
+        if new {
+            self.reserve(length)?;
+            let to = self.keep.temp_object(&name);
+            fs::rename(&path, &to).map_err(HandoffError::io("name", to.display()))?;
+            self.placed(name)?;
+        } else {
+            fs::remove_file(&path).map_err(HandoffError::io("remove", path.display()))?;
+        }
+        self.named(&name, length)?;
+        Ok(Some(new))
+    }
+
+    /// Names an object if it is there.
+    pub(super) fn known(&mut self, name: ObjectName, length: u64) -> Result<bool, HandoffError> {
+        let there = self.has(&name, length);
+        if there {
+            self.named(&name, length)?;
+        }
+        Ok(there)
     }
 
     /// A file that is too large to be looked for before it is written.
-    fn large(&mut self, first: &[u8], rest: &mut dyn Read, mut hasher: blake3::Hasher) -> Result<(), HandoffError> {
+    fn large(&mut self, first: &[u8], rest: &mut dyn Read, mut hasher: blake3::Hasher) -> Result<bool, HandoffError> {
         let path = self.keep.temp("large");
         let file = create(&path)?;
         let mut writer = Reserving { build: self, file: &file, failed: None };
@@ -88,7 +146,8 @@ impl<'a> Build<'a> {
             None => first.len() as u64 + written?,
         };
         let name = ObjectName::from(hasher.finalize());
-        if self.has(&name, length) {
+        let new = !self.has(&name, length);
+        if !new {
             fs::remove_file(&path).map_err(HandoffError::io("remove", path.display()))?;
             self.keep.give_back(length);
         } else {
@@ -96,7 +155,8 @@ impl<'a> Build<'a> {
             fs::rename(&path, &to).map_err(HandoffError::io("name", to.display()))?;
             self.placed(name)?;
         }
-        self.named(&name, length)
+        self.named(&name, length)?;
+        Ok(new)
     }
 
     /// Makes everything durable but the stream's name, which makes the layer one that there is.

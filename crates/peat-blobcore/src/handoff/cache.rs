@@ -130,12 +130,21 @@ impl LayerCache {
         diff_id: &Digest,
         mut open: impl FnMut() -> Result<LayerSource<'a>, HandoffError>,
     ) -> Result<SplitLayer, HandoffError> {
+        self.layer_of(diff_id, &mut || open().and_then(|source| self.build(diff_id, source)))
+    }
+
+    /// A layer, which `build` makes if it is not in the cache.
+    pub(super) fn layer_of(
+        &self,
+        diff_id: &Digest,
+        build: &mut dyn FnMut() -> Result<(), HandoffError>,
+    ) -> Result<SplitLayer, HandoffError> {
         if let Some(layer) = self.get(diff_id)? {
             return Ok(layer);
         }
         // What it shares with others may be found damaged: then it is made once more.
         for _ in 0..2 {
-            let _lease = self.make(diff_id, &mut open)?;
+            let _lease = self.make(diff_id, build)?;
             if let Some(layer) = self.get(diff_id)? {
                 return Ok(layer);
             }
@@ -144,18 +153,17 @@ impl LayerCache {
     }
 
     /// Makes a layer unless it is there; in use from the moment that it is.
-    fn make<'a>(
+    fn make(
         &self,
         diff_id: &Digest,
-        open: &mut dyn FnMut() -> Result<LayerSource<'a>, HandoffError>,
+        build: &mut dyn FnMut() -> Result<(), HandoffError>,
     ) -> Result<Option<(Arc<()>, bool)>, HandoffError> {
         let (keep, name) = (&self.0.keep, name_of(diff_id));
         let _building = self.building();
         if let Some(made) = keep.take(&name, self.0.clock.now()) {
             return Ok(Some(made));
         }
-        let built = open().and_then(|source| self.build(diff_id, source));
-        let kept = built.and_then(|()| keep.put(&name, self.0.clock.now()));
+        let kept = build().and_then(|()| keep.put(&name, self.0.clock.now()));
         keep.forget_build()?;
         match kept {
             Ok(()) => Ok(keep.take(&name, self.0.clock.now())),
@@ -177,6 +185,20 @@ impl LayerCache {
         let (stream, objects) = (open(&self.0.keep.stream(name))?, open(&self.0.keep.objects())?);
         let limit = self.0.options.layer_limit;
         Ok(SplitLayer { diff_id: *diff_id, stream, objects: Directories::new(vec![objects.into()]), limit, _lease: lease })
+    }
+
+    pub(super) fn keep(&self) -> &Keep {
+        &self.0.keep
+    }
+
+    /// The device number of the file system that objects are on, and of no other.
+    ///
+    /// # Errors
+    /// When the directory cannot be looked at.
+    pub fn device(&self) -> Result<u64, HandoffError> {
+        let objects = self.0.keep.objects();
+        let stat = rustix::fs::stat(&objects).map_err(|errno| HandoffError::io("look at", objects.display())(errno.into()))?;
+        Ok(stat.st_dev)
     }
 
     pub(super) fn options(&self) -> &CacheOptions {
@@ -248,9 +270,9 @@ impl SplitLayer {
 }
 
 /// Reads a file from its beginning, wherever others read it.
-struct Positioned<'a> {
-    file: &'a File,
-    at: u64,
+pub(super) struct Positioned<'a> {
+    pub(super) file: &'a File,
+    pub(super) at: u64,
 }
 
 impl Read for Positioned<'_> {

@@ -77,6 +77,14 @@ pub enum HandoffError {
         /// Bytes of the file system that are left to others.
         reserve: u64,
     },
+    /// A file cannot be shared with where it is to be, and a copy was not wanted.
+    #[error("{name:?} cannot be shared and was not to be copied: {why}")]
+    CannotShare {
+        /// The file.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// Another process has the cache open.
     #[error("the cache of layers {} is in use by another process", .0.display())]
     InUse(PathBuf),
@@ -111,7 +119,11 @@ impl HandoffError {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Frame(FrameError::Name(_)) | Self::Link(_) | Self::Leaves(_) | Self::OverLimit(_) => ErrorKind::Refused,
+            Self::Frame(FrameError::Name(_))
+            | Self::Link(_)
+            | Self::Leaves(_)
+            | Self::OverLimit(_)
+            | Self::CannotShare { .. } => ErrorKind::Refused,
             Self::Frame(_)
             | Self::NoDirectory { .. }
             | Self::NotADirectory(_)
@@ -162,6 +174,9 @@ impl HandoffError {
             Self::OverLimit(_) => "raise the limit if you trust who made it",
             Self::DiffersFromDiffId { .. } => "copy the layer again from where it was made",
             Self::NoRoom { .. } => "free some space or raise the quota, or try again when other layers have been copied",
+            Self::CannotShare { .. } => {
+                "let it be copied, or have both stores on one file system that shares blocks (XFS, btrfs)"
+            }
             Self::InUse(_) => "stop the other process, or name another directory",
             Self::NotAnImage { .. } => "name an image of one platform by the digest of its manifest",
             Self::Registry(error) => return error.hint(),

@@ -17,6 +17,7 @@ use crate::model::Timestamp;
 
 const STREAM: &str = "stream";
 const LIST: &str = "objects";
+const COMING: &str = "coming";
 
 /// Lists of objects up to this size in all are held in memory as a whole.
 const LISTED_AT_ONCE_BYTES: u64 = 2 * 1024 * 1024;
@@ -78,6 +79,8 @@ struct State {
     layers: BTreeMap<String, Kept>,
     /// Bytes of everything, or what was promised to the build.
     bytes: u64,
+    /// Bytes of streams that are coming.
+    coming: u64,
 }
 
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl Keep {
         make(&dir.join("layers"))?;
         let keep = Self { dir: dir.to_owned(), options, state: Mutex::default(), _lock: file };
         keep.forget_build()?;
+        remove(&keep.dir.join(COMING))?;
         let mut layers = BTreeMap::new();
         for name in names(&keep.dir.join("layers"))? {
             let whole = name.strip_suffix(".stream").filter(|layer| keep.layer(layer, LIST).is_file());
@@ -227,7 +231,37 @@ impl Keep {
 
     /// Bytes of everything.
     pub(super) fn bytes(&self) -> u64 {
-        self.state().bytes
+        let state = self.state();
+        state.bytes + state.coming
+    }
+
+    /// A file without a name for a stream that comes.
+    pub(super) fn coming(&self) -> Result<File, HandoffError> {
+        let path = self.dir.join(COMING);
+        let failed = || HandoffError::io("create", path.display());
+        // Of two who make it at once, one finds it made, or gone.
+        let _state = self.state();
+        remove(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(failed())?;
+        fs::remove_file(&path).map_err(failed())?;
+        Ok(file)
+    }
+
+    /// Takes so many bytes for a stream that comes, if there is room for them.
+    pub(super) fn fits_coming(&self, bytes: u64) -> Result<bool, HandoffError> {
+        let fits = self.fits(bytes)?;
+        if fits {
+            let mut state = self.state();
+            state.bytes = state.bytes.saturating_sub(bytes);
+            state.coming += bytes;
+        }
+        Ok(fits)
+    }
+
+    /// A stream that came is gone.
+    pub(super) fn forget_coming(&self, bytes: u64) {
+        let mut state = self.state();
+        state.coming = state.coming.saturating_sub(bytes);
     }
 
     /// Takes so many bytes for the build, if there is room for them.
@@ -236,7 +270,8 @@ impl Keep {
             .map_err(|errno| HandoffError::io("look for free space in", self.dir.display())(errno.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let mut state = self.state();
-        let fits = state.bytes.saturating_add(bytes) <= self.options.quota && free.saturating_sub(self.options.reserve) >= bytes;
+        let taken = state.bytes.saturating_add(state.coming);
+        let fits = taken.saturating_add(bytes) <= self.options.quota && free.saturating_sub(self.options.reserve) >= bytes;
         if fits {
             state.bytes += bytes;
         }
@@ -253,11 +288,15 @@ impl Keep {
                 // Nobody takes it into use from here on.
                 oldest.inspect(|oldest| drop(state.layers.remove(oldest)))
             };
-            let CacheOptions { quota, reserve, .. } = self.options;
-            self.forget(&oldest.ok_or(HandoffError::NoRoom { wanted: bytes, quota, reserve })?)?;
+            self.forget(&oldest.ok_or_else(|| self.no_room(bytes))?)?;
             self.sweep()?;
         }
         Ok(())
+    }
+
+    pub(super) fn no_room(&self, wanted: u64) -> HandoffError {
+        let CacheOptions { quota, reserve, .. } = self.options;
+        HandoffError::NoRoom { wanted, quota, reserve }
     }
 
     /// What was promised and not needed.

@@ -5,7 +5,8 @@
 //!   again
 //! - the making: `split` takes a tar archive apart, `build` writes what comes of it
 //! - the keeping: `cache` has layers that were taken apart, `keep` their files, as long as there is room; `image`
-//!   fills it with layers of the registry
+//!   fills it with layers of the registry, `take` with what others give
+//! - the handing over: `varlink` gives and takes layers over a socket
 //!
 //! - `copy` takes whole images from one store of this machine into another
 //!
@@ -22,11 +23,14 @@ mod keep;
 mod reader;
 mod resolve;
 mod split;
+mod take;
 #[cfg(test)]
 mod tests;
+pub mod varlink;
 
 pub use cache::{CacheOptions, LayerCache, LayerSource, SplitLayer};
 pub use error::HandoffError;
 pub use image::ImageLayer;
 pub use reader::{Part, SplitReader};
 pub use resolve::Directories;
+pub use take::{Sharing, TakenLayer};

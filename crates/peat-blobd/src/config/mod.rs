@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use peat_blobcore::exchange::{InboxPolicy, Owner};
+use peat_blobcore::handoff::CacheOptions;
 use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
 use peat_blobcore::network::Relay;
@@ -80,6 +81,10 @@ pub struct Config {
     pub registry_watch: Vec<WatchedRepository>,
     /// How often `registry_watch` is looked at.
     pub registry_watch_interval: Duration,
+    /// The Unix socket at which other stores of this machine get layers and give them; none for nowhere.
+    pub varlink: Option<PathBuf>,
+    /// Bytes that layers may take which were made ready for them.
+    pub layer_cache_quota: u64,
     /// The node id of the deterministic identity; there with `shared_key` or not at all.
     pub node_id: Option<String>,
     /// The formation key of the deterministic identity.
@@ -178,6 +183,8 @@ impl Config {
             registry_upstream_stall: Duration::from_secs(10),
             registry_watch: Vec::new(),
             registry_watch_interval: Duration::from_secs(300),
+            varlink: None,
+            layer_cache_quota: CacheOptions::default().quota,
             node_id: None,
             shared_key: None,
             iroh_listen: Vec::new(),

@@ -93,6 +93,12 @@ pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     std::path::absolute(text).or_else(|_| allowed("a path"))
 }
 
+/// `unix:///path`, as varlink writes it too: `unix:/path`.
+pub(super) fn unix_socket(text: &str) -> Parsed<PathBuf> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
+    path.filter(|path| path.starts_with('/')).map_or_else(|| allowed("none, or unix:///absolute/path"), |path| Ok(path.into()))
+}
+
 pub(super) fn owner(text: &str) -> Parsed<Owner> {
     match text {
         "all" => Ok(Owner::Shared),

@@ -108,6 +108,18 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
             );
         }
     }
+    if let Some(path) = &config.varlink {
+        let length = path.as_os_str().len();
+        if length > MAX_SOCKET_PATH_BYTES {
+            let message = format!(
+                "varlink has a path of {length} bytes, and a Unix socket's has {MAX_SOCKET_PATH_BYTES} at most; give a shorter one"
+            );
+            return refuse("varlink", message);
+        }
+        if config.listen.contains(&Listen::Unix(path.clone())) {
+            return refuse("varlink", format!("{} is the socket of the API; give another", path.display()));
+        }
+    }
     Ok(())
 }
 

@@ -228,6 +228,20 @@ pub static SETTINGS: &[Setting] = &[
     )
     .default("5m"),
     setting(
+        "varlink",
+        "URL",
+        "Where other stores of this machine (composefs) get images of the registry and give them, layers by file descriptor: unix:///path, a socket of this user alone. None: nowhere.",
+        one!(varlink, |text| parse::optional(text, parse::unix_socket)),
+    )
+    .default("none"),
+    setting(
+        "layer-cache-quota",
+        "BYTES",
+        "How much the layers may take that are made ready for `varlink`, in the data directory.",
+        one!(layer_cache_quota, parse::bytes),
+    )
+    .default("8GiB"),
+    setting(
         "node-id",
         "NAME",
         "The node id of the deterministic identity, together with a shared key. A certificate in the data directory wins.",

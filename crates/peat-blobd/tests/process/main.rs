@@ -1,6 +1,7 @@
 //! The program as its surroundings see it: signals, exit codes, logs, and what the service manager is told.
 #![allow(clippy::unwrap_used, reason = "in a test")]
 
+mod layers;
 mod service;
 mod tls;
 
