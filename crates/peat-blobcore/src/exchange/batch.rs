@@ -87,7 +87,7 @@ pub(super) fn run(
     if rows.peek().is_some() {
         ledger.begin(now, rows)?;
         fault::point("exchange.begin");
-        write_all(dirs, jobs, &mut steps, blobs);
+        write_all(dirs, policy, jobs, &mut steps, blobs);
         let ready: BTreeSet<u64> = steps.iter().filter_map(Step::temp).collect();
         if jobs.iter().zip(&steps).any(|(job, step)| is_group(job) && step.temp().is_some()) {
             ledger.placing(now, &ready)?;
@@ -218,7 +218,7 @@ fn hold_back(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step]) {
 }
 
 /// Writes the temporary files and makes them durable. Afterwards each step is done or its temporary file is whole.
-fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn Blobs) {
+fn write_all(dirs: &mut Dirs, policy: InboxPolicy, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn Blobs) {
     let each = steps.iter().filter(|step| step.temp().is_some()).count() < SYNCFS_FILES;
     let mut broken = BTreeSet::new();
     for (job, step) in jobs.iter().zip(steps.iter_mut()) {
@@ -228,7 +228,7 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
             continue;
         }
         let path = job.path.as_str();
-        if let Err(error) = write(dirs, path, number, job.entry, blobs, each) {
+        if let Err(error) = write(dirs, policy, path, number, job.entry, blobs, each) {
             remove_temp(dirs, path, number);
             *step = Step::Done(Outcome::failed(error));
             if is_group(job) {
@@ -254,6 +254,7 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
 /// name will show has the manifest's size and hash.
 fn write(
     dirs: &mut Dirs,
+    policy: InboxPolicy,
     path: &str,
     number: u64,
     entry: &FileEntry,
@@ -276,7 +277,7 @@ fn write(
         blobs.verify(&entry.blob).map_err(missing)?;
         return Err(ExchangeError::Damaged { path: path.to_owned(), blob: entry.blob, size: entry.size });
     }
-    set_metadata(&file, entry).map_err(|error| fail("set its mode and time")(error.into()))?;
+    set_metadata(&file, policy, entry).map_err(|error| fail("set its mode and time")(error.into()))?;
     // A directory of the inbox may be a mount of its own, which the barrier of the inbox's file system does not cover.
     if sync || dir.dev != dirs.root().dev {
         file.sync_all().map_err(fail("make it durable"))?;
@@ -284,8 +285,8 @@ fn write(
     Ok(())
 }
 
-/// The sender's time and permission bits, without set-uid, set-gid and sticky. A file system that has no such thing keeps its own.
-fn set_metadata(file: &File, entry: &FileEntry) -> Result<(), Errno> {
+/// What the file keeps of the sender's time and permission bits. A file system that has no such thing keeps its own.
+fn set_metadata(file: &File, policy: InboxPolicy, entry: &FileEntry) -> Result<(), Errno> {
     let tolerate = |result: Result<(), Errno>| match result {
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
         other => other,
@@ -293,8 +294,10 @@ fn set_metadata(file: &File, entry: &FileEntry) -> Result<(), Errno> {
     let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
     let nanoseconds = entry.mtime.rem_euclid(1000) * 1_000_000;
     let time = Timespec { tv_sec: entry.mtime.div_euclid(1000), tv_nsec: nanoseconds };
-    tolerate(fs::futimens(file, &Timestamps { last_access: omit, last_modification: time }))?;
-    tolerate(fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o777)))
+    if policy.mtime {
+        tolerate(fs::futimens(file, &Timestamps { last_access: omit, last_modification: time }))?;
+    }
+    tolerate(fs::fchmod(file, Mode::from_raw_mode(entry.mode & policy.mode & 0o777)))
 }
 
 /// Gives a whole and durable temporary file its name. The disk is looked at again, since writing may have taken long.

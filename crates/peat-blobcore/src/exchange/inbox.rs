@@ -26,11 +26,35 @@ pub enum Owner {
     Sender,
 }
 
-/// The rules of an inbox.
+/// Where a file of a sender goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// `{inbox}/{relative path}`, whoever sent it.
+    #[default]
+    Shared,
+    /// `{inbox}/{endpoint id of the sender}/{relative path}`: the one name that a node keeps when it is renamed, and that nobody
+    /// else can take.
+    Origin,
+}
+
+/// The rules of an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InboxPolicy {
     /// Who may replace a file.
     pub owner: Owner,
+    /// Where files go.
+    pub layout: Layout,
+    /// Which of the permission bits of its sender a file keeps. Set-uid, set-gid and sticky are never kept, whatever is said here.
+    pub mode: u32,
+    /// Whether a file keeps the time at which it was modified; else it has that of its delivery.
+    pub mtime: bool,
+}
+
+impl Default for InboxPolicy {
+    fn default() -> Self {
+        // Nobody but the owner may write, whatever the sender's machine thinks of its group and others.
+        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true }
+    }
 }
 
 /// Files of one distribution whose blobs are here.
@@ -139,7 +163,7 @@ impl Inbox {
         let mut order: Vec<usize> = (0..deliveries.len()).collect();
         order.sort_by_key(|&at| std::cmp::Reverse((deliveries[at].made_at, deliveries[at].id)));
         for at in order {
-            let jobs = plan(at, &deliveries[at], &mut outcomes[at]);
+            let jobs = plan(self.0.policy.layout, at, &deliveries[at], &mut outcomes[at]);
             let block = if deliveries[at].together { jobs.len().max(1) } else { 1 };
             let mut jobs = jobs.into_iter().peekable();
             while jobs.peek().is_some() {
@@ -175,9 +199,17 @@ impl Inbox {
     ///
     /// # Errors
     /// [`ExchangeError::Ledger`].
-    pub fn knows(&self, id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> Result<bool, ExchangeError> {
-        let path = name::inbox_path(id, index, file_count, entry);
-        Ok(self.0.ledger.records(std::iter::once(path.as_str()))?.iter().any(Option::is_some))
+    pub fn knows(
+        &self,
+        sender: &EndpointId,
+        id: &DistributionId,
+        index: u32,
+        file_count: u64,
+        entry: &FileEntry,
+    ) -> Result<bool, ExchangeError> {
+        // In whatever layout: that the layout was changed is no loss.
+        let paths = [Layout::Shared, Layout::Origin].map(|layout| name::place(layout, sender, id, index, file_count, entry));
+        Ok(self.0.ledger.records(paths.iter().map(|path| path.as_str()))?.iter().any(Option::is_some))
     }
 
     /// Whether the ledger knows of no delivery at all: it is new.
@@ -215,11 +247,11 @@ impl<'a> Batch<'a> {
 
 /// Gives each file its path, and settles what the delivery says twice: of two files under one path the later one counts; of
 /// a file and a directory of one name the file fails, and with it all when they are delivered together.
-fn plan<'a>(at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
+fn plan<'a>(layout: Layout, at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut jobs: Vec<Option<Job<'a>>> = Vec::with_capacity(delivery.files.len());
     for (slot, (index, entry)) in delivery.files.iter().enumerate() {
-        let path = name::inbox_path(&delivery.id, *index, delivery.file_count, entry);
+        let path = name::place(layout, &delivery.sender, &delivery.id, *index, delivery.file_count, entry);
         let mut loser = None;
         places
             .entry(path.as_str().to_owned())

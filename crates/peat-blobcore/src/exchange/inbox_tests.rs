@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use super::testing::{Bench, Fault, NOW, sender, word};
-use super::{Inbox, InboxPolicy, Ledger, Outcome, Owner};
+use super::{Inbox, InboxPolicy, Layout, Ledger, Outcome, Owner};
 use crate::ErrorKind;
 use crate::model::{DistributionId, Timestamp};
 
@@ -394,4 +394,80 @@ fn a_ledger_that_is_no_ledger_is_an_error_with_a_hint() {
     let error = Ledger::open(&ledger).expect_err("a text is no ledger");
     assert!(error.hint().is_some_and(|hint| hint.contains("move the ledger away")), "{error:?}");
     assert_eq!(bench.inbox.forget(&DistributionId::from_bytes([9; 32])).expect("a ledger"), 0);
+}
+
+fn by_origin() -> InboxPolicy {
+    InboxPolicy { layout: Layout::Origin, ..InboxPolicy::default() }
+}
+
+#[test]
+fn each_sender_has_a_folder_of_its_own_where_the_policy_says_so() {
+    let bench = Bench::under(by_origin());
+    let first = bench.make(1, 10, &[(b"d/a", "of one")]);
+    let mut other = bench.make(2, 5, &[(b"d/a", "of two"), (b"../a", "odd")]);
+    other.sender = sender(2);
+    assert_eq!(bench.deliver(&first), ["delivered"]);
+    assert_eq!(bench.deliver(&other), ["delivered", "delivered"], "an older file of another supersedes nothing");
+    let (one, two, id) = ("01".repeat(32), "02".repeat(32), "02".repeat(32));
+    assert_eq!(bench.read(&format!("{one}/d/a")).as_deref(), Some("of one"));
+    assert_eq!(bench.read(&format!("{two}/d/a")).as_deref(), Some("of two"));
+    assert_eq!(bench.read(&format!("{two}/{id}.1.bin")).as_deref(), Some("odd"), "what is unsafe stays in the folder too");
+    // No path of one sender's leads into the folder of another.
+    let mut intruder = bench.make(3, 20, &[(format!("{one}/d/a").as_bytes(), "not of one")]);
+    intruder.sender = sender(2);
+    assert_eq!(bench.deliver(&intruder), ["delivered"]);
+    assert_eq!(bench.read(&format!("{one}/d/a")).as_deref(), Some("of one"));
+    assert_eq!(bench.read(&format!("{two}/{one}/d/a")).as_deref(), Some("not of one"));
+}
+
+#[test]
+fn a_path_that_is_too_long_in_its_senders_folder_gets_a_safe_name_there() {
+    let bench = Bench::under(by_origin());
+    let long = vec!["d"; 2016].join("/");
+    assert_eq!(bench.deliver(&bench.make(1, 10, &[(long.as_bytes(), "deep")])), ["delivered"]);
+    let one = "01".repeat(32);
+    assert_eq!(bench.names(), [format!("{one}/"), format!("{one}/{one}.bin")]);
+}
+
+#[test]
+fn another_layout_is_no_lost_ledger_and_what_was_accepted_under_a_name_is_before_what_is_sent_under_it() {
+    let bench = Bench::new();
+    let shared = bench.make(1, 10, &[(b"a", "one")]);
+    bench.deliver(&shared);
+    let bench = bench.reopen_under(by_origin());
+    let entry = &shared.files[0].1;
+    assert!(bench.inbox.knows(&shared.sender, &shared.id, 0, 1, entry).expect("a ledger"));
+    assert!(!bench.inbox.knows(&shared.sender, &shared.id, 0, 1, &super::testing::entry(b"b", b"")).expect("a ledger"));
+    let ahead = NOW.as_millis() + 1000;
+    bench.deliver(&bench.make(2, ahead, &[(b"d/a", "from a clock that is ahead")]));
+    assert_eq!(bench.ledger.stamp(&[b"d/a"], NOW).expect("a ledger").as_millis(), ahead + 1);
+}
+
+#[test]
+fn a_file_keeps_of_its_senders_permissions_what_the_policy_says_and_its_time_if_it_says_so() {
+    let kept = |policy: InboxPolicy, mode: u32| {
+        let bench = Bench::under(policy);
+        let mut delivery = bench.make(1, 10, &[(b"a", "x")]);
+        delivery.files[0].1.mode = mode;
+        assert_eq!(bench.deliver(&delivery), ["delivered"]);
+        let meta = std::fs::metadata(bench.path("a")).expect("the file");
+        let kept_time = meta.mtime() == 1_000_000_000;
+        (meta.permissions().mode() & 0o7777, kept_time)
+    };
+    let default = InboxPolicy::default();
+    assert_eq!(kept(default, 0o777), (0o755, true), "nobody else may write");
+    assert_eq!(kept(default, 0o600), (0o600, true));
+    assert_eq!(kept(InboxPolicy { mode: 0o7770, ..default }, 0o6777), (0o770, true), "set-uid is not for a policy to allow");
+    assert_eq!(kept(InboxPolicy { mode: 0o640, mtime: false, ..default }, 0o755), (0o640, false));
+}
+
+#[test]
+fn an_equal_file_that_is_there_keeps_its_own_time_and_permissions() {
+    let bench = Bench::new();
+    bench.write("a", "same");
+    std::fs::set_permissions(bench.path("a"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let before = std::fs::metadata(bench.path("a")).expect("the file");
+    assert_eq!(bench.deliver(&bench.make(1, 10, &[(b"a", "same")])), ["already there"]);
+    let after = std::fs::metadata(bench.path("a")).expect("the file");
+    assert_eq!((after.mode(), after.mtime_nsec(), after.ctime_nsec()), (before.mode(), before.mtime_nsec(), before.ctime_nsec()));
 }

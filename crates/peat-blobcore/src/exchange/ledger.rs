@@ -9,6 +9,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefi
 
 use super::error::ExchangeError;
 use super::look::Print;
+use super::name;
 use super::sent::{SENDING, SENT};
 use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
@@ -173,8 +174,14 @@ impl Ledger {
     pub(super) fn finish(&self, records: &[(String, Record)]) -> Result<(), ExchangeError> {
         self.write(|write| {
             let mut delivered = write.open_table(DELIVERED)?;
+            let mut stamped = write.open_table(STAMPED)?;
             for (path, record) in records {
                 delivered.insert(path.as_str(), &*encode(record))?;
+                // What this node sends under that name is to be later, wherever it lies here.
+                if let Some(named) = name::beneath_origin(path, &record.sender) {
+                    let known = stamped.get(named.as_bytes())?.map_or(0, |millis| millis.value());
+                    stamped.insert(named.as_bytes(), known.max(record.made_at.as_millis()))?;
+                }
             }
             write.open_table(PENDING)?.retain(|_, _| false)?;
             write.open_table(BATCH)?.remove(())?;

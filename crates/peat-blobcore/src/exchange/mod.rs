@@ -36,7 +36,7 @@ mod testing;
 pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
 pub use export::{Placed, export};
-pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
+pub use inbox::{Delivery, Inbox, InboxPolicy, Layout, Outcome, Owner};
 pub use ledger::Ledger;
 pub(crate) use name::inbox_path;
 pub use outbox::{Collected, Outbox, SkipReason};

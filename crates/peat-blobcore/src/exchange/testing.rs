@@ -101,10 +101,13 @@ impl Bench {
     }
 
     pub(super) fn with(owner: Owner) -> Self {
+        Self::under(InboxPolicy { owner, ..InboxPolicy::default() })
+    }
+
+    pub(super) fn under(policy: InboxPolicy) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("canary")).expect("a canary");
         std::fs::write(dir.path().join("canary/file"), "untouched").expect("a canary");
-        let policy = InboxPolicy { owner };
         Self::open(dir, MemoryBlobs::default(), policy)
     }
 
@@ -119,6 +122,12 @@ impl Bench {
         let Self { dir, blobs, inbox, ledger, policy } = self;
         drop((inbox, ledger));
         Self::open(dir, blobs, policy)
+    }
+
+    /// The same inbox after a restart with other rules.
+    pub(super) fn reopen_under(mut self, policy: InboxPolicy) -> Self {
+        self.policy = policy;
+        self.reopen()
     }
 
     /// The same inbox after its ledger was lost.

@@ -326,6 +326,22 @@ pub static SETTINGS: &[Setting] = &[
     )
     .default("all"),
     setting(
+        "inbox-layout",
+        "shared|origin",
+        "Where files go: beneath the inbox by their paths, or so in a folder for each sender that has its endpoint id for a name.",
+        one!(inbox_layout, parse::layout),
+    )
+    .default("shared"),
+    setting(
+        "inbox-mode",
+        "OCTAL",
+        "The permissions that a file may keep of its sender's, in quotes in the file. Set-uid, set-gid and sticky, and who owns it, are never kept.",
+        one!(inbox_mode, parse::mode),
+    )
+    .default("0755"),
+    setting("inbox-mtime", "BOOL", "A file keeps the time at which its sender's was modified.", switch!(inbox_mtime))
+        .default("true"),
+    setting(
         "outbox",
         "NAME=PATH,…",
         "The roots that clients may have files sent from, each under a name. In the file a table.",
