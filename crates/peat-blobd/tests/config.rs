@@ -122,7 +122,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
         let secret = machine.path("secret").display().to_string();
         let users = machine.path("users").display().to_string();
         let text = match setting.name {
-            "data-dir" | "inbox" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
+            "data-dir" | "inbox" | "inbox-hook" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
             "registry-listen" => "127.0.0.1:1,[::1]:2",
             "registry-read-only" => "true",
@@ -166,6 +166,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream-credentials" | "registry-watch" => {
                 machine.variable("PEAT_BLOBD_REGISTRY_UPSTREAM", "a=https://registry.example")
             }
+            "inbox-hook" => machine.variable("PEAT_BLOBD_INBOX", "/inbox"),
             "tls-cert" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key"),
             "tls-key" => machine.variable("PEAT_BLOBD_TLS_CERT", "/cert"),
             "tls-client-ca" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key").variable("PEAT_BLOBD_TLS_CERT", "/cert"),

@@ -339,6 +339,8 @@ impl Driver {
             id,
             sender: manifest.sender,
             made_at: manifest.made_at,
+            bundle: manifest.bundle.clone(),
+            priority: manifest.priority,
             file_count: manifest.file_count(),
             together: manifest.together,
             files: indices.iter().filter_map(|&index| Some((index, files.get(index as usize)?.clone()))).collect(),

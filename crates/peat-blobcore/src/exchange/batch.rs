@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::arrivals::Arrival;
 use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
@@ -48,6 +49,19 @@ impl Job<'_> {
             print,
         }
     }
+
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            path: self.path.to_string(),
+            distribution: self.delivery.id,
+            index: self.index,
+            sender: self.delivery.sender,
+            made_at: self.delivery.made_at,
+            bundle: self.delivery.bundle.clone(),
+            priority: self.delivery.priority,
+            file: self.entry.clone(),
+        }
+    }
 }
 
 /// How far one job is.
@@ -80,7 +94,10 @@ pub(super) fn run(
         .collect();
     hold_back(dirs, jobs, &mut steps);
     let rows = jobs.iter().zip(&steps).filter_map(|(job, step)| match step {
-        Step::Temp(number) => Some((*number, Pending { path: job.path.to_string(), record: job.record(None) })),
+        Step::Temp(number) => {
+            let arrival = policy.arrivals.then(|| job.arrival());
+            Some((*number, Pending { path: job.path.to_string(), record: job.record(None), arrival }))
+        }
         _ => None,
     });
     let mut rows = rows.peekable();
@@ -96,7 +113,7 @@ pub(super) fn run(
     } else if !steps.iter().any(|step| matches!(step, Step::Equal(_))) {
         return Ok(steps.into_iter().map(Step::outcome).collect());
     }
-    let mut records = Vec::new();
+    let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let mut outcomes = Vec::with_capacity(jobs.len());
     for ((job, step), last) in jobs.iter().zip(steps).zip(&last) {
         let placed = match step {
@@ -110,6 +127,7 @@ pub(super) fn run(
         match placed {
             Ok((record, outcome)) => {
                 records.push((job.path.to_string(), record));
+                arrivals.extend(policy.arrivals.then(|| job.arrival()));
                 outcomes.push(outcome);
             }
             Err(error) => outcomes.push(Outcome::failed(error)),
@@ -117,7 +135,7 @@ pub(super) fn run(
     }
     dirs.sync()?;
     fault::point("exchange.named");
-    ledger.finish(&records)?;
+    ledger.finish(&records, &arrivals)?;
     fault::point("exchange.finish");
     Ok(outcomes)
 }

@@ -5,13 +5,16 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
+use super::arrivals::Arrival;
 use super::batch::{self, Job};
 use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
 use super::ledger::Ledger;
 use super::{name, recover};
-use crate::model::{DistributionId, EndpointId, FileEntry, Timestamp};
+use crate::model::{DistributionId, EndpointId, FileEntry, Priority, Timestamp};
 
 /// Files between two barriers. What is delivered together is never split, whatever its number.
 const BATCH_FILES: usize = 1024;
@@ -48,12 +51,14 @@ pub struct InboxPolicy {
     pub mode: u32,
     /// Whether a file keeps the time at which it was modified; else it has that of its delivery.
     pub mtime: bool,
+    /// Whether somebody is to be told of each file: see [`Inbox::arrival`].
+    pub arrivals: bool,
 }
 
 impl Default for InboxPolicy {
     fn default() -> Self {
         // Nobody but the owner may write, whatever the sender's machine thinks of its group and others.
-        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true }
+        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true, arrivals: false }
     }
 }
 
@@ -66,6 +71,10 @@ pub struct Delivery {
     pub sender: EndpointId,
     /// Its time, which orders what comes under one path.
     pub made_at: Timestamp,
+    /// The send call that it belongs to.
+    pub bundle: String,
+    /// How urgent it is.
+    pub priority: Priority,
     /// How many files the whole distribution has, whatever their number here.
     pub file_count: u64,
     /// Whether these files, which are then all that the distribution has, appear all at once or not at all.
@@ -109,6 +118,8 @@ struct Shared {
     policy: InboxPolicy,
     ledger: Ledger,
     turn: Mutex<()>,
+    /// Told when something may have arrived.
+    arrived: Notify,
 }
 
 impl Inbox {
@@ -124,7 +135,11 @@ impl Inbox {
     /// [`ExchangeError`] when the ledger cannot be opened. An inbox that cannot be written to is no error here: each delivery
     /// reports it, and succeeds once it can.
     pub fn open(directory: &Path, ledger: Ledger, policy: InboxPolicy) -> Result<Self, ExchangeError> {
-        let shared = Shared { directory: directory.to_owned(), policy, ledger, turn: Mutex::new(()) };
+        if !policy.arrivals {
+            ledger.forget_arrivals()?;
+        }
+        let (turn, arrived) = (Mutex::new(()), Notify::new());
+        let shared = Shared { directory: directory.to_owned(), policy, ledger, turn, arrived };
         let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| recover::recover(&mut dirs, &shared.ledger));
         if let Err(error) = recovered {
             tracing::warn!(inbox = %directory.display(), %error, "the inbox cannot be written to yet");
@@ -154,6 +169,7 @@ impl Inbox {
             batch.paths.clear();
             let jobs = std::mem::take(&mut batch.jobs);
             let done = batch::run(&mut dirs, &self.0.ledger, self.0.policy, &jobs, blobs, now)?;
+            self.0.arrived.notify_one();
             for (job, outcome) in jobs.iter().zip(done) {
                 outcomes[job.slot.0][job.slot.1] = Some(outcome);
             }
@@ -210,6 +226,36 @@ impl Inbox {
         // In whatever layout: that the layout was changed is no loss.
         let paths = [Layout::Shared, Layout::Origin].map(|layout| name::place(layout, sender, id, index, file_count, entry));
         Ok(self.0.ledger.records(paths.iter().map(|path| path.as_str()))?.iter().any(Option::is_some))
+    }
+
+    /// The first file that came and was not seen to yet, with a number for [`Inbox::arrival_done`]. Nothing where the policy does
+    /// not say that somebody asks.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrival(&self) -> Result<Option<(u64, Arrival)>, ExchangeError> {
+        self.0.ledger.arrival()
+    }
+
+    /// The file of this number was seen to, durably: it is not told of again.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrival_done(&self, number: u64) -> Result<(), ExchangeError> {
+        self.0.ledger.arrival_done(number)
+    }
+
+    /// How many files came and were not seen to yet.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrivals(&self) -> Result<u64, ExchangeError> {
+        self.0.ledger.arrivals()
+    }
+
+    /// Resolves when something may have arrived since this was last asked. One waits at a time.
+    pub async fn arrived(&self) {
+        self.0.arrived.notified().await;
     }
 
     /// Whether the ledger knows of no delivery at all: it is new.

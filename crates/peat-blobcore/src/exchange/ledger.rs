@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
+use super::arrivals::{self, ARRIVED, Arrival};
 use super::error::ExchangeError;
 use super::look::Print;
 use super::name;
@@ -62,6 +63,9 @@ pub(super) struct Pending {
     pub(super) path: String,
     #[n(1)]
     pub(super) record: Record,
+    /// What is told of it once it is there, where somebody wants to know.
+    #[n(2)]
+    pub(super) arrival: Option<Arrival>,
 }
 
 /// How far the unfinished batch is.
@@ -107,6 +111,7 @@ impl Ledger {
             write.open_table(STAMPED)?;
             write.open_table(PENDING)?;
             write.open_table(BATCH)?;
+            write.open_table(ARRIVED)?;
             write.open_table(SENT)?;
             write.open_table(SENDING)?;
             Ok(())
@@ -170,8 +175,8 @@ impl Ledger {
         })
     }
 
-    /// Ends the batch and remembers what it delivered.
-    pub(super) fn finish(&self, records: &[(String, Record)]) -> Result<(), ExchangeError> {
+    /// Ends the batch and remembers what it delivered, and what is to be told of it.
+    pub(super) fn finish(&self, records: &[(String, Record)], arrivals: &[Arrival]) -> Result<(), ExchangeError> {
         self.write(|write| {
             let mut delivered = write.open_table(DELIVERED)?;
             let mut stamped = write.open_table(STAMPED)?;
@@ -183,6 +188,7 @@ impl Ledger {
                     stamped.insert(named.as_bytes(), known.max(record.made_at.as_millis()))?;
                 }
             }
+            arrivals::add(write, arrivals)?;
             write.open_table(PENDING)?.retain(|_, _| false)?;
             write.open_table(BATCH)?.remove(())?;
             Ok(())

@@ -5,6 +5,7 @@
 //! functions of the standard library: they are resolved component by component beneath a directory's fd, and symbolic
 //! links are not followed.
 
+mod arrivals;
 mod batch;
 mod beneath;
 mod blobs;
@@ -33,6 +34,7 @@ mod outbox_tests;
 #[cfg(test)]
 mod testing;
 
+pub use arrivals::Arrival;
 pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
 pub use export::{Placed, export};

@@ -108,6 +108,10 @@ pub struct Config {
     pub inbox_mode: u32,
     /// Whether a file of the inbox keeps the time at which its sender's was modified.
     pub inbox_mtime: bool,
+    /// What is run for each file that came into the inbox.
+    pub inbox_hook: Option<PathBuf>,
+    /// How long one run may take.
+    pub inbox_hook_deadline: Duration,
     /// The roots that files may be sent from, by name.
     pub outbox: BTreeMap<String, PathBuf>,
     /// Which of them are watched, and how what is put there is sent.
@@ -198,6 +202,8 @@ impl Config {
             inbox_layout: inbox.layout,
             inbox_mode: inbox.mode,
             inbox_mtime: inbox.mtime,
+            inbox_hook: None,
+            inbox_hook_deadline: Duration::from_secs(60),
             outbox: BTreeMap::new(),
             outbox_watch: Watched::Named(BTreeMap::new()),
             outbox_poll: Duration::from_secs(2),
@@ -286,8 +292,13 @@ impl Config {
     /// The inbox and its rules, where there is one.
     #[must_use]
     pub fn inbox(&self) -> Option<(PathBuf, InboxPolicy)> {
-        let policy =
-            InboxPolicy { owner: self.inbox_owner, layout: self.inbox_layout, mode: self.inbox_mode, mtime: self.inbox_mtime };
+        let policy = InboxPolicy {
+            owner: self.inbox_owner,
+            layout: self.inbox_layout,
+            mode: self.inbox_mode,
+            mtime: self.inbox_mtime,
+            arrivals: self.inbox_hook.is_some(),
+        };
         self.inbox.clone().map(|directory| (directory, policy))
     }
 

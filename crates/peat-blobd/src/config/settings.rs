@@ -342,6 +342,20 @@ pub static SETTINGS: &[Setting] = &[
     setting("inbox-mtime", "BOOL", "A file keeps the time at which its sender's was modified.", switch!(inbox_mtime))
         .default("true"),
     setting(
+        "inbox-hook",
+        "PATH",
+        "A program that is run for each file that came into the inbox, with what is known of it in its environment. None: nothing is run.",
+        one!(inbox_hook, |text| parse::optional(text, parse::path)),
+    )
+    .default("none"),
+    setting(
+        "inbox-hook-deadline",
+        "DURATION",
+        "How long one run of `inbox_hook` may take before it is killed.",
+        one!(inbox_hook_deadline, parse::duration),
+    )
+    .default("60s"),
+    setting(
         "outbox",
         "NAME=PATH,…",
         "The roots that clients may have files sent from, each under a name. In the file a table.",
