@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use peat_blobcore::exchange::Arrival;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tokio::sync::watch;
 
 use crate::api::Daemon;
 
@@ -71,15 +70,15 @@ pub(crate) struct Hook {
 }
 
 /// Runs the command for what arrives until the daemon ends.
-pub(crate) async fn run(daemon: Arc<Daemon>, hook: Hook, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn run(daemon: Arc<Daemon>, hook: Hook) {
     let stop = Arc::new(AtomicBool::new(false));
     loop {
         let arrival = tokio::select! {
             arrival = daemon.node.arrival() => arrival,
-            _ = stopping.wait_for(|stopping| *stopping) => return,
+            () = daemon.stopped() => return,
         };
         let ended = match arrival {
-            Ok((number, arrival)) => see_to(&daemon, &hook, number, arrival, &stop, &mut stopping).await,
+            Ok((number, arrival)) => see_to(&daemon, &hook, number, arrival, &stop).await,
             Err(error) => {
                 tracing::error!(%error, "what came into the inbox cannot be looked up, and its hook is not run");
                 daemon.hooks.say(Some(error.to_string()));
@@ -89,7 +88,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>, hook: Hook, mut stopping: watch::Re
         if let Some(rest) = ended {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = daemon.stopped() => return,
             }
         }
     }
@@ -102,9 +101,9 @@ async fn see_to(
     number: u64,
     arrival: Arrival,
     stop: &Arc<AtomicBool>,
-    stopping: &mut watch::Receiver<bool>,
 ) -> Option<Duration> {
-    let sender = daemon.node.members().remove(&arrival.sender).map(|record| record.name).unwrap_or_default();
+    let sender = daemon.node.members().into_iter().find(|(id, _)| *id == arrival.sender);
+    let sender = sender.map(|(_, record)| record.name).unwrap_or_default();
     let variables = variables(&hook.inbox, &arrival, &sender);
     let (path, distribution) = (arrival.path, arrival.distribution);
     let mut running = tokio::task::spawn_blocking({
@@ -113,7 +112,7 @@ async fn see_to(
     });
     let ended = tokio::select! {
         ended = &mut running => ended,
-        _ = stopping.wait_for(|stopping| *stopping) => {
+        () = daemon.stopped() => {
             stop.store(true, Ordering::Relaxed);
             running.await
         }

@@ -143,7 +143,7 @@ impl Running {
         running.daemon.watch_outboxes(config).await;
         if let (Some(inbox), Some(program)) = (config.inbox.clone(), config.inbox_hook.clone()) {
             let hook = hook::Hook { program, inbox, deadline: config.inbox_hook_deadline };
-            running.serving.spawn(hook::run(Arc::clone(&running.daemon), hook, stopping));
+            running.serving.spawn(hook::run(Arc::clone(&running.daemon), hook));
         }
         Ok(running)
     }

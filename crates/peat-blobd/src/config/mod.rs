@@ -108,6 +108,8 @@ pub struct Config {
     pub inbox_mode: u32,
     /// Whether a file of the inbox keeps the time at which its sender's was modified.
     pub inbox_mtime: bool,
+    /// Whether the store keeps nothing of what was delivered.
+    pub inbox_only: bool,
     /// What is run for each file that came into the inbox.
     pub inbox_hook: Option<PathBuf>,
     /// How long one run may take.
@@ -202,6 +204,7 @@ impl Config {
             inbox_layout: inbox.layout,
             inbox_mode: inbox.mode,
             inbox_mtime: inbox.mtime,
+            inbox_only: policy.inbox_only,
             inbox_hook: None,
             inbox_hook_deadline: Duration::from_secs(60),
             outbox: BTreeMap::new(),
@@ -245,6 +248,7 @@ impl Config {
             quota_bytes: self.quota,
             carry_quota_bytes: if self.carry { self.carry_quota } else { 0 },
             inbox: self.inbox.is_some(),
+            inbox_only: self.inbox_only,
             ..Policy::default()
         }
     }

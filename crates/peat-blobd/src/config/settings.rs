@@ -342,6 +342,14 @@ pub static SETTINGS: &[Setting] = &[
     setting("inbox-mtime", "BOOL", "A file keeps the time at which its sender's was modified.", switch!(inbox_mtime))
         .default("true"),
     setting(
+        "inbox-only",
+        "BOOL",
+        "The store drops its copy of what was delivered once the receipt is signed: the inbox has the only one, and others are not served from here.",
+        switch!(inbox_only),
+    )
+    .default("false")
+    .reloaded(),
+    setting(
         "inbox-hook",
         "PATH",
         "A program that is run for each file that came into the inbox, with what is known of it in its environment. None: nothing is run.",
