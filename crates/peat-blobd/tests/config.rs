@@ -151,7 +151,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "accepted-senders" | "serve-stock" => ID_A,
             "log" => "info,peat_blobcore::network=debug",
             "log-format" => "json",
-            "mdns" | "metered" | "inbox-only" => "true",
+            "mdns" | "metered" | "inbox-only" | "inbox-sidecar" => "true",
             "limit-up" | "limit-down" => "2Mbit/s",
             "limit-class" => "bulk=100KiB/s,low=up=none down=1MiB/s",
             "limit-peer" => "bravo=up=100KiB/s",

@@ -13,7 +13,7 @@ use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
 use super::ledger::Ledger;
-use super::{name, recover};
+use super::{name, recover, sidecar};
 use crate::model::{DistributionId, EndpointId, FileEntry, Priority, Timestamp};
 
 /// Files between two barriers. What is delivered together is never split, whatever its number.
@@ -51,6 +51,8 @@ pub struct InboxPolicy {
     pub mode: u32,
     /// Whether a file keeps the time at which it was modified; else it has that of its delivery.
     pub mtime: bool,
+    /// Whether a `<name>.peat.json` is written beside each file.
+    pub sidecar: bool,
     /// Whether somebody is to be told of each file: see [`Inbox::arrival`].
     pub arrivals: bool,
 }
@@ -58,7 +60,7 @@ pub struct InboxPolicy {
 impl Default for InboxPolicy {
     fn default() -> Self {
         // Nobody but the owner may write, whatever the sender's machine thinks of its group and others.
-        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true, arrivals: false }
+        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true, sidecar: false, arrivals: false }
     }
 }
 
@@ -140,7 +142,10 @@ impl Inbox {
         }
         let (turn, arrived) = (Mutex::new(()), Notify::new());
         let shared = Shared { directory: directory.to_owned(), policy, ledger, turn, arrived };
-        let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| recover::recover(&mut dirs, &shared.ledger));
+        let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| {
+            recover::recover(&mut dirs, &shared.ledger)?;
+            if policy.sidecar { sidecar::sweep(&mut dirs, &shared.ledger) } else { Ok(()) }
+        });
         if let Err(error) = recovered {
             tracing::warn!(inbox = %directory.display(), %error, "the inbox cannot be written to yet");
         }

@@ -11,6 +11,7 @@ use super::arrivals::{self, ARRIVED, Arrival};
 use super::error::ExchangeError;
 use super::look::Print;
 use super::name;
+use super::sidecar;
 use super::sent::{SENDING, SENT};
 use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
@@ -46,6 +47,9 @@ pub(super) struct Record {
     pub(super) sender: EndpointId,
     #[n(6)]
     pub(super) print: Option<Print>,
+    /// Set where the file was not sent but is the sidecar of one that was.
+    #[n(7)]
+    pub(super) sidecar: Option<bool>,
 }
 
 impl Record {
@@ -202,10 +206,39 @@ impl Ledger {
             write.open_table(DELIVERED)?.retain(|_, bytes| {
                 // A malformed record is of no use to anybody either.
                 let theirs = parse::<Record>(bytes).is_ok_and(|record| record.distribution != *distribution);
-                forgotten += u64::from(!theirs);
+                forgotten += u64::from(!theirs && !parse::<Record>(bytes).is_ok_and(|record| record.sidecar.is_some()));
                 theirs
             })?;
             Ok(forgotten)
+        })
+    }
+
+    /// The sidecars that were written.
+    pub(super) fn sidecars(&self) -> Result<Vec<(String, Record)>, ExchangeError> {
+        self.read(|read| {
+            let mut sidecars = Vec::new();
+            for row in read.open_table(DELIVERED)?.iter()? {
+                let (path, bytes) = row?;
+                if path.value().ends_with(sidecar::SUFFIX) {
+                    let record: Record = parse(bytes.value())?;
+                    sidecars.extend(record.sidecar.is_some().then(|| (path.value().to_owned(), record)));
+                }
+            }
+            Ok(sidecars)
+        })
+    }
+
+    /// Forgets what is known of these paths.
+    pub(super) fn forget_paths(&self, paths: &[String]) -> Result<(), ExchangeError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.write(|write| {
+            let mut delivered = write.open_table(DELIVERED)?;
+            for path in paths {
+                delivered.remove(path.as_str())?;
+            }
+            Ok(())
         })
     }
 

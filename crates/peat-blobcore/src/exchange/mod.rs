@@ -18,6 +18,7 @@ mod name;
 mod outbox;
 mod recover;
 mod sent;
+mod sidecar;
 mod walk;
 mod watch;
 

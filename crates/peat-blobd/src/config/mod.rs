@@ -108,6 +108,8 @@ pub struct Config {
     pub inbox_mode: u32,
     /// Whether a file of the inbox keeps the time at which its sender's was modified.
     pub inbox_mtime: bool,
+    /// Whether a sidecar is written beside each file of the inbox.
+    pub inbox_sidecar: bool,
     /// Whether the store keeps nothing of what was delivered.
     pub inbox_only: bool,
     /// What is run for each file that came into the inbox.
@@ -204,6 +206,7 @@ impl Config {
             inbox_layout: inbox.layout,
             inbox_mode: inbox.mode,
             inbox_mtime: inbox.mtime,
+            inbox_sidecar: inbox.sidecar,
             inbox_only: policy.inbox_only,
             inbox_hook: None,
             inbox_hook_deadline: Duration::from_secs(60),
@@ -301,6 +304,7 @@ impl Config {
             layout: self.inbox_layout,
             mode: self.inbox_mode,
             mtime: self.inbox_mtime,
+            sidecar: self.inbox_sidecar,
             arrivals: self.inbox_hook.is_some(),
         };
         self.inbox.clone().map(|directory| (directory, policy))

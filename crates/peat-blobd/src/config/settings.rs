@@ -342,6 +342,13 @@ pub static SETTINGS: &[Setting] = &[
     setting("inbox-mtime", "BOOL", "A file keeps the time at which its sender's was modified.", switch!(inbox_mtime))
         .default("true"),
     setting(
+        "inbox-sidecar",
+        "BOOL",
+        "Writes beside each file what is known of it, as <name>.peat.json, unless something else has that name.",
+        switch!(inbox_sidecar),
+    )
+    .default("false"),
+    setting(
         "inbox-only",
         "BOOL",
         "The store drops its copy of what was delivered once the receipt is signed: the inbox has the only one, and others are not served from here.",
