@@ -4,6 +4,7 @@
 mod api;
 pub mod config;
 mod health;
+mod hook;
 mod metrics;
 mod registry;
 mod server;
@@ -149,9 +150,13 @@ impl Running {
         for address in &registry {
             tracing::info!(%address, "the registry serves");
         }
-        let running = Self { daemon, addresses, registry, serving, stop };
+        let mut running = Self { daemon, addresses, registry, serving, stop };
         running.connect(config).await;
         running.daemon.watch_outboxes(config).await;
+        if let (Some(inbox), Some(program)) = (config.inbox.clone(), config.inbox_hook.clone()) {
+            let hook = hook::Hook { program, inbox, deadline: config.inbox_hook_deadline };
+            running.serving.spawn(hook::run(Arc::clone(&running.daemon), hook));
+        }
         Ok(running)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -15,6 +16,10 @@ use crate::api::Daemon;
 pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
     let usage = match daemon.node.content().usage() {
         Ok(usage) => usage,
+        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    };
+    let waiting = match daemon.node.arrivals().await {
+        Ok(waiting) => waiting,
         Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     };
     let (node, stats, blocks) = (&daemon.node, daemon.node.stats(), daemon.node.block_bytes());
@@ -31,6 +36,10 @@ pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
     text.counter("block_bytes_served_total", "Bytes of blocks that went to peers.", blocks.served);
     text.counter("block_bytes_copied_total", "Bytes of blobs that were copied from others here, not fetched.", blocks.copied);
     text.counter("block_bytes_saved_total", "Bytes of blocks that compression kept off the links.", blocks.saved);
+    let (runs, failures) = (&daemon.hooks.runs, &daemon.hooks.failures);
+    text.counter("inbox_hook_runs_total", "Runs of the inbox's hook.", runs.load(Ordering::Relaxed));
+    text.counter("inbox_hook_failures_total", "Runs that failed, or did not begin.", failures.load(Ordering::Relaxed));
+    text.gauge("inbox_hook_waiting", "Files of the inbox that its hook was not run for yet.", waiting);
     let limits = node.limits_in_force();
     let rate = |rate: Option<Rate>| rate.map_or(0, Rate::bytes);
     text.gauge("limit_up_bytes_per_second", "What may go to peers now of blobs; 0 without a limit.", rate(limits.node.up));

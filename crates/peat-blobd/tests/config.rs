@@ -122,7 +122,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
         let secret = machine.path("secret").display().to_string();
         let users = machine.path("users").display().to_string();
         let text = match setting.name {
-            "data-dir" | "inbox" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
+            "data-dir" | "inbox" | "inbox-hook" | "tls-cert" | "tls-key" | "tls-client-ca" => "/some/where",
             "listen" => "tcp://127.0.0.1:1,unix:///some/where",
             "registry-listen" => "127.0.0.1:1,[::1]:2",
             "registry-read-only" => "true",
@@ -134,7 +134,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream-keep" | "registry-upstream-stall" | "registry-watch-interval" => "7m",
             "registry-watch" => "a/app:v1.*,a/tools",
             "varlink" => "unix:///some/where",
-            "insecure" | "gossip" | "carry" => "false",
+            "insecure" | "gossip" | "carry" | "inbox-mtime" => "false",
             "token-file" | "shared-key-file" => &secret,
             "registry-users" => &users,
             "shared-key" => KEY,
@@ -143,6 +143,8 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "relays" => "https://relay.example,http://192.0.2.1:3340",
             "stall" => "5m",
             "inbox-owner" => "sender",
+            "inbox-layout" => "origin",
+            "inbox-mode" => "0640",
             "outbox" => "maps=/maps,orders=/orders",
             "outbox-watch" => "maps=to=hq;priority=low,orders",
             "labels" => "role=edge,tier=1",
@@ -150,7 +152,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "accepted-senders" | "serve-stock" => ID_A,
             "log" => "info,peat_blobcore::network=debug",
             "log-format" => "json",
-            "mdns" | "metered" => "true",
+            "mdns" | "metered" | "inbox-only" | "inbox-sidecar" => "true",
             "limit-up" | "limit-down" => "2Mbit/s",
             "limit-class" => "bulk=100KiB/s,low=up=none down=1MiB/s",
             "limit-peer" => "bravo=up=100KiB/s",
@@ -165,6 +167,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream-credentials" | "registry-watch" => {
                 machine.variable("PEAT_BLOBD_REGISTRY_UPSTREAM", "a=https://registry.example")
             }
+            "inbox-hook" => machine.variable("PEAT_BLOBD_INBOX", "/inbox"),
             "tls-cert" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key"),
             "tls-key" => machine.variable("PEAT_BLOBD_TLS_CERT", "/cert"),
             "tls-client-ca" => machine.variable("PEAT_BLOBD_TLS_KEY", "/key").variable("PEAT_BLOBD_TLS_CERT", "/cert"),

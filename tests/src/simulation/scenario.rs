@@ -253,6 +253,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         fetching_believed: Duration::from_secs(240),
     };
     let policy = Policy {
+        inbox_only: false,
         accepted_senders: None,
         max_file_bytes: rng.chance(5).then_some(1_000_000),
         quota_bytes: None,

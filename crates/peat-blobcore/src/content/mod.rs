@@ -15,6 +15,7 @@ mod assemble;
 mod assembly;
 mod check;
 mod commit;
+mod discard;
 mod distributions;
 mod error;
 mod export;

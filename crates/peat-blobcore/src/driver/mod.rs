@@ -4,6 +4,7 @@
 //! long (fetches, deliveries) runs beside it and comes back as events.
 
 mod deliveries;
+mod discards;
 mod fetches;
 mod parcels;
 mod room;
@@ -30,6 +31,7 @@ use crate::registry::{Claims, PackageNews, Registry};
 use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
+use discards::Discards;
 pub(crate) use fetches::Progress;
 use fetches::{Fetches, Order, SmallOrder};
 pub(crate) use parcels::{ParcelRequest, Wanted};
@@ -112,6 +114,7 @@ pub(crate) struct Driver {
     fetches: Fetches,
     inbox: Option<Inbox>,
     deliveries: Deliveries,
+    discards: Discards,
     progress: Arc<Progress>,
     progress_ticks: u32,
     timer: Option<Timestamp>,
@@ -157,6 +160,7 @@ impl Driver {
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
             ),
             deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
+            discards: Discards::new(content.clone()),
             registry,
             progress_ticks: 0,
             timer: None,
@@ -209,6 +213,7 @@ impl Driver {
                         self.decide(Event::DeliveryEnded { distribution, outcomes }).await;
                     }
                 }
+                () = self.discards.ended() => {}
                 () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {
                     self.timer = None;
                     self.decide(Event::Timer).await;
@@ -225,6 +230,7 @@ impl Driver {
         self.decide(Event::Stop).await;
         self.fetches.stop().await;
         self.deliveries.stop().await;
+        self.discards.stop().await;
     }
 
     async fn start(&mut self) {
@@ -242,6 +248,19 @@ impl Driver {
         for id in distributions {
             self.learn_claims(&id);
             self.redeliver_if_lost(id).await;
+            self.discard(&id);
+        }
+    }
+
+    /// Has the store let go of what the inbox alone is to have.
+    fn discard(&mut self, id: &DistributionId) {
+        if !self.policy.inbox_only || self.inbox.is_none() {
+            return;
+        }
+        let Some(distribution) = self.world.distribution(id) else { return };
+        let signed = distribution.targets.get(&self.identity.id()).is_some_and(|record| record.state.is_receipt());
+        if signed && distribution.manifest.package.is_none() {
+            self.discards.add(self.world.blobs(&distribution));
         }
     }
 
@@ -263,7 +282,7 @@ impl Driver {
         let Some(inbox) = self.inbox.clone() else { return };
         let lost = match self.world.files(&distribution) {
             Some(Ok(files)) => match files.first() {
-                Some(first) => inbox.knows(&id, 0, distribution.manifest.file_count(), first).map(|known| !known),
+                Some(first) => inbox.knows(&distribution.manifest.sender, &id, 0, distribution.manifest.file_count(), first).map(|known| !known),
                 None => Ok(false),
             },
             Some(Err(_)) => Ok(false),
@@ -321,6 +340,7 @@ impl Driver {
                 if let Err(error) = self.content.unpin_distribution(&distribution) {
                     tracing::error!(%distribution, %error, "cannot unpin");
                 }
+                self.discard(&distribution);
             }
             Action::Announce { distribution } => self.spread(News::Holds(distribution)).await,
             Action::ArmTimer(time) => self.timer = Some(time),
@@ -339,6 +359,8 @@ impl Driver {
             id,
             sender: manifest.sender,
             made_at: manifest.made_at,
+            bundle: manifest.bundle.clone(),
+            priority: manifest.priority,
             file_count: manifest.file_count(),
             together: manifest.together,
             files: indices.iter().filter_map(|&index| Some((index, files.get(index as usize)?.clone()))).collect(),
@@ -645,6 +667,7 @@ impl Driver {
         }
         self.write_again().await;
         self.mend().await;
+        self.discards.again();
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
         }

@@ -12,6 +12,7 @@ use rustix::fs::{self, AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::arrivals::Arrival;
 use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
@@ -19,6 +20,7 @@ use super::inbox::{Delivery, InboxPolicy, Outcome, Owner};
 use super::ledger::{Ledger, Pending, Record};
 use super::look::{Print, ReadBack, There, look};
 use super::name;
+use super::sidecar::{self, Sidecar};
 use crate::fault;
 use crate::model::{FileEntry, RelativePath, Timestamp};
 
@@ -37,7 +39,7 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn record(&self, print: Option<Print>) -> Record {
+    pub(super) fn record(&self, print: Option<Print>) -> Record {
         Record {
             made_at: self.delivery.made_at,
             distribution: self.delivery.id,
@@ -46,6 +48,20 @@ impl Job<'_> {
             size: self.entry.size,
             sender: self.delivery.sender,
             print,
+            sidecar: None,
+        }
+    }
+
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            path: self.path.to_string(),
+            distribution: self.delivery.id,
+            index: self.index,
+            sender: self.delivery.sender,
+            made_at: self.delivery.made_at,
+            bundle: self.delivery.bundle.clone(),
+            priority: self.delivery.priority,
+            file: self.entry.clone(),
         }
     }
 }
@@ -79,16 +95,30 @@ pub(super) fn run(
         })
         .collect();
     hold_back(dirs, jobs, &mut steps);
+    let mut sidecars: Vec<Option<Sidecar>> = Vec::new();
+    if policy.sidecar {
+        let wanted: Vec<bool> = steps.iter().map(|step| !matches!(step, Step::Done(_))).collect();
+        sidecars = sidecar::plan(dirs, ledger, policy, jobs, &wanted, first.wrapping_add(jobs.len() as u64))?;
+    }
+    sidecars.resize_with(jobs.len(), || None);
     let rows = jobs.iter().zip(&steps).filter_map(|(job, step)| match step {
-        Step::Temp(number) => Some((*number, Pending { path: job.path.to_string(), record: job.record(None) })),
+        Step::Temp(number) => {
+            let arrival = policy.arrivals.then(|| job.arrival());
+            Some((*number, Pending { path: job.path.to_string(), record: job.record(None), arrival }))
+        }
         _ => None,
     });
-    let mut rows = rows.peekable();
+    let beside = sidecars.iter().flatten().filter_map(|sidecar| {
+        let (path, record) = (sidecar.path.clone(), sidecar.record.clone());
+        Some((sidecar.number?, Pending { path, record, arrival: None }))
+    });
+    let mut rows = rows.chain(beside).peekable();
     if rows.peek().is_some() {
         ledger.begin(now, rows)?;
         fault::point("exchange.begin");
-        write_all(dirs, jobs, &mut steps, blobs);
-        let ready: BTreeSet<u64> = steps.iter().filter_map(Step::temp).collect();
+        write_all(dirs, policy, jobs, &mut steps, &mut sidecars, blobs);
+        let mut ready: BTreeSet<u64> = steps.iter().filter_map(Step::temp).collect();
+        ready.extend(sidecars.iter().flatten().filter_map(|sidecar| sidecar.number));
         if jobs.iter().zip(&steps).any(|(job, step)| is_group(job) && step.temp().is_some()) {
             ledger.placing(now, &ready)?;
             fault::point("exchange.placing");
@@ -96,9 +126,9 @@ pub(super) fn run(
     } else if !steps.iter().any(|step| matches!(step, Step::Equal(_))) {
         return Ok(steps.into_iter().map(Step::outcome).collect());
     }
-    let mut records = Vec::new();
+    let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     let mut outcomes = Vec::with_capacity(jobs.len());
-    for ((job, step), last) in jobs.iter().zip(steps).zip(&last) {
+    for (((job, step), last), sidecar) in jobs.iter().zip(steps).zip(&last).zip(sidecars) {
         let placed = match step {
             Step::Done(outcome) => {
                 outcomes.push(outcome);
@@ -110,14 +140,19 @@ pub(super) fn run(
         match placed {
             Ok((record, outcome)) => {
                 records.push((job.path.to_string(), record));
+                arrivals.extend(policy.arrivals.then(|| job.arrival()));
                 outcomes.push(outcome);
+                records.extend(sidecar.and_then(|sidecar| place_sidecar(dirs, sidecar, now)));
             }
-            Err(error) => outcomes.push(Outcome::failed(error)),
+            Err(error) => {
+                outcomes.push(Outcome::failed(error));
+                sidecar.iter().for_each(|sidecar| drop_sidecar(dirs, sidecar));
+            }
         }
     }
     dirs.sync()?;
     fault::point("exchange.named");
-    ledger.finish(&records)?;
+    ledger.finish(&records, &arrivals)?;
     fault::point("exchange.finish");
     Ok(outcomes)
 }
@@ -161,7 +196,7 @@ fn decide(
 ) -> Result<Step, ExchangeError> {
     let path = job.path.as_str();
     let record = job.record(None);
-    if let Some(last) = last {
+    if let Some(last) = last.filter(|last| last.sidecar.is_none()) {
         if policy.owner == Owner::Sender && last.sender != record.sender {
             return Err(ExchangeError::NotOwner { path: path.to_owned(), owner: last.sender });
         }
@@ -218,8 +253,16 @@ fn hold_back(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step]) {
 }
 
 /// Writes the temporary files and makes them durable. Afterwards each step is done or its temporary file is whole.
-fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn Blobs) {
-    let each = steps.iter().filter(|step| step.temp().is_some()).count() < SYNCFS_FILES;
+fn write_all(
+    dirs: &mut Dirs,
+    policy: InboxPolicy,
+    jobs: &[Job<'_>],
+    steps: &mut [Step],
+    sidecars: &mut [Option<Sidecar>],
+    blobs: &dyn Blobs,
+) {
+    let files = steps.iter().filter_map(Step::temp).chain(sidecars.iter().flatten().filter_map(|sidecar| sidecar.number));
+    let each = files.count() < SYNCFS_FILES;
     let mut broken = BTreeSet::new();
     for (job, step) in jobs.iter().zip(steps.iter_mut()) {
         let Step::Temp(number) = *step else { continue };
@@ -228,7 +271,7 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
             continue;
         }
         let path = job.path.as_str();
-        if let Err(error) = write(dirs, path, number, job.entry, blobs, each) {
+        if let Err(error) = write(dirs, policy, path, number, job.entry, blobs, each) {
             remove_temp(dirs, path, number);
             *step = Step::Done(Outcome::failed(error));
             if is_group(job) {
@@ -238,6 +281,21 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
         fault::point("exchange.write");
     }
     hold_back(dirs, jobs, steps);
+    for (step, slot) in steps.iter().zip(sidecars.iter_mut()) {
+        let Some(Sidecar { number: Some(number), .. }) = slot else { continue };
+        let (number, sidecar) = (*number, slot.as_ref().expect("it was just looked at"));
+        let written = match step {
+            Step::Done(_) => Ok(false),
+            _ => sidecar::write(dirs, sidecar, number, each).map(|()| true),
+        };
+        if let Err(error) = &written {
+            tracing::warn!(path = sidecar.path, %error, "a sidecar cannot be written");
+        }
+        if !matches!(written, Ok(true)) {
+            drop_sidecar(dirs, sidecar);
+            *slot = None;
+        }
+    }
     if !each && let Err(error) = fs::syncfs(&dirs.root().fd) {
         for (job, step) in jobs.iter().zip(steps) {
             if let Step::Temp(number) = *step {
@@ -245,6 +303,9 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
                 remove_temp(dirs, path, number);
                 *step = Step::Done(Outcome::failed(ExchangeError::io(path, "make it durable", error)));
             }
+        }
+        for sidecar in sidecars.iter_mut().filter_map(Option::take) {
+            drop_sidecar(dirs, &sidecar);
         }
     }
     fault::point("exchange.barrier");
@@ -254,6 +315,7 @@ fn write_all(dirs: &mut Dirs, jobs: &[Job<'_>], steps: &mut [Step], blobs: &dyn 
 /// name will show has the manifest's size and hash.
 fn write(
     dirs: &mut Dirs,
+    policy: InboxPolicy,
     path: &str,
     number: u64,
     entry: &FileEntry,
@@ -276,7 +338,7 @@ fn write(
         blobs.verify(&entry.blob).map_err(missing)?;
         return Err(ExchangeError::Damaged { path: path.to_owned(), blob: entry.blob, size: entry.size });
     }
-    set_metadata(&file, entry).map_err(|error| fail("set its mode and time")(error.into()))?;
+    set_metadata(&file, policy, entry).map_err(|error| fail("set its mode and time")(error.into()))?;
     // A directory of the inbox may be a mount of its own, which the barrier of the inbox's file system does not cover.
     if sync || dir.dev != dirs.root().dev {
         file.sync_all().map_err(fail("make it durable"))?;
@@ -284,17 +346,23 @@ fn write(
     Ok(())
 }
 
-/// The sender's time and permission bits, without set-uid, set-gid and sticky. A file system that has no such thing keeps its own.
-fn set_metadata(file: &File, entry: &FileEntry) -> Result<(), Errno> {
-    let tolerate = |result: Result<(), Errno>| match result {
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
-        other => other,
-    };
+/// What the file keeps of the sender's time and permission bits. A file system that has no such thing keeps its own.
+fn set_metadata(file: &File, policy: InboxPolicy, entry: &FileEntry) -> Result<(), Errno> {
     let omit = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
     let nanoseconds = entry.mtime.rem_euclid(1000) * 1_000_000;
     let time = Timespec { tv_sec: entry.mtime.div_euclid(1000), tv_nsec: nanoseconds };
-    tolerate(fs::futimens(file, &Timestamps { last_access: omit, last_modification: time }))?;
-    tolerate(fs::fchmod(file, Mode::from_raw_mode(entry.mode & 0o777)))
+    if policy.mtime {
+        tolerate(fs::futimens(file, &Timestamps { last_access: omit, last_modification: time }))?;
+    }
+    tolerate(fs::fchmod(file, Mode::from_raw_mode(entry.mode & policy.mode & 0o777)))
+}
+
+/// A file system that has no such thing is no failure.
+pub(super) fn tolerate(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => Ok(()),
+        other => other,
+    }
 }
 
 /// Gives a whole and durable temporary file its name. The disk is looked at again, since writing may have taken long.
@@ -331,6 +399,8 @@ fn try_place(
         There::Nothing | There::Ours => {}
         There::Equal { print, .. } => return Ok((print, Outcome::AlreadyThere)),
         There::Directory => return Err(ExchangeError::DirectoryInTheWay { path: path.to_owned() }),
+        // It is nobody's to replace with what nobody sent.
+        There::Theirs if record.sidecar.is_some() => return Err(fail("keep what is there and write it")(Errno::EXIST)),
         There::Theirs => {
             dir.move_aside(name, now).map_err(fail("move aside what is there"))?;
             fault::point("exchange.aside");
@@ -340,6 +410,25 @@ fn try_place(
     fault::point("exchange.rename");
     let stat = fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail("look at what was written"))?;
     Ok((Print::of(&stat), Outcome::Delivered))
+}
+
+/// Gives a sidecar its name, unless something else has taken that meanwhile.
+fn place_sidecar(dirs: &mut Dirs, sidecar: Sidecar, now: Timestamp) -> Option<(String, Record)> {
+    let Sidecar { path, number, record, last, .. } = sidecar;
+    let Some(number) = number else { return Some((path, record)) };
+    match place(dirs, &path, number, record, last.as_ref(), now) {
+        Ok((record, _)) => Some((path, record)),
+        Err(error) => {
+            tracing::warn!(path, %error, "a sidecar cannot be written");
+            None
+        }
+    }
+}
+
+fn drop_sidecar(dirs: &mut Dirs, sidecar: &Sidecar) {
+    if let Some(number) = sidecar.number {
+        remove_temp(dirs, &sidecar.path, number);
+    }
 }
 
 /// Removes a temporary file of ours, if it exists. One that cannot be removed is logged and stays.

@@ -1,6 +1,7 @@
 //! The process is killed at each place where the inbox's durable state changes, and again at each place of the recovery. In
 //! the end every file is there, the user's edit is kept once, and nothing is left over.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
@@ -24,8 +25,8 @@ fn deliveries(bench: &Bench, with_group: bool) -> Vec<Delivery> {
 }
 
 fn open(dir: &Path) -> Inbox {
-    Inbox::open(&dir.join("inbox"), Ledger::open(&dir.join("exchange.redb")).expect("a ledger"), InboxPolicy::default())
-        .expect("a ledger")
+    let policy = InboxPolicy { sidecar: true, arrivals: true, ..InboxPolicy::default() };
+    Inbox::open(&dir.join("inbox"), Ledger::open(&dir.join("exchange.redb")).expect("a ledger"), policy).expect("a ledger")
 }
 
 /// Runs in a process of its own: delivers, unless it is killed.
@@ -78,11 +79,19 @@ fn crash_twice(first: &str, second: &str, with_group: bool) -> Option<()> {
     let shown = ["a", "d/b", "d/c", "x", "e/f/y", "a.conflict-20261121T134625.123Z"].map(read);
     assert_eq!(shown, ["two", "b", "c", "x", "y", "mine"].map(|text| Some(text.to_owned())), "{what}");
     let names = names_in(&dir.join("inbox"));
-    assert_eq!(names.len(), 9, "{what}: {names:?}");
+    let sidecars = ["a", "d/b", "d/c", "x", "e/f/y"].map(|path| format!("{path}.peat.json"));
+    assert!(names.len() == 9 + sidecars.len() && sidecars.iter().all(|path| names.contains(path)), "{what}: {names:?}");
     // All is acknowledged, nothing is written any more.
     let store = Bench::new();
     let outcomes = open(dir).deliver(&deliveries(&store, with_group), &store.blobs, NOW).expect("the inbox is in order");
     assert!(outcomes.iter().flatten().all(|(_, outcome)| word(outcome) == "already there"), "{what}: {outcomes:?}");
+    // Of each file it was told at least once.
+    let (inbox, mut told) = (open(dir), BTreeSet::new());
+    while let Some((number, arrival)) = inbox.arrival().expect("a ledger") {
+        told.insert(arrival.path);
+        inbox.arrival_done(number).expect("a ledger");
+    }
+    assert_eq!(told.into_iter().collect::<Vec<_>>(), ["a", "d/b", "d/c", "e/f/y", "x"], "{what}");
     Some(())
 }
 

@@ -152,7 +152,7 @@ impl ExchangeError {
             Self::DirectoryInTheWay { path } => format!("move the directory {path:?} of the inbox away"),
             Self::FileInTheWay { way, .. } => format!("move the file {way:?} of the inbox away"),
             Self::SymlinkInTheWay { way, .. } => format!("replace the link {way:?} of the inbox by a directory"),
-            Self::NotOwner { .. } => "set inbox_owner to shared, or send under another path".to_owned(),
+            Self::NotOwner { .. } => "set inbox_owner to all or inbox_layout to origin, or send under another path".to_owned(),
             Self::Taken { path } => format!("choose another name, or move {path:?} away"),
             Self::TooLarge { .. } => "raise the limit, or take in a smaller file".to_owned(),
             Self::Changed { .. } => "send it again when nobody writes to it".to_owned(),

@@ -5,13 +5,16 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
+use super::arrivals::Arrival;
 use super::batch::{self, Job};
 use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
 use super::ledger::Ledger;
-use super::{name, recover};
-use crate::model::{DistributionId, EndpointId, FileEntry, Timestamp};
+use super::{name, recover, sidecar};
+use crate::model::{DistributionId, EndpointId, FileEntry, Priority, Timestamp};
 
 /// Files between two barriers. What is delivered together is never split, whatever its number.
 const BATCH_FILES: usize = 1024;
@@ -26,11 +29,39 @@ pub enum Owner {
     Sender,
 }
 
-/// The rules of an inbox.
+/// Where a file of a sender goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// `{inbox}/{relative path}`, whoever sent it.
+    #[default]
+    Shared,
+    /// `{inbox}/{endpoint id of the sender}/{relative path}`: the one name that a node keeps when it is renamed, and that nobody
+    /// else can take.
+    Origin,
+}
+
+/// The rules of an inbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InboxPolicy {
     /// Who may replace a file.
     pub owner: Owner,
+    /// Where files go.
+    pub layout: Layout,
+    /// Which of the permission bits of its sender a file keeps. Set-uid, set-gid and sticky are never kept, whatever is said here.
+    pub mode: u32,
+    /// Whether a file keeps the time at which it was modified; else it has that of its delivery.
+    pub mtime: bool,
+    /// Whether a `<name>.peat.json` is written beside each file.
+    pub sidecar: bool,
+    /// Whether somebody is to be told of each file: see [`Inbox::arrival`].
+    pub arrivals: bool,
+}
+
+impl Default for InboxPolicy {
+    fn default() -> Self {
+        // Nobody but the owner may write, whatever the sender's machine thinks of its group and others.
+        Self { owner: Owner::Shared, layout: Layout::Shared, mode: 0o755, mtime: true, sidecar: false, arrivals: false }
+    }
 }
 
 /// Files of one distribution whose blobs are here.
@@ -42,6 +73,10 @@ pub struct Delivery {
     pub sender: EndpointId,
     /// Its time, which orders what comes under one path.
     pub made_at: Timestamp,
+    /// The send call that it belongs to.
+    pub bundle: String,
+    /// How urgent it is.
+    pub priority: Priority,
     /// How many files the whole distribution has, whatever their number here.
     pub file_count: u64,
     /// Whether these files, which are then all that the distribution has, appear all at once or not at all.
@@ -85,6 +120,8 @@ struct Shared {
     policy: InboxPolicy,
     ledger: Ledger,
     turn: Mutex<()>,
+    /// Told when something may have arrived.
+    arrived: Notify,
 }
 
 impl Inbox {
@@ -100,8 +137,15 @@ impl Inbox {
     /// [`ExchangeError`] when the ledger cannot be opened. An inbox that cannot be written to is no error here: each delivery
     /// reports it, and succeeds once it can.
     pub fn open(directory: &Path, ledger: Ledger, policy: InboxPolicy) -> Result<Self, ExchangeError> {
-        let shared = Shared { directory: directory.to_owned(), policy, ledger, turn: Mutex::new(()) };
-        let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| recover::recover(&mut dirs, &shared.ledger));
+        if !policy.arrivals {
+            ledger.forget_arrivals()?;
+        }
+        let (turn, arrived) = (Mutex::new(()), Notify::new());
+        let shared = Shared { directory: directory.to_owned(), policy, ledger, turn, arrived };
+        let recovered = Dirs::open(&shared.directory).and_then(|mut dirs| {
+            recover::recover(&mut dirs, &shared.ledger)?;
+            if policy.sidecar { sidecar::sweep(&mut dirs, &shared.ledger) } else { Ok(()) }
+        });
         if let Err(error) = recovered {
             tracing::warn!(inbox = %directory.display(), %error, "the inbox cannot be written to yet");
         }
@@ -130,6 +174,7 @@ impl Inbox {
             batch.paths.clear();
             let jobs = std::mem::take(&mut batch.jobs);
             let done = batch::run(&mut dirs, &self.0.ledger, self.0.policy, &jobs, blobs, now)?;
+            self.0.arrived.notify_one();
             for (job, outcome) in jobs.iter().zip(done) {
                 outcomes[job.slot.0][job.slot.1] = Some(outcome);
             }
@@ -139,7 +184,7 @@ impl Inbox {
         let mut order: Vec<usize> = (0..deliveries.len()).collect();
         order.sort_by_key(|&at| std::cmp::Reverse((deliveries[at].made_at, deliveries[at].id)));
         for at in order {
-            let jobs = plan(at, &deliveries[at], &mut outcomes[at]);
+            let jobs = plan(self.0.policy.layout, at, &deliveries[at], &mut outcomes[at]);
             let block = if deliveries[at].together { jobs.len().max(1) } else { 1 };
             let mut jobs = jobs.into_iter().peekable();
             while jobs.peek().is_some() {
@@ -175,9 +220,47 @@ impl Inbox {
     ///
     /// # Errors
     /// [`ExchangeError::Ledger`].
-    pub fn knows(&self, id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> Result<bool, ExchangeError> {
-        let path = name::inbox_path(id, index, file_count, entry);
-        Ok(self.0.ledger.records(std::iter::once(path.as_str()))?.iter().any(Option::is_some))
+    pub fn knows(
+        &self,
+        sender: &EndpointId,
+        id: &DistributionId,
+        index: u32,
+        file_count: u64,
+        entry: &FileEntry,
+    ) -> Result<bool, ExchangeError> {
+        // In whatever layout: that the layout was changed is no loss.
+        let paths = [Layout::Shared, Layout::Origin].map(|layout| name::place(layout, sender, id, index, file_count, entry));
+        Ok(self.0.ledger.records(paths.iter().map(|path| path.as_str()))?.iter().any(Option::is_some))
+    }
+
+    /// The first file that came and was not seen to yet, with a number for [`Inbox::arrival_done`]. Nothing where the policy does
+    /// not say that somebody asks.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrival(&self) -> Result<Option<(u64, Arrival)>, ExchangeError> {
+        self.0.ledger.arrival()
+    }
+
+    /// The file of this number was seen to, durably: it is not told of again.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrival_done(&self, number: u64) -> Result<(), ExchangeError> {
+        self.0.ledger.arrival_done(number)
+    }
+
+    /// How many files came and were not seen to yet.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ledger`].
+    pub fn arrivals(&self) -> Result<u64, ExchangeError> {
+        self.0.ledger.arrivals()
+    }
+
+    /// Resolves when something may have arrived since this was last asked. One waits at a time.
+    pub async fn arrived(&self) {
+        self.0.arrived.notified().await;
     }
 
     /// Whether the ledger knows of no delivery at all: it is new.
@@ -215,11 +298,11 @@ impl<'a> Batch<'a> {
 
 /// Gives each file its path, and settles what the delivery says twice: of two files under one path the later one counts; of
 /// a file and a directory of one name the file fails, and with it all when they are delivered together.
-fn plan<'a>(at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
+fn plan<'a>(layout: Layout, at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut jobs: Vec<Option<Job<'a>>> = Vec::with_capacity(delivery.files.len());
     for (slot, (index, entry)) in delivery.files.iter().enumerate() {
-        let path = name::inbox_path(&delivery.id, *index, delivery.file_count, entry);
+        let path = name::place(layout, &delivery.sender, &delivery.id, *index, delivery.file_count, entry);
         let mut loser = None;
         places
             .entry(path.as_str().to_owned())

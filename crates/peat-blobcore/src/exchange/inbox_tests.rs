@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, SystemTime};
 
 use super::testing::{Bench, Fault, NOW, sender, word};
-use super::{Inbox, InboxPolicy, Ledger, Outcome, Owner};
+use super::{Inbox, InboxPolicy, Layout, Ledger, Outcome, Owner};
 use crate::ErrorKind;
 use crate::model::{DistributionId, Timestamp};
 
@@ -394,4 +394,190 @@ fn a_ledger_that_is_no_ledger_is_an_error_with_a_hint() {
     let error = Ledger::open(&ledger).expect_err("a text is no ledger");
     assert!(error.hint().is_some_and(|hint| hint.contains("move the ledger away")), "{error:?}");
     assert_eq!(bench.inbox.forget(&DistributionId::from_bytes([9; 32])).expect("a ledger"), 0);
+}
+
+fn by_origin() -> InboxPolicy {
+    InboxPolicy { layout: Layout::Origin, ..InboxPolicy::default() }
+}
+
+#[test]
+fn each_sender_has_a_folder_of_its_own_where_the_policy_says_so() {
+    let bench = Bench::under(by_origin());
+    let first = bench.make(1, 10, &[(b"d/a", "of one")]);
+    let mut other = bench.make(2, 5, &[(b"d/a", "of two"), (b"../a", "odd")]);
+    other.sender = sender(2);
+    assert_eq!(bench.deliver(&first), ["delivered"]);
+    assert_eq!(bench.deliver(&other), ["delivered", "delivered"], "an older file of another supersedes nothing");
+    let (one, two, id) = ("01".repeat(32), "02".repeat(32), "02".repeat(32));
+    assert_eq!(bench.read(&format!("{one}/d/a")).as_deref(), Some("of one"));
+    assert_eq!(bench.read(&format!("{two}/d/a")).as_deref(), Some("of two"));
+    assert_eq!(bench.read(&format!("{two}/{id}.1.bin")).as_deref(), Some("odd"), "what is unsafe stays in the folder too");
+    // No path of one sender's leads into the folder of another.
+    let mut intruder = bench.make(3, 20, &[(format!("{one}/d/a").as_bytes(), "not of one")]);
+    intruder.sender = sender(2);
+    assert_eq!(bench.deliver(&intruder), ["delivered"]);
+    assert_eq!(bench.read(&format!("{one}/d/a")).as_deref(), Some("of one"));
+    assert_eq!(bench.read(&format!("{two}/{one}/d/a")).as_deref(), Some("not of one"));
+}
+
+#[test]
+fn a_path_that_is_too_long_in_its_senders_folder_gets_a_safe_name_there() {
+    let bench = Bench::under(by_origin());
+    let long = vec!["d"; 2016].join("/");
+    assert_eq!(bench.deliver(&bench.make(1, 10, &[(long.as_bytes(), "deep")])), ["delivered"]);
+    let one = "01".repeat(32);
+    assert_eq!(bench.names(), [format!("{one}/"), format!("{one}/{one}.bin")]);
+}
+
+#[test]
+fn another_layout_is_no_lost_ledger_and_what_was_accepted_under_a_name_is_before_what_is_sent_under_it() {
+    let bench = Bench::new();
+    let shared = bench.make(1, 10, &[(b"a", "one")]);
+    bench.deliver(&shared);
+    let bench = bench.reopen_under(by_origin());
+    let entry = &shared.files[0].1;
+    assert!(bench.inbox.knows(&shared.sender, &shared.id, 0, 1, entry).expect("a ledger"));
+    assert!(!bench.inbox.knows(&shared.sender, &shared.id, 0, 1, &super::testing::entry(b"b", b"")).expect("a ledger"));
+    let ahead = NOW.as_millis() + 1000;
+    bench.deliver(&bench.make(2, ahead, &[(b"d/a", "from a clock that is ahead")]));
+    assert_eq!(bench.ledger.stamp(&[b"d/a"], NOW).expect("a ledger").as_millis(), ahead + 1);
+}
+
+#[test]
+fn a_file_keeps_of_its_senders_permissions_what_the_policy_says_and_its_time_if_it_says_so() {
+    let kept = |policy: InboxPolicy, mode: u32| {
+        let bench = Bench::under(policy);
+        let mut delivery = bench.make(1, 10, &[(b"a", "x")]);
+        delivery.files[0].1.mode = mode;
+        assert_eq!(bench.deliver(&delivery), ["delivered"]);
+        let meta = std::fs::metadata(bench.path("a")).expect("the file");
+        let kept_time = meta.mtime() == 1_000_000_000;
+        (meta.permissions().mode() & 0o7777, kept_time)
+    };
+    let default = InboxPolicy::default();
+    assert_eq!(kept(default, 0o777), (0o755, true), "nobody else may write");
+    assert_eq!(kept(default, 0o600), (0o600, true));
+    assert_eq!(kept(InboxPolicy { mode: 0o7770, ..default }, 0o6777), (0o770, true), "set-uid is not for a policy to allow");
+    assert_eq!(kept(InboxPolicy { mode: 0o640, mtime: false, ..default }, 0o755), (0o640, false));
+}
+
+#[test]
+fn an_equal_file_that_is_there_keeps_its_own_time_and_permissions() {
+    let bench = Bench::new();
+    bench.write("a", "same");
+    std::fs::set_permissions(bench.path("a"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let before = std::fs::metadata(bench.path("a")).expect("the file");
+    assert_eq!(bench.deliver(&bench.make(1, 10, &[(b"a", "same")])), ["already there"]);
+    let after = std::fs::metadata(bench.path("a")).expect("the file");
+    assert_eq!((after.mode(), after.mtime_nsec(), after.ctime_nsec()), (before.mode(), before.mtime_nsec(), before.ctime_nsec()));
+}
+
+fn told(bench: &Bench) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some((number, arrival)) = bench.inbox.arrival().expect("a ledger") {
+        bench.inbox.arrival_done(number).expect("a ledger");
+        told.push(format!("{} {}", arrival.path, arrival.distribution.to_string().chars().next_back().expect("hex")));
+    }
+    told
+}
+
+#[test]
+fn who_asks_is_told_of_each_file_until_he_says_that_he_has_seen_to_it_also_after_a_restart() {
+    let asked = InboxPolicy { arrivals: true, ..InboxPolicy::default() };
+    let bench = Bench::under(asked);
+    bench.write("equal", "same");
+    let delivery = bench.make(1, 10, &[(b"a", "one"), (b"equal", "same")]);
+    bench.deliver(&delivery);
+    let (number, first) = bench.inbox.arrival().expect("a ledger").expect("it came");
+    assert_eq!((first.path.as_str(), first.bundle.as_str(), first.index), ("a", "a bundle", 0));
+    assert_eq!((first.file, first.sender, first.made_at), (delivery.files[0].1.clone(), delivery.sender, delivery.made_at));
+    let bench = bench.reopen();
+    assert_eq!(bench.inbox.arrival().expect("a ledger").map(|(number, _)| number), Some(number), "nobody has seen to it");
+    assert_eq!(told(&bench), ["a 1", "equal 1"]);
+    bench.deliver(&delivery);
+    bench.deliver(&bench.make(2, 5, &[(b"a", "older")]));
+    assert!(told(&bench).is_empty(), "nothing came");
+    bench.deliver(&bench.make(3, 20, &[(b"a", "three")]));
+    let bench = bench.reopen();
+    assert_eq!((bench.inbox.arrivals().expect("a ledger"), told(&bench).as_slice()), (1, &["a 3".to_owned()][..]));
+    bench.deliver(&bench.make(4, 30, &[(b"a", "four")]));
+    let bench = bench.reopen_under(InboxPolicy::default());
+    assert_eq!(bench.inbox.arrivals().expect("a ledger"), 0, "nobody asks any more");
+    bench.deliver(&bench.make(5, 40, &[(b"a", "five")]));
+    assert_eq!(bench.inbox.arrivals().expect("a ledger"), 0);
+}
+
+fn with_sidecars() -> InboxPolicy {
+    InboxPolicy { sidecar: true, ..InboxPolicy::default() }
+}
+
+fn described(bench: &Bench, path: &str) -> serde_json::Value {
+    serde_json::from_str(&bench.read(path).expect("a sidecar")).expect("JSON")
+}
+
+#[test]
+fn a_sidecar_says_what_is_known_of_a_file_and_is_replaced_with_it() {
+    for together in [false, true] {
+        let bench = Bench::under(with_sidecars());
+        let mut delivery = bench.make(1, 10, &[(b"d/a", "one"), (b"b", "two")]);
+        delivery.files[0].1.display_name = Some("\"odd\"\n".into());
+        delivery.files[0].1.mode = 0o640;
+        delivery.together = together;
+        assert_eq!(bench.deliver(&delivery), ["delivered", "delivered"]);
+        assert_eq!(bench.names(), ["b", "b.peat.json", "d/", "d/a", "d/a.peat.json"]);
+        let mode = std::fs::metadata(bench.path("d/a.peat.json")).expect("a sidecar").permissions().mode();
+        assert_eq!(mode & 0o777, 0o640, "who may not read the file may not read of it");
+        let said = described(&bench, "d/a.peat.json");
+        assert_eq!((&said["path"], &said["size"], &said["priority"]), (&"d/a".into(), &3.into(), &"critical".into()));
+        assert_eq!((&said["display_name"], &said["mode"]), (&"\"odd\"\n".into(), &"0640".into()));
+        assert_eq!(said["blake3"], delivery.files[0].1.blob.to_string());
+        assert_eq!(said["distribution"], delivery.id.to_string());
+        assert_eq!(bench.deliver(&delivery), ["already there", "already there"]);
+        let bench = bench.reopen();
+        assert_eq!(bench.deliver(&bench.make(2, 20, &[(b"b", "two and more")])), ["delivered"]);
+        assert_eq!(described(&bench, "b.peat.json")["size"], 12);
+        assert_eq!(bench.deliver(&bench.make(3, 5, &[(b"b", "older")])), ["superseded"]);
+        assert_eq!(described(&bench, "b.peat.json")["size"], 12);
+        assert_eq!(bench.names().len(), 5);
+    }
+}
+
+#[test]
+fn a_sidecar_never_takes_a_name_that_anything_else_has() {
+    let bench = Bench::under(with_sidecars());
+    bench.write("a.peat.json", "the user's");
+    let long = "n".repeat(255);
+    let files: [(&[u8], &str); 4] = [(b"a", "one"), (b"b", "two"), (b"b.peat.json", "sent"), (long.as_bytes(), "long")];
+    assert_eq!(bench.deliver(&bench.make(1, 10, &files)), ["delivered"; 4]);
+    assert_eq!(bench.read("a.peat.json").as_deref(), Some("the user's"));
+    assert_eq!(bench.read("b.peat.json").as_deref(), Some("sent"));
+    assert_eq!(described(&bench, "b.peat.json.peat.json")["size"], 4);
+    assert_eq!(bench.names().len(), 6, "{:?}", bench.names());
+    // A newer version of the file beside it changes nothing of that, and a sidecar that was edited stays as it is.
+    bench.write("b.peat.json.peat.json", "edited");
+    let newer: [(&[u8], &str); 2] = [(b"b", "newer"), (b"b.peat.json", "sent again")];
+    assert_eq!(bench.deliver(&bench.make(2, 20, &newer)), ["delivered"; 2]);
+    assert_eq!(bench.read("b.peat.json").as_deref(), Some("sent again"));
+    assert_eq!(bench.read("b.peat.json.peat.json").as_deref(), Some("edited"));
+    // A file that is sent replaces a sidecar, whatever its time: nobody sent that.
+    bench.deliver(&bench.make(3, 30, &[(b"c", "three")]));
+    assert_eq!(bench.deliver(&bench.make(4, 25, &[(b"c.peat.json", "sent")])), ["delivered"]);
+    assert_eq!(bench.read("c.peat.json").as_deref(), Some("sent"));
+    assert!(!bench.names().iter().any(|name| name.contains("conflict")), "{:?}", bench.names());
+}
+
+#[test]
+fn a_sidecar_goes_with_a_file_that_its_user_removed_and_is_forgotten_with_its_distribution() {
+    let bench = Bench::under(with_sidecars());
+    let delivery = bench.make(1, 10, &[(b"a", "one"), (b"b", "two"), (b"c", "three")]);
+    bench.deliver(&delivery);
+    std::fs::remove_file(bench.path("a")).expect("the user may remove");
+    std::fs::remove_file(bench.path("b")).expect("the user may remove");
+    bench.write("b.peat.json", "edited");
+    let bench = bench.reopen();
+    assert_eq!(bench.names(), ["b.peat.json", "c", "c.peat.json"]);
+    assert_eq!(bench.inbox.forget(&delivery.id).expect("a ledger"), 3, "as many as there are files");
+    assert_eq!(bench.deliver(&delivery), ["delivered", "delivered", "already there"]);
+    assert_eq!(bench.names(), ["a", "a.peat.json", "b", "b.peat.json", "c", "c.peat.json"]);
+    assert_eq!(bench.read("b.peat.json").as_deref(), Some("edited"));
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, WriteTransaction};
 
+use super::arrivals::{self, ARRIVED, Arrival};
 use super::error::ExchangeError;
 use super::look::Print;
+use super::name;
+use super::sidecar;
 use super::sent::{SENDING, SENT};
 use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
@@ -44,6 +47,9 @@ pub(super) struct Record {
     pub(super) sender: EndpointId,
     #[n(6)]
     pub(super) print: Option<Print>,
+    /// Set where the file was not sent but is the sidecar of one that was.
+    #[n(7)]
+    pub(super) sidecar: Option<bool>,
 }
 
 impl Record {
@@ -61,6 +67,9 @@ pub(super) struct Pending {
     pub(super) path: String,
     #[n(1)]
     pub(super) record: Record,
+    /// What is told of it once it is there, where somebody wants to know.
+    #[n(2)]
+    pub(super) arrival: Option<Arrival>,
 }
 
 /// How far the unfinished batch is.
@@ -106,6 +115,7 @@ impl Ledger {
             write.open_table(STAMPED)?;
             write.open_table(PENDING)?;
             write.open_table(BATCH)?;
+            write.open_table(ARRIVED)?;
             write.open_table(SENT)?;
             write.open_table(SENDING)?;
             Ok(())
@@ -169,13 +179,20 @@ impl Ledger {
         })
     }
 
-    /// Ends the batch and remembers what it delivered.
-    pub(super) fn finish(&self, records: &[(String, Record)]) -> Result<(), ExchangeError> {
+    /// Ends the batch and remembers what it delivered, and what is to be told of it.
+    pub(super) fn finish(&self, records: &[(String, Record)], arrivals: &[Arrival]) -> Result<(), ExchangeError> {
         self.write(|write| {
             let mut delivered = write.open_table(DELIVERED)?;
+            let mut stamped = write.open_table(STAMPED)?;
             for (path, record) in records {
                 delivered.insert(path.as_str(), &*encode(record))?;
+                // What this node sends under that name is to be later, wherever it lies here.
+                if let Some(named) = name::beneath_origin(path, &record.sender) {
+                    let known = stamped.get(named.as_bytes())?.map_or(0, |millis| millis.value());
+                    stamped.insert(named.as_bytes(), known.max(record.made_at.as_millis()))?;
+                }
             }
+            arrivals::add(write, arrivals)?;
             write.open_table(PENDING)?.retain(|_, _| false)?;
             write.open_table(BATCH)?.remove(())?;
             Ok(())
@@ -189,10 +206,39 @@ impl Ledger {
             write.open_table(DELIVERED)?.retain(|_, bytes| {
                 // A malformed record is of no use to anybody either.
                 let theirs = parse::<Record>(bytes).is_ok_and(|record| record.distribution != *distribution);
-                forgotten += u64::from(!theirs);
+                forgotten += u64::from(!theirs && !parse::<Record>(bytes).is_ok_and(|record| record.sidecar.is_some()));
                 theirs
             })?;
             Ok(forgotten)
+        })
+    }
+
+    /// The sidecars that were written.
+    pub(super) fn sidecars(&self) -> Result<Vec<(String, Record)>, ExchangeError> {
+        self.read(|read| {
+            let mut sidecars = Vec::new();
+            for row in read.open_table(DELIVERED)?.iter()? {
+                let (path, bytes) = row?;
+                if path.value().ends_with(sidecar::SUFFIX) {
+                    let record: Record = parse(bytes.value())?;
+                    sidecars.extend(record.sidecar.is_some().then(|| (path.value().to_owned(), record)));
+                }
+            }
+            Ok(sidecars)
+        })
+    }
+
+    /// Forgets what is known of these paths.
+    pub(super) fn forget_paths(&self, paths: &[String]) -> Result<(), ExchangeError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.write(|write| {
+            let mut delivered = write.open_table(DELIVERED)?;
+            for path in paths {
+                delivered.remove(path.as_str())?;
+            }
+            Ok(())
         })
     }
 

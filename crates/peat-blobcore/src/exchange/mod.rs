@@ -5,6 +5,7 @@
 //! functions of the standard library: they are resolved component by component beneath a directory's fd, and symbolic
 //! links are not followed.
 
+mod arrivals;
 mod batch;
 mod beneath;
 mod blobs;
@@ -17,6 +18,7 @@ mod name;
 mod outbox;
 mod recover;
 mod sent;
+mod sidecar;
 mod walk;
 mod watch;
 
@@ -33,10 +35,11 @@ mod outbox_tests;
 #[cfg(test)]
 mod testing;
 
+pub use arrivals::Arrival;
 pub use blobs::{Blobs, Export, Written};
 pub use error::ExchangeError;
 pub use export::{Placed, export};
-pub use inbox::{Delivery, Inbox, InboxPolicy, Outcome, Owner};
+pub use inbox::{Delivery, Inbox, InboxPolicy, Layout, Outcome, Owner};
 pub use ledger::Ledger;
 pub(crate) use name::inbox_path;
 pub use outbox::{Collected, Outbox, SkipReason};

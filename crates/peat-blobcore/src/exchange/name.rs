@@ -1,14 +1,39 @@
 //! Which name a file gets beneath an inbox. Text only: nothing here looks at a disk.
 
-use crate::model::{DistributionId, FileEntry, MAX_COMPONENT_BYTES, RelativePath, Timestamp};
+use super::inbox::Layout;
+use crate::model::{DistributionId, EndpointId, FileEntry, MAX_COMPONENT_BYTES, RelativePath, Timestamp};
 
 /// Where a file belongs: at its own path, or when that is unsafe at `{distribution}.bin`, with the file's index before the
 /// suffix when the distribution has several files.
 pub(crate) fn inbox_path(id: &DistributionId, index: u32, file_count: u64, entry: &FileEntry) -> RelativePath {
-    entry.relative_path().unwrap_or_else(|_| {
-        let name = if file_count > 1 { format!("{id}.{index}.bin") } else { format!("{id}.bin") };
-        RelativePath::parse(name.as_bytes()).expect("hex, digits and dots are a safe name")
-    })
+    entry.relative_path().unwrap_or_else(|_| safe("", id, index, file_count))
+}
+
+/// Where a file goes in an inbox of this layout. With a folder before it a path may be too long to be safe.
+pub(super) fn place(
+    layout: Layout,
+    sender: &EndpointId,
+    id: &DistributionId,
+    index: u32,
+    file_count: u64,
+    entry: &FileEntry,
+) -> RelativePath {
+    let path = inbox_path(id, index, file_count, entry);
+    match layout {
+        Layout::Shared => path,
+        Layout::Origin => RelativePath::parse(format!("{sender}/{path}").as_bytes())
+            .unwrap_or_else(|_| safe(&format!("{sender}/"), id, index, file_count)),
+    }
+}
+
+/// The path as its sender named it, where it lies in the sender's own folder.
+pub(super) fn beneath_origin<'a>(path: &'a str, sender: &EndpointId) -> Option<&'a str> {
+    path.strip_prefix(&sender.to_string())?.strip_prefix('/')
+}
+
+fn safe(folder: &str, id: &DistributionId, index: u32, file_count: u64) -> RelativePath {
+    let number = if file_count > 1 { format!(".{index}") } else { String::new() };
+    RelativePath::parse(format!("{folder}{id}{number}.bin").as_bytes()).expect("hex, digits and dots are a safe name")
 }
 
 /// The directory (empty for the inbox itself) and the name in it.

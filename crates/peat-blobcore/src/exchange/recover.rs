@@ -13,7 +13,7 @@ use crate::fault;
 pub(super) fn recover(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeError> {
     let Some(Unfinished { state, rows }) = ledger.unfinished()? else { return Ok(()) };
     let last = ledger.records(rows.iter().map(|(_, row)| row.path.as_str()))?;
-    let mut records = Vec::new();
+    let (mut records, mut arrivals) = (Vec::new(), Vec::new());
     for ((number, row), last) in rows.into_iter().zip(last) {
         let path = row.path.as_str();
         // Where the user put something in the way of a directory since, there is no temporary file of ours.
@@ -29,7 +29,10 @@ pub(super) fn recover(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeEr
         // Read again before it gets its name: a power cut is what barriers are for, and what some disks lie about.
         match look(&dir, &temp, None, record.size, &record.blob).map_err(fail)? {
             There::Equal { .. } => match place(dirs, path, number, row.record.clone(), last.as_ref(), state.began) {
-                Ok((record, _)) => records.push((row.path, record)),
+                Ok((record, _)) => {
+                    records.push((row.path, record));
+                    arrivals.extend(row.arrival);
+                }
                 // It is delivered again, and reported then.
                 Err(error) => tracing::warn!(%error, "a delivery that a crash cut short cannot be finished"),
             },
@@ -38,6 +41,7 @@ pub(super) fn recover(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeEr
                 if let There::Equal { print, .. } = look(&dir, name, last.as_ref(), record.size, &record.blob).map_err(fail)? {
                     dirs.touch(path);
                     records.push((row.path.clone(), Record { print: Some(print), ..row.record }));
+                    arrivals.extend(row.arrival);
                 }
             }
             _ => dir.remove(&temp).map_err(|error| fail(error.into()))?,
@@ -45,5 +49,5 @@ pub(super) fn recover(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeEr
         fault::point("exchange.recover");
     }
     dirs.sync()?;
-    ledger.finish(&records)
+    ledger.finish(&records, &arrivals)
 }

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Ledger, Outcome, Owner, Written};
-use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Sha256Digest, Timestamp};
+use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Priority, Sha256Digest, Timestamp};
 
 /// What [`MemoryBlobs::export`] does next instead of its duty.
 #[derive(Debug, Clone, Copy)]
@@ -101,10 +101,13 @@ impl Bench {
     }
 
     pub(super) fn with(owner: Owner) -> Self {
+        Self::under(InboxPolicy { owner, ..InboxPolicy::default() })
+    }
+
+    pub(super) fn under(policy: InboxPolicy) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::create_dir(dir.path().join("canary")).expect("a canary");
         std::fs::write(dir.path().join("canary/file"), "untouched").expect("a canary");
-        let policy = InboxPolicy { owner };
         Self::open(dir, MemoryBlobs::default(), policy)
     }
 
@@ -119,6 +122,12 @@ impl Bench {
         let Self { dir, blobs, inbox, ledger, policy } = self;
         drop((inbox, ledger));
         Self::open(dir, blobs, policy)
+    }
+
+    /// The same inbox after a restart with other rules.
+    pub(super) fn reopen_under(mut self, policy: InboxPolicy) -> Self {
+        self.policy = policy;
+        self.reopen()
     }
 
     /// The same inbox after its ledger was lost.
@@ -156,6 +165,8 @@ impl Bench {
             id: DistributionId::from_bytes([id; 32]),
             sender: sender(1),
             made_at: Timestamp::from_millis(made_at),
+            bundle: "a bundle".to_owned(),
+            priority: Priority::Critical,
             file_count: files.len() as u64,
             together: false,
             files,

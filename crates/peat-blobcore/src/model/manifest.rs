@@ -101,7 +101,7 @@ pub struct FileEntry {
     /// The SHA-256 of its content.
     #[n(4)]
     pub sha256: Sha256Digest,
-    /// Its permission bits (`0o7777` at most; an inbox keeps `0o777` of them).
+    /// Its permission bits (`0o7777` at most; of which an inbox keeps what its policy says, and never more than `0o777`).
     #[n(5)]
     pub mode: u32,
     /// When it was last modified, in milliseconds since the Unix epoch.

@@ -41,7 +41,7 @@ use crate::clock::Clock;
 use crate::content::{CheckReport, Content, GcReport};
 use crate::document::Distribution;
 use crate::driver::{Progress, Request, Status};
-use crate::exchange::{Inbox, Ledger};
+use crate::exchange::{Arrival, Inbox, Ledger};
 use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::Network;
@@ -270,6 +270,41 @@ impl Node {
             requests.blocking_send(Request::Redeliver(id)).map_err(|_| Error::Stopped)
         })
         .await?
+    }
+
+    /// The first file that came into the inbox and was not seen to yet; waits for one. It is told of again, also after a restart,
+    /// until [`Node::arrival_done`] is called with its number. One asks at a time, and only where
+    /// [`InboxPolicy::arrivals`](crate::exchange::InboxPolicy::arrivals) says that somebody does; else this never resolves.
+    ///
+    /// # Errors
+    /// What the inbox's ledger says.
+    pub async fn arrival(&self) -> Result<(u64, Arrival), Error> {
+        let Some(inbox) = self.inbox.clone() else { return std::future::pending().await };
+        loop {
+            let asked = inbox.clone();
+            if let Some(arrival) = blocking(move || asked.arrival()).await?? {
+                return Ok(arrival);
+            }
+            inbox.arrived().await;
+        }
+    }
+
+    /// The file of this number was seen to: it is not told of again.
+    ///
+    /// # Errors
+    /// What the inbox's ledger says.
+    pub async fn arrival_done(&self, number: u64) -> Result<(), Error> {
+        let Some(inbox) = self.inbox.clone() else { return Ok(()) };
+        Ok(blocking(move || inbox.arrival_done(number)).await??)
+    }
+
+    /// How many files came into the inbox and were not seen to yet.
+    ///
+    /// # Errors
+    /// What the inbox's ledger says.
+    pub async fn arrivals(&self) -> Result<u64, Error> {
+        let Some(inbox) = self.inbox.clone() else { return Ok(0) };
+        Ok(blocking(move || inbox.arrivals()).await??)
     }
 
     /// Declares a node gone for good: rosters leave it out. In an enrolled formation this wants the authority's key; where

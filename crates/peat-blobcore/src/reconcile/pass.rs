@@ -239,7 +239,8 @@ impl Pass<'_> {
                 self.wake_at(id, Some(until));
             }
             Verdict::Settled(settled) => {
-                let keep = matches!(settled, Settled::Recorded(_))
+                let in_inbox = |state: TargetState| state.is_receipt() && distribution.manifest.package.is_none();
+                let keep = matches!(settled, Settled::Recorded(state) if !(self.policy.inbox_only && in_inbox(state)))
                     && state != DistributionState::Completed
                     && distribution.cancelled.is_none()
                     && self.expiry(&distribution).is_none_or(|expiry| expiry > self.now);

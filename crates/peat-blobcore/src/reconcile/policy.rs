@@ -18,6 +18,9 @@ pub struct Policy {
     pub carry_quota_bytes: u64,
     /// Whether there is an inbox. A node without one holds what is meant for it and never signs a receipt.
     pub inbox: bool,
+    /// Whether the store keeps nothing of a distribution of files once this node has signed its receipt: the inbox has the only
+    /// copy then, and others are served from elsewhere.
+    pub inbox_only: bool,
     /// Whether the link costs by the byte: nothing is fetched then that is not critical. A node has this from its limits.
     pub metered: bool,
     /// How much may be under way at once.
@@ -64,6 +67,7 @@ impl Default for Policy {
             quota_bytes: None,
             carry_quota_bytes: 10 * 1024 * 1024 * 1024,
             inbox: true,
+            inbox_only: false,
             metered: false,
             budget: Budget { fetches: 64, bytes: 256 * 1024 * 1024, dials: 8 },
             patience: Patience {

@@ -576,6 +576,25 @@ fn a_node_without_an_inbox_holds_and_signs_no_receipt() {
 }
 
 #[test]
+fn where_the_inbox_alone_is_to_have_it_nothing_is_kept_once_the_receipt_is_signed_and_not_before() {
+    for inbox_only in [false, true] {
+        let mut bench = Bench::new();
+        bench.policy.inbox_only = inbox_only;
+        let id = bench.add(&Sketch::default());
+        bench.edit(id, |document| document.roster = Some([peer(ME), peer(9)].into()));
+        bench.settle(Event::PeerUp(peer(2)));
+        let running = bench.running[0];
+        bench.fetch_ended(running, FetchOutcome::Done);
+        assert!(bench.view.pins.contains_key(&id), "it is being delivered");
+        deliver_all(&mut bench, id);
+        assert_eq!(bench.view.documents[&id].targets[&peer(ME)].state, TargetState::Delivered);
+        assert_eq!(bench.view.pins.contains_key(&id), !inbox_only, "another may yet want it");
+        bench.settle(Event::Redeliver(id));
+        assert!(bench.view.pins.contains_key(&id), "it is to be here once more");
+    }
+}
+
+#[test]
 fn a_cancellation_stops_fetching_and_is_acknowledged_unless_it_was_delivered() {
     let mut bench = Bench::new();
     let id = bench.add(&Sketch::default());

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::Config;
+use crate::hook::Hooks;
 use bundles::Bundles;
 use outboxes::Outboxes;
 
@@ -48,6 +49,8 @@ pub(crate) struct Daemon {
     /// Held by who changes limits: they are read, and set as they are to be.
     pub(crate) changing_limits: tokio::sync::Mutex<()>,
     pub(crate) outboxes: Outboxes,
+    /// How the inbox's hook does.
+    pub(crate) hooks: Hooks,
     /// What brings what is new in upstreams, where it is to be brought.
     upstreams: Mutex<Option<Watching>>,
     /// True once the daemon ends: streams end with it.
@@ -78,6 +81,7 @@ impl Daemon {
             bundles: Bundles::default(),
             changing_limits: tokio::sync::Mutex::default(),
             outboxes: Outboxes::default(),
+            hooks: Hooks::default(),
             upstreams: Mutex::default(),
             stopping,
         }

@@ -91,6 +91,8 @@ impl BlobService for Native {
                 .filter(|outbox| !outbox.problem.is_empty())
                 .map(|outbox| format!("files of the watched outbox {} are not sent: {}", outbox.root_name, outbox.problem)),
         );
+        let problem = self.0.hooks.problem();
+        warnings.extend(problem.map(|problem| format!("the inbox hook failed: {problem}")));
         let problem = self.0.upstreams_watched().and_then(|watched| watched.problem);
         warnings.extend(problem.map(|problem| format!("not all that is new in upstreams is brought: {problem}")));
         Response::ok(blob::GetNodeResponse {

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use peat_blobcore::exchange::{InboxPolicy, Owner};
+use peat_blobcore::exchange::{InboxPolicy, Layout, Owner};
 use peat_blobcore::handoff::CacheOptions;
 use peat_blobcore::identity::{Formation, FormationKey};
 use peat_blobcore::model::{EndpointId, Labels, NodeRef, Priority};
@@ -107,6 +107,20 @@ pub struct Config {
     pub inbox: Option<PathBuf>,
     /// Who may replace a file of the inbox.
     pub inbox_owner: Owner,
+    /// Where files go in the inbox.
+    pub inbox_layout: Layout,
+    /// Which permission bits a file of the inbox may keep of its sender's.
+    pub inbox_mode: u32,
+    /// Whether a file of the inbox keeps the time at which its sender's was modified.
+    pub inbox_mtime: bool,
+    /// Whether a sidecar is written beside each file of the inbox.
+    pub inbox_sidecar: bool,
+    /// Whether the store keeps nothing of what was delivered.
+    pub inbox_only: bool,
+    /// What is run for each file that came into the inbox.
+    pub inbox_hook: Option<PathBuf>,
+    /// How long one run may take.
+    pub inbox_hook_deadline: Duration,
     /// The roots that files may be sent from, by name.
     pub outbox: BTreeMap<String, PathBuf>,
     /// Which of them are watched, and how what is put there is sent.
@@ -162,7 +176,7 @@ impl Config {
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
-        let (policy, store) = (Policy::default(), content::Options::default());
+        let (policy, inbox, store) = (Policy::default(), InboxPolicy::default(), content::Options::default());
         Self {
             listen: vec![Listen::Unix(data_dir.join("api.sock"))],
             data_dir,
@@ -195,7 +209,14 @@ impl Config {
             serve_stock: BTreeSet::new(),
             stall: Duration::from_secs(45),
             inbox: None,
-            inbox_owner: Owner::Shared,
+            inbox_owner: inbox.owner,
+            inbox_layout: inbox.layout,
+            inbox_mode: inbox.mode,
+            inbox_mtime: inbox.mtime,
+            inbox_sidecar: inbox.sidecar,
+            inbox_only: policy.inbox_only,
+            inbox_hook: None,
+            inbox_hook_deadline: Duration::from_secs(60),
             outbox: BTreeMap::new(),
             outbox_watch: Watched::Named(BTreeMap::new()),
             outbox_poll: Duration::from_secs(2),
@@ -237,6 +258,7 @@ impl Config {
             quota_bytes: self.quota,
             carry_quota_bytes: if self.carry { self.carry_quota } else { 0 },
             inbox: self.inbox.is_some(),
+            inbox_only: self.inbox_only,
             ..Policy::default()
         }
     }
@@ -284,7 +306,15 @@ impl Config {
     /// The inbox and its rules, where there is one.
     #[must_use]
     pub fn inbox(&self) -> Option<(PathBuf, InboxPolicy)> {
-        self.inbox.clone().map(|directory| (directory, InboxPolicy { owner: self.inbox_owner }))
+        let policy = InboxPolicy {
+            owner: self.inbox_owner,
+            layout: self.inbox_layout,
+            mode: self.inbox_mode,
+            mtime: self.inbox_mtime,
+            sidecar: self.inbox_sidecar,
+            arrivals: self.inbox_hook.is_some(),
+        };
+        self.inbox.clone().map(|directory| (directory, policy))
     }
 
     /// The deterministic identity, where there is one.

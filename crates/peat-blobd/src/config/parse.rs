@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use peat_blobcore::exchange::Owner;
+use peat_blobcore::exchange::{Layout, Owner};
 use peat_blobcore::identity::FormationKey;
 use peat_blobcore::model::{EndpointId, Labels, Manifest, NodeRef, Priority, Scope, Selector, SelectorError};
 use peat_blobcore::oci::Repository;
@@ -104,6 +104,22 @@ pub(super) fn owner(text: &str) -> Parsed<Owner> {
         "all" => Ok(Owner::Shared),
         "sender" => Ok(Owner::Sender),
         _ => allowed("all or sender"),
+    }
+}
+
+pub(super) fn layout(text: &str) -> Parsed<Layout> {
+    match text {
+        "shared" => Ok(Layout::Shared),
+        "origin" => Ok(Layout::Origin),
+        _ => allowed("shared or origin"),
+    }
+}
+
+/// Permission bits, in octal as chmod(1) has them.
+pub(super) fn mode(text: &str) -> Parsed<u32> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => allowed("permissions in octal, from 0000 to 0777"),
     }
 }
 

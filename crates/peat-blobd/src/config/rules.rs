@@ -69,6 +69,9 @@ fn contradictions(config: &Config, given: &GivenValues) -> Result<(), ConfigErro
     {
         return refuse("outbox-watch", format!("outbox_watch names the root {name:?}, which outbox does not have; add it there"));
     }
+    if config.inbox_hook.is_some() && config.inbox.is_none() {
+        return refuse("inbox-hook", "inbox_hook wants an inbox; give inbox too".to_owned());
+    }
     let mut in_clear = config.registry_upstream.iter().flat_map(|upstream| &upstream.hosts);
     if let Some((host, _)) = in_clear.find(|(host, insecure)| *insecure && !is_loopback(host))
         && !config.registry_upstream_insecure

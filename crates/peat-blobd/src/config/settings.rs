@@ -340,6 +340,51 @@ pub static SETTINGS: &[Setting] = &[
     )
     .default("all"),
     setting(
+        "inbox-layout",
+        "shared|origin",
+        "Where files go: beneath the inbox by their paths, or so in a folder for each sender that has its endpoint id for a name.",
+        one!(inbox_layout, parse::layout),
+    )
+    .default("shared"),
+    setting(
+        "inbox-mode",
+        "OCTAL",
+        "The permissions that a file may keep of its sender's, in quotes in the file. Set-uid, set-gid and sticky, and who owns it, are never kept.",
+        one!(inbox_mode, parse::mode),
+    )
+    .default("0755"),
+    setting("inbox-mtime", "BOOL", "A file keeps the time at which its sender's was modified.", switch!(inbox_mtime))
+        .default("true"),
+    setting(
+        "inbox-sidecar",
+        "BOOL",
+        "Writes beside each file what is known of it, as <name>.peat.json, unless something else has that name.",
+        switch!(inbox_sidecar),
+    )
+    .default("false"),
+    setting(
+        "inbox-only",
+        "BOOL",
+        "The store drops its copy of what was delivered once the receipt is signed: the inbox has the only one, and others are not served from here.",
+        switch!(inbox_only),
+    )
+    .default("false")
+    .reloaded(),
+    setting(
+        "inbox-hook",
+        "PATH",
+        "A program that is run for each file that came into the inbox, with what is known of it in its environment. None: nothing is run.",
+        one!(inbox_hook, |text| parse::optional(text, parse::path)),
+    )
+    .default("none"),
+    setting(
+        "inbox-hook-deadline",
+        "DURATION",
+        "How long one run of `inbox_hook` may take before it is killed.",
+        one!(inbox_hook_deadline, parse::duration),
+    )
+    .default("60s"),
+    setting(
         "outbox",
         "NAME=PATH,…",
         "The roots that clients may have files sent from, each under a name. In the file a table.",
