@@ -33,8 +33,10 @@ class Podman:
 
     def __init__(self, work):
         self.flags = ["--root", str(work / "podman"), "--runroot", str(work / "podman.run"), "--storage-driver", "vfs"]
-        self.flags += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
         # Nothing is asked of systemd or a session.
+        self.flags += ["--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        # crun wants other control groups than some machines have.
+        self.flags += ["--runtime", "runc"] if shutil.which("runc") else []
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(work), "TMPDIR": str(work)}
 
     def run(self, *arguments):
@@ -47,34 +49,37 @@ class Podman:
         return done.stdout.strip()
 
     def build(self, context):
-        file = QUICKSTART / "Dockerfile"
-        return self.run("build", "--isolation", "chroot", "--network", "none", "--pull-never", "--build-context", f"programs={context}", "--file", file, "--tag", NAME, ROOT)
+        # Without the format the image would have no HEALTHCHECK, and without the context the first stage would be built.
+        how = ["--format", "docker", "--isolation", "chroot", "--network", "host", "--pull-never"]
+        return self.run("build", *how, "--build-context", f"programs={context}", "--file", QUICKSTART / "Dockerfile", "--tag", NAME, ROOT)
 
 
-def left_out(build):
-    """Why podman cannot do it here, where that is so: an image without the Dockerfile's last stage is no failure of this kind."""
-    words = ("operation not permitted", "user namespace", "newuidmap", "unknown flag", "cannot clone")
-    return next((line for line in build.stderr.splitlines() if any(word in line.lower() for word in words)), None)
+def refused(done):
+    """What kept podman from doing anything of the kind here, if that is why it failed."""
+    words = ("operation not permitted", "user namespace", "unknown flag", "cgroup", "mount proc")
+    lines = done.stderr.splitlines() if done.returncode != 0 else []
+    return next((line for line in lines if any(word in line.lower() for word in words)), None)
 
 
 def runs(service, programs, work, say):
-    """Builds and runs it. Says why not, where podman cannot do such a thing here."""
-    if shutil.which("podman") is None:
-        return "podman is not installed"
+    """Builds and runs it. Returns why not, where podman cannot do such a thing here."""
+    if os.geteuid() != 0 or shutil.which("podman") is None:
+        return "it wants podman, and root"
     podman = Podman(work)
     built = podman.build(programs_of(work / "programs", programs))
-    if built.returncode != 0 and (why := left_out(built)):
+    if why := refused(built):
         return f"podman cannot build here: {why}"
     assert built.returncode == 0, built.stdout + built.stderr
     files = [value for path in service.env_files for value in ("--env-file", path)]
     volumes = [value for there, here in service.volumes.items() for value in ("--volume", f"{here}:{there}")]
+    # As compose.yaml says, and nothing beyond what a container in a container may do: no network, no raised limits, no timers.
     limits = ["--user", service.user, "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
-    arguments = ["--detach", "--name", "node", "--network", "none", "--cgroups", "disabled", *limits, *files, *volumes]
-    started = podman.run("run", *arguments, NAME)
-    if started.returncode != 0 and (why := left_out(started)):
-        return f"podman cannot run a container here: {why}"
-    assert started.returncode == 0, started.stderr
+    limits += ["--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024", "--health-interval", "disable"]
+    started = podman.run("run", "--detach", "--name", "node", *limits, *files, *volumes, NAME)
     try:
+        if why := refused(started):
+            return f"podman cannot run a container here: {why}"
+        assert started.returncode == 0, started.stderr
         until("the container is healthy", lambda: podman.run("healthcheck", "run", "node").returncode == 0)
         (service.volumes["/outbox"] / "orders.txt").write_bytes(b"orders of the day\n")
         until("the file is sent", lambda: "no targets" in podman.do("exec", "node", "/usr/bin/peat-blobctl", "ls"))
@@ -85,5 +90,5 @@ def runs(service, programs, work, say):
         assert owners == {int(service.user.split(":")[0])}, f"the data belong to {owners}"
     finally:
         podman.run("rm", "--force", "node")
-    say("a container of the image's last stage: healthy, not root, nothing written but to its volumes")
+    say("a container of the image's last stage: healthy, not root, on a file system that is only read")
     return None

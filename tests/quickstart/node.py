@@ -1,8 +1,10 @@
 """A daemon with the environment of a service, and the questions that the tests ask of it."""
 
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -16,6 +18,19 @@ def until(what, condition):
         assert time.monotonic() < end, f"not within {DEADLINE} s: {what}"
         time.sleep(0.05)
     return found
+
+
+class Local(http.client.HTTPConnection):
+    """HTTP over a socket of this machine."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=DEADLINE)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect(str(self.path))
 
 
 class Node:
@@ -60,6 +75,14 @@ class Node:
         done = self.run("--output", "json", *arguments)
         assert done.returncode == 0, f"{self.name}: {arguments}: {done.stderr.decode()}"
         return json.loads(done.stdout)
+
+    def figures(self):
+        """What /metrics says."""
+        connection = Local(self.volumes["/data"] / "api.sock")
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.status
+        return answer.read().decode()
 
     def write(self, name, content):
         """Puts a file into its outbox, as a user does."""

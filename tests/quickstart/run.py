@@ -14,6 +14,7 @@ import shutil
 import tempfile
 
 import container
+import metrics
 import network
 from layout import Layout
 from node import Node, until
@@ -100,6 +101,8 @@ def two_nodes(work):
         bravo.start()
         bravo.received("later.txt", b"later")
         alpha.completed("later.txt", ["bravo"])
+        used, exported = metrics.check(alpha.figures())
+        say(f"dashboard and alerts: {used} of the {exported} figures that a daemon exports, and no other")
     say("two nodes: both ways, with receipts, and after one was away")
 
 

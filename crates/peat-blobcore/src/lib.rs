@@ -47,7 +47,7 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use network::IdleLinks;
 pub use node::{
-    BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder, NodeEvent,
+    Activity, BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder, NodeEvent,
     NodeEvents, OutboxOptions, OutboxStatus, PackageEvent, PackageEvents, PackageStatus, ParcelReport, PeerStats, SendRequest,
     Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms, WatchedOutbox,
 };

@@ -3,6 +3,7 @@
 //! It runs on a thread of its own that may block, since looking at documents and writing records touch the disk; what takes
 //! long (fetches, deliveries) runs beside it and comes back as events.
 
+mod activity;
 mod deliveries;
 mod fetches;
 mod parcels;
@@ -24,7 +25,7 @@ use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
-use crate::node::{NodeEvent, TargetStatus};
+use crate::node::{Activity, NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
 use crate::registry::{Claims, PackageNews, Registry};
 use crate::replica::{Accepted, Change, Replica};
@@ -60,6 +61,8 @@ pub(crate) enum Request {
     Mend,
     /// How a distribution stands.
     Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
+    /// What the node is at.
+    Activity { answer: oneshot::Sender<Activity> },
     /// What a parcel wants.
     Parcel(ParcelRequest),
     /// Whether the loop comes round.
@@ -112,6 +115,7 @@ pub(crate) struct Driver {
     fetches: Fetches,
     inbox: Option<Inbox>,
     deliveries: Deliveries,
+    delivered: activity::Deliveries,
     progress: Arc<Progress>,
     progress_ticks: u32,
     timer: Option<Timestamp>,
@@ -157,6 +161,7 @@ impl Driver {
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
             ),
             deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
+            delivered: activity::Deliveries::default(),
             registry,
             progress_ticks: 0,
             timer: None,
@@ -202,6 +207,7 @@ impl Driver {
                 },
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
+                        self.delivered.count(&outcomes);
                         self.tell_files(distribution, &outcomes);
                         if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: Retry::WithRoom, .. })) {
                             self.room.ran_out();
@@ -478,6 +484,9 @@ impl Driver {
             Request::Status { id, answer } => {
                 // Who asked may have gone.
                 let _ = answer.send(self.status(&id));
+            }
+            Request::Activity { answer } => {
+                let _ = answer.send(self.activity());
             }
             Request::Parcel(request) => self.serve_parcel(request).await,
             Request::Probe { answer } => {
