@@ -101,7 +101,21 @@ def two_nodes(work):
         bravo.start()
         bravo.received("later.txt", b"later")
         alpha.completed("later.txt", ["bravo"])
-        used, exported = metrics.check(alpha.figures())
+        figures = alpha.figures()
+        used, exported = metrics.check(figures)
+        # What has happened is counted: alpha has sent two files and got one.
+        for line in (
+            "responding 1",
+            "peers_connected 1",
+            "files_delivered_total 1",
+            "file_delivery_failures_total 0",
+            "fetches_running 0",
+            'distributions_by_state{state="completed"} 3',
+            'distributions_by_state{state="partial"} 0',
+            'outbox_files_sent_total{root="out"} 2',
+            'outbox_has_problem{root="out"} 0',
+        ):
+            assert f"\npeat_blob_{line}\n" in figures, f"{line} is not in:\n{figures}"
         say(f"dashboard and alerts: {used} of the {exported} figures that a daemon exports, and no other")
     say("two nodes: both ways, with receipts, and after one was away")
 

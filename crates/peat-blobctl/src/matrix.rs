@@ -151,7 +151,8 @@ maps/north.bin  !               ·
     #[test]
     fn who_is_not_done_comes_first_and_what_does_not_fit_is_told() {
         let targets: Vec<_> = (0..30).map(|index| format!("node-{index:02}")).collect();
-        let targets: Vec<_> = targets.iter().map(|name| (name.as_str(), if name == "node-29" { "failed" } else { "delivered" })).collect();
+        let targets: Vec<_> =
+            targets.iter().map(|name| (name.as_str(), if name == "node-29" { "failed" } else { "delivered" })).collect();
         let files: Vec<_> = (0..100).map(|index| format!("file-{index}")).collect();
         let files: Vec<_> = files.iter().map(String::as_str).collect();
         let shown = text(&[status(&files, &targets)], 60);

@@ -24,8 +24,7 @@ pub(crate) async fn show(State(daemon): State<Arc<Daemon>>) -> Response {
         Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     };
     let activity = tokio::time::timeout(PATIENCE, daemon.node.activity()).await.ok().and_then(Result::ok);
-    let (node, stats, blocks, collected) =
-        (&daemon.node, daemon.node.stats(), daemon.node.block_bytes(), content.collected());
+    let (node, stats, blocks, collected) = (&daemon.node, daemon.node.stats(), daemon.node.block_bytes(), content.collected());
     let mut text = Text(String::new());
     text.family("build_info", "gauge", "The version of the daemon, as a label; always 1.");
     text.labelled("build_info", "version", env!("CARGO_PKG_VERSION"), 1);
@@ -77,7 +76,9 @@ async fn outboxes(text: &mut Text, daemon: &Daemon) {
             text.labelled(name, "root", &outbox.root_name, of(outbox));
         }
     };
-    each("outbox_files_waiting", "gauge", "Files that wait until nobody writes to them, or for their turn.", |outbox| outbox.waiting);
+    each("outbox_files_waiting", "gauge", "Files that wait until nobody writes to them, or for their turn.", |outbox| {
+        outbox.waiting
+    });
     each("outbox_files_sent_total", "counter", "Files that were sent since the watch began.", |outbox| outbox.sent);
     each("outbox_distributions_total", "counter", "The distributions that they became.", |outbox| outbox.distributions);
     each("outbox_has_problem", "gauge", "Whether something keeps files from being sent; the status says what.", |outbox| {
