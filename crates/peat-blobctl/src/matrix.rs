@@ -8,8 +8,8 @@ use peat_blobapi::blob::{GetDistributionResponse, Target};
 
 use crate::show;
 
-/// Files that are shown at most.
-const ROWS: usize = 40;
+/// Files that are shown at most; each distribution has the same share of them.
+const ROWS: usize = 24;
 /// Characters of a path that are shown at most.
 const PATH_WIDTH: usize = 48;
 /// Characters of a target's name that are shown at most.
@@ -35,11 +35,12 @@ const UNKNOWN: (char, &str) = ('?', "unknown to this version");
 
 /// The files of distributions by their targets, in at most so many columns of characters. Empty where no files are known.
 pub(crate) fn text(statuses: &[GetDistributionResponse], width: usize) -> String {
+    let share = (ROWS / statuses.len().max(1)).max(1);
     let rows: Vec<(String, BTreeMap<&str, &Target>)> = statuses
         .iter()
         .flat_map(|status| {
             let targets: BTreeMap<_, _> = status.targets.iter().map(|target| (target.endpoint_id.as_str(), target)).collect();
-            status.files.iter().map(move |file| (shortened(&show::path(&file.path), PATH_WIDTH), targets.clone()))
+            status.files.iter().take(share).map(move |file| (shortened(&show::path(&file.path), PATH_WIDTH), targets.clone()))
         })
         .take(ROWS)
         .collect();
@@ -160,7 +161,7 @@ maps/north.bin  !               ·
         assert!(lines[0].starts_with("file     node-29  node-00  node-01"), "{shown}");
         assert!(lines.iter().all(|line| line.chars().count() <= 60), "{shown}");
         assert_eq!(lines.len(), 1 + ROWS + 3, "{shown}");
-        assert!(shown.contains("… and 60 files more\n… and 25 targets more"), "{shown}");
+        assert!(shown.contains("… and 76 files more\n… and 25 targets more"), "{shown}");
         assert!(shown.ends_with("✓ delivered  ✗ failed"), "{shown}");
     }
 
