@@ -47,9 +47,9 @@ pub use error::Error;
 pub use kind::ErrorKind;
 pub use network::IdleLinks;
 pub use node::{
-    BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder, NodeEvent,
-    NodeEvents, OutboxOptions, OutboxStatus, PackageEvent, PackageEvents, PackageStatus, ParcelReport, PeerStats, SendRequest,
-    Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms, WatchedOutbox,
+    Activity, BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder,
+    NodeEvent, NodeEvents, OutboxOptions, OutboxStatus, PackageEvent, PackageEvents, PackageStatus, ParcelReport, PeerStats,
+    SendRequest, Sent, Skipped, StockTicket, Streamed, TAKEN_LIFETIME, Taken, TargetStatus, Terms, WatchedOutbox,
 };
 pub use reconcile::ParcelSelection;
 pub use transfer::{BlockBytes, LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Rates, Then, rate_or_none};

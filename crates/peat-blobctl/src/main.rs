@@ -4,6 +4,7 @@
 mod daemon;
 mod demo;
 mod failure;
+mod matrix;
 mod output;
 mod replacement;
 mod secret;

@@ -43,6 +43,12 @@ impl Output {
         self.mode == Mode::Human && io::stderr().is_terminal()
     }
 
+    /// The width of the terminal on which a person reads the results; nothing where none does.
+    pub(crate) fn width(&self) -> Option<usize> {
+        let (terminal_size::Width(width), _) = terminal_size::terminal_size_of(io::stdout()).filter(|_| self.is_human())?;
+        Some(usize::from(width))
+    }
+
     /// Whether it is for a person.
     pub(crate) fn is_human(&self) -> bool {
         self.mode == Mode::Human

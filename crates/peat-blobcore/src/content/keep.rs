@@ -94,6 +94,25 @@ pub struct GcReport {
     pub failures: Vec<(BlobHash, ContentError)>,
 }
 
+/// What was collected since the store was opened, by all collections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs and assemblies that were dropped.
+    pub dropped: u64,
+    /// Their bytes.
+    pub freed: u64,
+    /// How often something could not be removed.
+    pub failures: u64,
+}
+
+impl Collected {
+    fn add(&mut self, report: &GcReport) {
+        self.dropped += report.dropped;
+        self.freed += report.freed;
+        self.failures += report.failures.len() as u64;
+    }
+}
+
 /// The index keeps the pages of what it forgets, to use them again; above this many bytes it gives them back.
 const COMPACT_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a collection waits for who takes blobs in.
@@ -262,6 +281,7 @@ impl Inner {
         {
             tracing::warn!(%error, "what was collected is gone, but the index keeps its pages");
         }
+        lock(&self.collected).add(&report);
         Ok(report)
     }
 

@@ -55,7 +55,7 @@ pub use error::ContentError;
 pub use export::Exported;
 pub(crate) use groups::Groups;
 pub use ingest::Batch;
-pub use keep::{GcReport, Pin, PinRole};
+pub use keep::{Collected, GcReport, Pin, PinRole};
 pub use listing::Listed;
 pub use reader::BlobReader;
 pub use recipe::{Chunk, Cutter, RECIPE_SIZES, Recipe, Segment};
@@ -164,6 +164,7 @@ struct Inner {
     readers: Mutex<BTreeMap<BlobHash, usize>>,
     /// What was found damaged or gone and nobody was told of yet.
     lost: Mutex<BTreeSet<BlobHash>>,
+    collected: Mutex<Collected>,
     /// Touched whenever more of any blob is here.
     arrivals: watch::Sender<()>,
 }
@@ -195,6 +196,7 @@ impl Content {
             assemblies: registry::Registry::default(),
             readers: Mutex::default(),
             lost: Mutex::default(),
+            collected: Mutex::default(),
             arrivals: watch::Sender::default(),
         };
         inner.recover(unclean)?;
@@ -298,6 +300,12 @@ impl Content {
         })?;
         usage.assembly_bytes = self.0.assemblies.names().iter().map(|(hash, size)| self.0.assembly_bytes(hash, *size)).sum();
         Ok(usage)
+    }
+
+    /// What was collected since the store was opened.
+    #[must_use]
+    pub fn collected(&self) -> Collected {
+        *lock(&self.0.collected)
     }
 
     /// Bytes that may still be taken in: free, not promised to assemblies, and not left to others.

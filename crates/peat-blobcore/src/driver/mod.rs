@@ -3,6 +3,7 @@
 //! It runs on a thread of its own that may block, since looking at documents and writing records touch the disk; what takes
 //! long (fetches, deliveries) runs beside it and comes back as events.
 
+mod activity;
 mod deliveries;
 mod discards;
 mod fetches;
@@ -25,7 +26,7 @@ use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
-use crate::node::{NodeEvent, TargetStatus};
+use crate::node::{Activity, NodeEvent, TargetStatus};
 use crate::reconcile::{self, Action, Event, FetchId, FetchOutcome, FileOutcome, Memory, Policy, Retry, View as _};
 use crate::registry::{Claims, PackageNews, Registry};
 use crate::replica::{Accepted, Change, Replica};
@@ -62,6 +63,8 @@ pub(crate) enum Request {
     Mend,
     /// How a distribution stands.
     Status { id: DistributionId, answer: oneshot::Sender<Option<Status>> },
+    /// What the node is at.
+    Activity { answer: oneshot::Sender<Activity> },
     /// What a parcel wants.
     Parcel(ParcelRequest),
     /// Whether the loop comes round.
@@ -115,6 +118,7 @@ pub(crate) struct Driver {
     inbox: Option<Inbox>,
     deliveries: Deliveries,
     discards: Discards,
+    delivered: activity::Deliveries,
     progress: Arc<Progress>,
     progress_ticks: u32,
     timer: Option<Timestamp>,
@@ -161,6 +165,7 @@ impl Driver {
             ),
             deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
             discards: Discards::new(content.clone()),
+            delivered: activity::Deliveries::default(),
             registry,
             progress_ticks: 0,
             timer: None,
@@ -206,6 +211,7 @@ impl Driver {
                 },
                 ended = self.deliveries.ended() => {
                     for (distribution, outcomes) in ended {
+                        self.delivered.count(&outcomes);
                         self.tell_files(distribution, &outcomes);
                         if outcomes.iter().any(|(_, outcome)| matches!(outcome, FileOutcome::Failed { retry: Retry::WithRoom, .. })) {
                             self.room.ran_out();
@@ -500,6 +506,9 @@ impl Driver {
             Request::Status { id, answer } => {
                 // Who asked may have gone.
                 let _ = answer.send(self.status(&id));
+            }
+            Request::Activity { answer } => {
+                let _ = answer.send(self.activity());
             }
             Request::Parcel(request) => self.serve_parcel(request).await,
             Request::Probe { answer } => {

@@ -122,6 +122,18 @@ pub enum DistributionState {
 }
 
 impl DistributionState {
+    /// All states.
+    pub const ALL: [Self; 8] = [
+        Self::NoTargets,
+        Self::Pending,
+        Self::InProgress,
+        Self::Completed,
+        Self::Partial,
+        Self::Failed,
+        Self::Expired,
+        Self::Cancelled,
+    ];
+
     /// The word that logs, the CLI and the API use.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

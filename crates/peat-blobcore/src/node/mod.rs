@@ -1,5 +1,6 @@
 //! A node: the handle that embedders hold. It opens the parts, wires them to the driver, and shuts them down in order.
 
+mod activity;
 mod blobs;
 mod builder;
 mod data;
@@ -15,6 +16,7 @@ mod sideload;
 mod status;
 mod stock;
 
+pub use activity::Activity;
 pub use blobs::{BlobDetails, BlobFilter, BlobPage, BlobSource, ImportedBlob};
 pub use builder::NodeBuilder;
 pub use event::{NodeEvent, NodeEvents};

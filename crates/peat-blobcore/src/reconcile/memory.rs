@@ -280,6 +280,16 @@ impl Memory {
         self.flights.all.len()
     }
 
+    /// How many distributions were found in which state when they were looked at last, every state among them.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<DistributionState, u64> {
+        let mut states: BTreeMap<_, _> = DistributionState::ALL.into_iter().map(|state| (state, 0)).collect();
+        for state in self.known.values().filter_map(|known| known.state) {
+            *states.entry(state).or_default() += 1;
+        }
+        states
+    }
+
     /// The sum of the sizes of the blobs being fetched, in bytes.
     #[must_use]
     pub fn bytes_in_flight(&self) -> u64 {

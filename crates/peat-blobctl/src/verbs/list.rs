@@ -27,12 +27,23 @@ pub(crate) struct Distributions {
 /// Lists distributions.
 pub(crate) async fn distributions(options: &Distributions, output: &Output, address: &Address) -> Result<(), Failure> {
     let daemon = Daemon::connect(address).await?;
+    let (found, total) = some(&daemon, options.bundle.as_deref().unwrap_or_default(), options.limit).await?;
+    let items = found.iter().map(show::distribution_json).collect::<Vec<_>>();
+    output.list("distributions", &items, || text(found.iter()))?;
+    if total > found.len() as u64 {
+        output.note(&format!("{} of {total} are shown; --limit shows more", found.len()));
+    }
+    Ok(())
+}
+
+/// So many distributions at most, of a bundle if one is named, newest first; and how many there are.
+pub(super) async fn some(daemon: &Daemon, bundle: &str, limit: u32) -> Result<(Vec<Distribution>, u64), Failure> {
     let mut found: Vec<Distribution> = Vec::new();
     let mut after = String::new();
     let mut total = 0;
-    while let missing @ 1.. = u64::from(options.limit).saturating_sub(found.len() as u64) {
+    while let missing @ 1.. = u64::from(limit).saturating_sub(found.len() as u64) {
         let request = ListDistributionsRequest {
-            bundle: options.bundle.clone().unwrap_or_default(),
+            bundle: bundle.to_owned(),
             limit: u32::try_from(missing).unwrap_or(PAGE).min(PAGE),
             after,
             ..Default::default()
@@ -45,19 +56,15 @@ pub(crate) async fn distributions(options: &Distributions, output: &Output, addr
         }
         after = page.next;
     }
-    let items = found.iter().map(show::distribution_json).collect::<Vec<_>>();
-    output.list("distributions", &items, || text(&found))?;
-    if total > found.len() as u64 {
-        output.note(&format!("{} of {total} are shown; --limit shows more", found.len()));
-    }
-    Ok(())
+    Ok((found, total))
 }
 
-fn text(found: &[Distribution]) -> String {
-    if found.is_empty() {
+/// A line for each.
+pub(super) fn text<'a>(found: impl ExactSizeIterator<Item = &'a Distribution>) -> String {
+    if found.len() == 0 {
         return "no distributions are known here".to_owned();
     }
-    let rows = found.iter().map(|distribution| {
+    let rows = found.map(|distribution| {
         [
             show::short(&distribution.distribution_id).to_owned(),
             show::state(distribution).to_owned(),

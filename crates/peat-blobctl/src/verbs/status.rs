@@ -1,15 +1,20 @@
-//! `status` and `why`: who the node is, and how a distribution stands.
+//! `status` and `why`: who the node is, and how a distribution or a bundle stands.
 
 use clap::Args;
 use indicatif::HumanBytes;
-use peat_blobapi::blob::{GetNodeRequest, GetNodeResponse, WatchedOutbox};
+use peat_blobapi::blob::{GetDistributionResponse, GetNodeRequest, GetNodeResponse, WatchedOutbox};
 use serde_json::{Value, json};
 
-use super::limits;
+use super::{limits, list};
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind};
 use crate::output::Output;
-use crate::show;
+use crate::{matrix, show};
+
+/// Distributions of a bundle that are looked at.
+const BUNDLE: u32 = 200;
+/// Characters of a line where nobody says how many there are.
+const PIPE_WIDTH: usize = 120;
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -19,6 +24,9 @@ pub(crate) struct Options {
     /// List the distribution's files too, the first 1000.
     #[arg(long, requires = "id")]
     files: bool,
+    /// The distributions of this bundle, the newest 200: their files by their targets.
+    #[arg(long, value_name = "NAME", conflicts_with = "id")]
+    bundle: Option<String>,
 }
 
 /// Which target of which distribution.
@@ -34,14 +42,50 @@ pub(crate) struct Why {
 pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -> Result<(), Failure> {
     let daemon = Daemon::connect(address).await?;
     if let Some(id) = &options.id {
-        let status = daemon.distribution(id, options.files).await?;
-        return output.result(&show::status_json(&status), || show::status_text(&status));
+        // A person sees the files by the targets.
+        let seen = output.width();
+        let status = daemon.distribution(id, options.files || seen.is_some()).await?;
+        return output.result(&show::status_json(&status), || distribution_text(status, options.files, seen));
+    }
+    if let Some(name) = &options.bundle {
+        return bundle(name, output, &daemon).await;
     }
     let node = answer(daemon.client.get_node(GetNodeRequest::default()).await)?;
     for warning in &node.warnings {
         output.note(&format!("warning: {}", show::printable(warning)));
     }
     output.result(&node_json(&node), || node_text(&node))
+}
+
+/// Shows the distributions of a bundle, oldest first.
+async fn bundle(name: &str, output: &Output, daemon: &Daemon) -> Result<(), Failure> {
+    let (found, total) = list::some(daemon, name, BUNDLE).await?;
+    if found.is_empty() {
+        return Err(Failure::new(Kind::NOT_FOUND, format!("no distribution of a bundle {name:?} is known here")));
+    }
+    let mut statuses = Vec::new();
+    for distribution in found.iter().rev() {
+        statuses.push(daemon.distribution(&distribution.distribution_id, true).await?);
+    }
+    let items = statuses.iter().map(show::status_json).collect::<Vec<_>>();
+    output.list("distributions", &items, || {
+        let matrix = matrix::text(&statuses, output.width().unwrap_or(PIPE_WIDTH));
+        let lists = list::text(statuses.iter().map(|status| &*status.distribution));
+        if matrix.is_empty() { lists } else { format!("{lists}\n\n{matrix}") }
+    })?;
+    if total > found.len() as u64 {
+        output.note(&format!("the newest {} of {total} distributions are shown", found.len()));
+    }
+    Ok(())
+}
+
+fn distribution_text(mut status: GetDistributionResponse, files: bool, width: Option<usize>) -> String {
+    let matrix = width.map(|width| matrix::text(std::slice::from_ref(&status), width)).unwrap_or_default();
+    if !files {
+        status.files.clear();
+    }
+    let text = show::status_text(&status);
+    if matrix.is_empty() { text } else { format!("{text}\n\n{matrix}") }
 }
 
 /// Says why a distribution is not at a target.

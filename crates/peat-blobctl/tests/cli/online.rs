@@ -121,6 +121,12 @@ fn a_directory_is_sent_waited_for_shown_and_fetched() {
     assert_eq!(status["distribution_id"], id);
     assert_eq!(status["targets"][0]["name"], "bravo");
     assert_eq!(status["files"][1]["path"], "sub/file");
+    let bundle = status["bundle"].as_str().unwrap();
+    let whole = alpha(&["status", "--bundle", bundle]).ok().out;
+    assert!(whole.contains("file      bravo\nempty     ✓\nsub/file  ✓\n✓ delivered"), "{whole}");
+    let documents = alpha(&["status", "--bundle", bundle, "--output", "json"]).ok().json();
+    assert_eq!((&documents["distributions"][0], documents["distributions"].as_array().unwrap().len()), (&status, 1));
+    assert_eq!(alpha(&["status", "--bundle", "another"]).code, Some(4));
     let human = alpha(&["status", short]).ok().out;
     assert!(human.contains("completed") && human.contains("bravo"), "{human}");
     assert!(alpha(&["why", short, "bravo"]).ok().out.starts_with("delivered: "));

@@ -15,7 +15,7 @@ pub(crate) struct Outboxes(Mutex<BTreeMap<String, (OutboxOptions, WatchedOutbox)
 
 impl Outboxes {
     /// How each is doing.
-    pub(super) async fn statuses(&self) -> Vec<blob::WatchedOutbox> {
+    pub(crate) async fn statuses(&self) -> Vec<blob::WatchedOutbox> {
         let show = |(name, (options, outbox)): (&String, &(OutboxOptions, WatchedOutbox))| {
             let status = outbox.status();
             blob::WatchedOutbox {

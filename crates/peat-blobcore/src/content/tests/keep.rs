@@ -71,6 +71,7 @@ fn small_blobs_that_were_dropped_give_their_space_back() {
     let length = || fs::metadata(store.path("content.redb")).unwrap().len();
     assert!(length() > 16_000_000);
     assert_eq!(store.gc_all().unwrap().freed, 16_000_000);
+    assert_eq!((store.collected().freed, store.collected().failures), (16_000_000, 0));
     assert!(length() < 4_000_000, "{}", length());
     store.ingest_bytes(b"goes on").unwrap();
 }
