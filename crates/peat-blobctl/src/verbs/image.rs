@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::account::Account;
 use super::parts::Parts;
-use super::{awake, inspect, packages, push};
+use super::{awake, copy, inspect, packages, push};
 use crate::daemon::{Address, Daemon, answer};
 use crate::failure::{Failure, Kind, of_daemon};
 use crate::output::Output;
@@ -50,6 +50,8 @@ pub(crate) enum Options {
         /// The image: repository:tag or repository@digest.
         image: String,
     },
+    /// Copies an image between stores of this machine, sharing its bytes where the file system can.
+    Copy(copy::Options),
     /// Has nodes take an image into their registries before anybody asks for it.
     Send(Send),
     /// Has one more tag point to an image.
@@ -135,8 +137,12 @@ pub(crate) struct Send {
 
 /// Does it.
 pub(crate) async fn run(options: &Options, output: &Output, address: &Address) -> Result<(), Failure> {
+    if let Options::Copy(options) = options {
+        return copy::run(output, options.clone()).await;
+    }
     let daemon = Daemon::connect(address).await?;
     match options {
+        Options::Copy(_) => unreachable!("it wants no daemon"),
         Options::Import(options) => import(&daemon, output, options).await,
         Options::Export(options) => export(&daemon, output, options).await,
         Options::Pull(Pull { image, platform, account }) => {

@@ -6,6 +6,7 @@ mod awake;
 mod backup;
 mod bars;
 pub(crate) mod blob;
+mod copy;
 pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;

@@ -98,7 +98,8 @@ async fn farewell(
     tokio::time::timeout(FAREWELL, serving).await.unwrap_or(Ok(()))
 }
 
-fn open(directory: &Path, read_only: bool) -> Result<Registry, Failure> {
+/// Opens the registry of a directory.
+pub(super) fn open(directory: &Path, read_only: bool) -> Result<Registry, Failure> {
     if directory.join("replica.redb").exists() {
         return Err(Failure::new(Kind::REFUSED, format!("{} is the data directory of a node", directory.display()))
             .hint("have the daemon serve it (--registry-listen), or name another directory"));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::ErrorKind;
 use crate::content::ContentError;
+use crate::handoff::varlink::VarlinkError;
 use crate::oci::Digest;
 use crate::registry::{ClosureError, RegistryError};
 
@@ -41,6 +42,9 @@ pub enum CopyError {
     /// A store of bytes.
     #[error(transparent)]
     Content(#[from] ContentError),
+    /// The other process.
+    #[error(transparent)]
+    Varlink(#[from] VarlinkError),
     /// A registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -67,6 +71,7 @@ impl CopyError {
             Self::TooLong(_) | Self::Closure(_) | Self::InUse(_) => ErrorKind::Failed,
             Self::Content(error) => error.kind(),
             Self::Registry(error) => error.kind(),
+            Self::Varlink(error) => error.kind(),
             Self::Io { source, .. } => ErrorKind::of_io(source),
         }
     }
@@ -84,6 +89,7 @@ impl CopyError {
             Self::InUse(_) => "try again when that has ended",
             Self::Content(error) => return error.hint(),
             Self::Registry(error) => return error.hint(),
+            Self::Varlink(error) => return error.hint(),
             Self::TooLong(_) | Self::Closure(_) | Self::Io { .. } => return None,
         };
         Some(hint.to_owned())

@@ -2,11 +2,13 @@
 //! may be. Every byte is held against its digest by the store that takes it, and an image has its name there when all of it is there.
 //!
 //! - `store` is what a store has to do; `registry` and `layout` are two kinds; `readdress` gives an image digests of another function
+//! - `relay` copies layer by layer, between repositories of composefs and ours
 
 mod error;
 mod layout;
 mod readdress;
 mod registry;
+mod relay;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -16,6 +18,7 @@ use std::collections::BTreeMap;
 pub use error::CopyError;
 pub use layout::LayoutStore;
 pub use registry::RegistryStore;
+pub use relay::{LayerStore, Relayed, relay};
 pub use store::{ImageStore, Opened};
 
 use crate::content::{Shared, Sharing};

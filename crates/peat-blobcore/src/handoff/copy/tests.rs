@@ -1,12 +1,15 @@
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::ErrorKind;
 use crate::handoff::image::tests::{Fixture, fixture, gzip, image, push};
-use crate::handoff::tests::{directory, sha256};
+use crate::handoff::tests::{directory, file, sha256};
+use crate::handoff::varlink::{Client, ClientOptions, RemoteStore, Service, ServiceOptions, WhichRepository};
 use crate::oci::{Manifest, Reference, Repository, media_type};
 use crate::registry::Registry;
 
@@ -139,7 +142,7 @@ fn what_is_not_what_it_is_called_is_not_taken_and_nothing_is_left() {
     fs::remove_file(&file).expect("removed");
     fs::write(&file, &bytes).expect("written");
     let target = dir.path().join("target");
-    let mut layout = || LayoutStore::open(&path).expect("a layout");
+    let layout = || LayoutStore::open(&path).expect("a layout");
     for to in [&mut store(&b) as &mut dyn ImageStore, &mut LayoutStore::create(&target).expect("made")] {
         let error = run(&mut layout(), to, "team/app:v1", "team/app:v1", options).expect_err("it is damaged");
         assert!(matches!(error, CopyError::Mismatch(_)) && error.kind() == ErrorKind::Integrity, "{error}");
@@ -190,4 +193,116 @@ fn a_layout_is_written_to_by_one_and_what_is_none_is_said_to_be_none() {
     }
     assert!(matches!(LayoutStore::create(&dir.path().join("other")), Err(CopyError::NotALayout { .. })));
     assert_eq!(fs::read(dir.path().join("other/file")).expect("there"), b"mine");
+}
+
+/// The registry of a fixture as another process has it.
+struct Served {
+    service: Service,
+    store: RemoteStore,
+}
+
+impl Served {
+    fn of(fixture: &Fixture) -> Self {
+        let service = serve(fixture);
+        let store = RemoteStore::open(client(&service)).expect("it has blobs");
+        Self { service, store }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        assert!(self.service.stop(Duration::from_secs(30)), "a thread is left");
+    }
+}
+
+fn serve(fixture: &Fixture) -> Service {
+    let options = ServiceOptions::new(fixture._dir.path());
+    Service::new(fixture.registry.clone(), fixture.cache.clone(), options).expect("descriptors")
+}
+
+fn client(service: &Service) -> Client {
+    let (here, there) = UnixStream::pair().expect("a pair");
+    service.serve(there).expect("let in");
+    Client::over(here, ClientOptions::default())
+}
+
+#[test]
+fn an_image_goes_from_process_to_process_as_it_is() {
+    let ((a, digest), b, dir) = (filled(), fixture(), directory());
+    let only = CopyOptions { sharing: Sharing::Only, ..CopyOptions::default() };
+    let (mut from, mut to) = (Served::of(&a), Served::of(&b));
+    let copied = run(&mut from.store, &mut to.store, "team/app:v1", "other/app:2", only).expect("shared");
+    assert_eq!((copied.digest, total(&copied)), (digest, 6));
+    assert!(copied.count(Came::By(Shared::Copied)).bytes < 16 * 1024, "{copied:?}");
+    assert_eq!(all(&b.registry, "other/app", &digest), all(&a.registry, "team/app", &digest));
+    let again = run(&mut from.store, &mut to.store, "team/app:v1", "other/app:2", only).expect("there");
+    assert_eq!(again.count(Came::Present).parts, 6);
+    // Into a layout and back.
+    let path = dir.path().join("layout");
+    run(&mut to.store, &mut LayoutStore::create(&path).expect("made"), "other/app:2", "other/app:2", only).expect("shared");
+    run(&mut LayoutStore::open(&path).expect("made"), &mut to.store, "other/app:2", "third/app:2", only).expect("shared");
+    let error = run(&mut from.store, &mut to.store, "team/none:1", "other/app:2", only).expect_err("there is none");
+    assert!(matches!(error, CopyError::NoImage(_)), "{error}");
+}
+
+#[test]
+fn what_is_given_for_a_blob_and_is_none_is_refused_and_the_connection_goes_on() {
+    let (b, dir) = (fixture(), directory());
+    let mut to = Served::of(&b);
+    let repository: Repository = "team/app".parse().expect("a name");
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("file"), [7; 40_000]).expect("written");
+    let part = Descriptor::new(media_type::OCI_LAYER, sha256(&[7; 40_000]), 40_000);
+    rustix::fs::mkfifoat(rustix::fs::CWD, path("pipe"), rustix::fs::Mode::from_raw_mode(0o600)).expect("a pipe");
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let open = |name: &str| File::from(rustix::fs::open(path(name), flags, rustix::fs::Mode::empty()).expect("it opens"));
+    let other = Descriptor { digest: sha256(b"other"), ..part.clone() };
+    let longer = Descriptor { size: 40_001, ..part.clone() };
+    let null = || File::open("/dev/null").expect("it opens");
+    let bad: [(File, &Descriptor); 6] = [
+        (open("pipe"), &part),
+        (null(), &part),
+        (File::open(dir.path()).expect("it opens"), &part),
+        (open("file"), &longer),
+        (open("file"), &other),
+        // It may be written to, and not be read.
+        (File::options().write(true).open(path("file")).expect("it opens"), &part),
+    ];
+    for (file, part) in bad {
+        let put = to.store.put(&repository, part, Opened::File(file, None), Sharing::WherePossible);
+        assert!(matches!(put, Err(CopyError::Varlink(_) | CopyError::Mismatch(_))), "{put:?}");
+        assert!(!to.store.has(&repository, part).expect("it goes on"));
+    }
+    to.store.put(&repository, &part, Opened::File(open("file"), None), Sharing::WherePossible).expect("it is one");
+    assert!(to.store.has(&repository, &part).expect("it goes on"));
+}
+
+#[test]
+fn layers_are_relayed_between_services_and_come_once() {
+    let ((a, _), b) = (filled(), fixture());
+    // Layers that are archives, plain, so that the image can be the same.
+    let layers: Vec<_> = [1, 2].map(|byte| [file("own", &[byte; 30_000]), vec![0; 1024]].concat()).into();
+    let ids: Vec<_> = layers.iter().map(|layer| sha256(layer)).collect();
+    let digest = image(&a.registry, &"team/plain".parse().expect("a name"), &layers, &ids);
+    let (from, to) = (serve(&a), serve(&b));
+    let open = |service: &Service| {
+        let mut client = client(service);
+        let handle = client.open_repository(&WhichRepository::Only).expect("one").handle;
+        LayerStore { client, handle }
+    };
+    let mut told = 0;
+    let mut go = |name: &str| relay(&mut open(&from), &mut open(&to), ("team/plain:v1", name), false, &mut |_| told += 1);
+    let relayed = go("other/plain:1").expect("relayed");
+    assert_eq!((relayed.layers_present, relayed.reflinked + relayed.hard_linked + relayed.copied + relayed.present), (0, 2));
+    let again = go("other/plain:2").expect("relayed");
+    assert_eq!((again.layers_present, again.digest), (2, relayed.digest));
+    assert_eq!(told, 4);
+    let bytes = |registry: &Registry, name: &str, digest: &Digest| {
+        let (manifest, _) = registry.package(&name.parse().expect("a name"), digest).expect("whole");
+        manifest.layers.iter().map(|part| part.digest).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(&b.registry, "other/plain", &relayed.digest), bytes(&a.registry, "team/plain", &digest));
+    for service in [from, to] {
+        assert!(service.stop(Duration::from_secs(30)), "a thread is left");
+    }
 }

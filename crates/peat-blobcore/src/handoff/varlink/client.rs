@@ -314,7 +314,40 @@ impl Client {
         self.call(OCI, "FinalizeImage", &asked)
     }
 
-    fn call<P: Serialize, R: DeserializeOwned>(&mut self, interface: &str, method: &str, asked: &P) -> Result<R, VarlinkError> {
+    /// A call with descriptors.
+    pub(super) fn call_with<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        interface: &str,
+        method: &str,
+        asked: &P,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<R, VarlinkError> {
+        self.send(method, interface, false, asked, descriptors)?;
+        self.one()
+    }
+
+    /// A call with whose reply a file may come.
+    pub(super) fn call_for_file<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        interface: &str,
+        method: &str,
+        asked: &P,
+    ) -> Result<(R, Option<OwnedFd>), VarlinkError> {
+        self.send(method, interface, false, asked, &[])?;
+        let Received { bytes, mut descriptors } = self.answer()?;
+        let (said, _) = reply(&bytes)??;
+        match descriptors.len() {
+            0 | 1 => Ok((said, descriptors.pop())),
+            more => Err(VarlinkError::Senseless(format!("{more} files where one was asked for"))),
+        }
+    }
+
+    pub(super) fn call<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        interface: &str,
+        method: &str,
+        asked: &P,
+    ) -> Result<R, VarlinkError> {
         self.send(method, interface, false, asked, &[])?;
         self.one()
     }

@@ -124,3 +124,47 @@ error DiffIdMismatch (expected: string, actual: string)
 error InvalidRequest (message: string)
 error FdLimitExceeded (fd_count: int, max_per_frame: int)
 ";
+
+pub(super) const STORE: &str = "\
+# The node's registry blob by blob, each as it travels, for stores that keep them so: files go by descriptor and share their
+# blocks. A handle is of org.composefs.Repository. Digests are sha256:… or sha512:…
+interface peat.blob.Store
+
+type Descriptor (media_type: string, digest: string, size: int)
+
+# repository:tag or repository@digest
+method FindImage(handle: int, image: string) -> (media_type: string, digest: string, size: int, manifest: string)
+
+# The manifests that are about one and whole here
+method ListReferrers(handle: int, repository: string, digest: string) -> (referrers: []Descriptor)
+
+# Descriptors: a file that is the blob, unless its text is in the reply
+method OpenBlob(handle: int, repository: string, digest: string, size: int, media_type: string) -> (text: ?string)
+
+# Whether it is in the repository, or is now that another repository here was found to have it
+method HasBlob(handle: int, repository: string, digest: string, size: int, media_type: string) -> (present: bool)
+
+# Descriptors: a regular file that is the blob. It is kept for a day, and for good once a manifest names it. With zerocopy it is not copied
+method PutBlob(handle: int, repository: string, digest: string, size: int, media_type: string, zerocopy: bool) -> (
+  method: (reflinked, hardlinked, copied)
+)
+
+# All that it names was put before
+method PutManifest(
+  handle: int,
+  repository: string,
+  digest: string,
+  size: int,
+  media_type: string,
+  manifest: string,
+  tag: ?string
+) -> ()
+
+error InvalidHandle (handle: int)
+error NoSuchImage (image: string)
+error NoSuchLayer (diff_id: string)
+error InvalidDigest (message: string)
+error DiffIdMismatch (expected: string, actual: string)
+error InvalidRequest (message: string)
+error InternalError (message: string)
+";

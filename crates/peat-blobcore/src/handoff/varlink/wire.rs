@@ -1,11 +1,17 @@
-//! What the calls of `org.composefs.Oci` and `org.composefs.Repository` take and give, as composefs 0.9 has them.
+//! What the calls of `org.composefs.Oci` and `org.composefs.Repository` take and give, as composefs 0.9 has them, and those of
+//! `peat.blob.Store`, which is ours.
 //!
 //! Plain data of somebody else's making: nothing here is checked.
 
+use std::fs::File;
+use std::io::Write as _;
+
+use rustix::fs::MemfdFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::message::MessageError;
+use crate::content::Shared;
 
 /// What a service of split layers says that it can do.
 pub const FEATURE: &str = "splitdirfdstream-v0";
@@ -100,7 +106,8 @@ impl Refusal {
     }
 
     pub(super) fn read(error: &str, parameters: Value) -> Self {
-        let known = error.rsplit_once('.').filter(|(interface, _)| matches!(*interface, super::OCI | super::REPOSITORY));
+        let known =
+            error.rsplit_once('.').filter(|(interface, _)| matches!(*interface, super::OCI | super::REPOSITORY | super::STORE));
         let known = known.and_then(|(_, name)| serde_json::from_value(json!({ name: &parameters })).ok());
         let cut = |text: &str| text.chars().take(500).collect();
         known.unwrap_or_else(|| Self::Other { error: cut(error), detail: cut(&parameters.to_string()) })
@@ -374,4 +381,109 @@ pub struct ServiceInfo {
     pub url: String,
     /// What it speaks.
     pub interfaces: Vec<String>,
+}
+
+/// A manifest, a configuration or a layer of a repository.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Blob {
+    pub(super) handle: u64,
+    pub(super) repository: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    pub(super) media_type: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Described {
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct FoundImage {
+    #[serde(flatten)]
+    pub(super) described: Described,
+    pub(super) manifest: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct About {
+    pub(super) handle: u64,
+    pub(super) repository: String,
+    pub(super) digest: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Descriptions {
+    pub(super) referrers: Vec<Described>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct OpenedBlob {
+    /// What it has, where that goes into a message. Else it is in the file that comes with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) text: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HeldBlob {
+    pub(super) present: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PutBlob {
+    #[serde(flatten)]
+    pub(super) blob: Blob,
+    pub(super) zerocopy: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct TakenBlob {
+    pub(super) method: Method,
+}
+
+/// How bytes came from one file into another.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Method {
+    Reflinked,
+    Hardlinked,
+    Copied,
+}
+
+impl From<Shared> for Method {
+    fn from(shared: Shared) -> Self {
+        match shared {
+            Shared::Reflinked => Self::Reflinked,
+            Shared::HardLinked => Self::Hardlinked,
+            Shared::Copied => Self::Copied,
+        }
+    }
+}
+
+impl From<Method> for Shared {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Reflinked => Self::Reflinked,
+            Method::Hardlinked => Self::HardLinked,
+            Method::Copied => Self::Copied,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct PutManifest {
+    #[serde(flatten)]
+    pub(super) blob: Blob,
+    pub(super) manifest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tag: Option<String>,
+}
+
+/// Bytes as a file that nobody else has, for what goes by descriptor and has none.
+pub(super) fn in_memory(bytes: &[u8]) -> std::io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("blob", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    Ok(file)
 }

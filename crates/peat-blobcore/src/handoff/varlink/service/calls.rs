@@ -1,16 +1,17 @@
 //! What a client calls: from a message to the part that answers it, and the answer back.
 
 use std::collections::BTreeSet;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
 use super::Service;
+use super::store::HandedBlob;
 use crate::handoff::HandoffError;
 use crate::handoff::varlink::link::{Link, Received};
 use crate::handoff::varlink::message::{Call, Fault, encode_fault, encode_reply, parameters};
 use crate::handoff::varlink::wire::{self, Refusal};
-use crate::handoff::varlink::{OCI, REPOSITORY, SERVICE, VarlinkError, interface};
+use crate::handoff::varlink::{OCI, REPOSITORY, SERVICE, STORE, VarlinkError, interface};
 use crate::oci::Digest;
 use crate::registry::RegistryError;
 
@@ -62,6 +63,19 @@ impl<'a> Session<'a> {
                 asked(bytes).and_then(|asked| self.put_layer(asked, descriptors)).and_then(|said| replied(&said))
             }
             (OCI, _) => self.oci(method, bytes),
+            // Its reply may have one.
+            (STORE, "OpenBlob") => match asked(bytes).and_then(|asked| self.open_blob(&asked)) {
+                Ok(_) if call.oneway => return Ok(()),
+                Ok(HandedBlob { said, file }) => {
+                    let descriptors: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+                    return self.send(&encode_reply(&said, false)?, &descriptors);
+                }
+                Err(fault) => Err(fault),
+            },
+            (STORE, "PutBlob") => {
+                asked(bytes).and_then(|asked| self.put_blob(&asked, descriptors)).and_then(|said| replied(&said))
+            }
+            (STORE, _) => self.of_store(method, bytes),
             (REPOSITORY, "OpenRepository") => asked(bytes).and_then(|asked| self.open_repository(&asked)),
             (REPOSITORY, "CloseRepository") => asked(bytes).and_then(|asked| self.close_repository(&asked)),
             (REPOSITORY, _) => Err(no_method(&call.method, method)),
@@ -93,6 +107,16 @@ impl<'a> Session<'a> {
             "HasLayer" => self.has_layer(&asked(bytes)?).and_then(|said| replied(&said)),
             "FinalizeImage" => self.finalize_image(&asked(bytes)?).and_then(|said| replied(&said)),
             _ => Err(no_method(&format!("{OCI}.{method}"), method)),
+        }
+    }
+
+    fn of_store(&mut self, method: &str, bytes: &[u8]) -> Answer {
+        match method {
+            "FindImage" => self.find_image(&asked(bytes)?).and_then(|said| replied(&said)),
+            "ListReferrers" => self.list_referrers(&asked(bytes)?).and_then(|said| replied(&said)),
+            "HasBlob" => self.has_blob(&asked(bytes)?).and_then(|said| replied(&said)),
+            "PutManifest" => self.put_manifest(&asked(bytes)?).and_then(|said| replied(&said)),
+            _ => Err(no_method(&format!("{STORE}.{method}"), method)),
         }
     }
 
@@ -142,7 +166,7 @@ fn of_service(method: &str, bytes: &[u8]) -> Answer {
             product: "peat-blobd".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             url: String::new(),
-            interfaces: [SERVICE, REPOSITORY, OCI].map(str::to_owned).into(),
+            interfaces: [SERVICE, REPOSITORY, OCI, STORE].map(str::to_owned).into(),
         }),
         "GetInterfaceDescription" => {
             let wire::Interface { interface } = asked(bytes)?;
@@ -150,6 +174,7 @@ fn of_service(method: &str, bytes: &[u8]) -> Answer {
                 SERVICE => interface::SERVICE,
                 REPOSITORY => interface::REPOSITORY,
                 OCI => interface::OCI,
+                STORE => interface::STORE,
                 _ => return Err(Fault::NoInterface(interface)),
             };
             replied(&wire::Description { description: description.to_owned() })

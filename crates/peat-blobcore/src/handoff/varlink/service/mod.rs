@@ -2,7 +2,7 @@
 //!
 //! - here: connections, how many there may be and how they end; `calls`: what is called
 //! - `images` lists, shows, checks and names them; `layers` gives layers out and takes them in, `index` knows in which images they are;
-//!   `finish` makes images of layers that were taken in
+//!   `finish` makes images of layers that were taken in; `store` gives and takes blobs as they travel
 //!
 //! Each connection has a thread, and each layer that is given out. Must never serve another user than the own and root, nor keep
 //! anything of a client that is gone but the layers that it put, for a while.
@@ -12,6 +12,7 @@ mod finish;
 mod images;
 mod index;
 mod layers;
+mod store;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,77 @@
+//! Images between stores that keep layers unpacked, layer by layer: composefs repositories, and ours as one.
+
+use super::CopyError;
+use crate::handoff::varlink::wire::{LayerRef, PutLayerReport};
+use crate::handoff::varlink::{Client, Refusal, VarlinkError};
+use crate::oci::{Digest, diff_ids};
+
+/// A repository of a service that speaks of layers.
+#[derive(Debug)]
+pub struct LayerStore {
+    /// The service.
+    pub client: Client,
+    /// Which of its repositories.
+    pub handle: u64,
+}
+
+/// What a copy of layers did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relayed {
+    /// The image's digest where it is now; another than it had where its layers had to be named anew, as plain archives.
+    pub digest: Digest,
+    /// Layers that were there.
+    pub layers_present: u64,
+    /// Files of layers whose blocks are shared.
+    pub reflinked: u64,
+    /// Files that have one more name.
+    pub hard_linked: u64,
+    /// Files that were copied.
+    pub copied: u64,
+    /// Files that were there.
+    pub present: u64,
+}
+
+/// Copies an image from one service to another, where it is called `name`; its bytes do not come by here. With `zerocopy` the other
+/// refuses what it would have to copy. `progress` hears of each layer, by its diff_id, when it is there. Blocks.
+///
+/// # Errors
+/// [`CopyError::Varlink`] with what a service says; then nothing has the name that had not.
+pub fn relay(
+    from: &mut LayerStore,
+    to: &mut LayerStore,
+    (image, name): (&str, &str),
+    zerocopy: bool,
+    progress: &mut dyn FnMut(&Digest),
+) -> Result<Relayed, CopyError> {
+    let inspected = from.client.inspect(from.handle, image).map_err(|error| match error {
+        VarlinkError::Refused(Refusal::NoSuchImage { image }) => CopyError::NoImage(image),
+        error => error.into(),
+    })?;
+    let senseless = |why: String| CopyError::from(VarlinkError::Senseless(why));
+    let diff_ids = diff_ids(inspected.config.as_bytes()).map_err(|error| senseless(error.to_string()))?;
+    let (mut layers, mut done) = (Vec::new(), [0; 4]);
+    let mut layers_present = 0;
+    for diff_id in diff_ids {
+        let layer_verity = match to.client.has_layer(to.handle, &diff_id)? {
+            Some(verity) => {
+                layers_present += 1;
+                verity
+            }
+            None => {
+                let layer = from.client.get_layer(from.handle, &diff_id)?;
+                let put: PutLayerReport = to.client.relay_layer(to.handle, &diff_id, zerocopy, layer)?;
+                let counts = [put.objects_reflinked, put.objects_hardlinked, put.objects_copied, put.objects_already_present];
+                for (sum, more) in done.iter_mut().zip(counts) {
+                    *sum += more;
+                }
+                put.layer_verity
+            }
+        };
+        progress(&diff_id);
+        layers.push(LayerRef { diff_id: diff_id.to_string(), layer_verity });
+    }
+    let made = to.client.finalize_image(to.handle, &inspected.manifest, &inspected.config, &layers, Some(name))?;
+    let digest = made.manifest_digest.parse().map_err(|error| senseless(format!("{}: {error}", made.manifest_digest)))?;
+    let [reflinked, hard_linked, copied, present] = done;
+    Ok(Relayed { digest, layers_present, reflinked, hard_linked, copied, present })
+}
