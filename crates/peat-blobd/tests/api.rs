@@ -345,15 +345,29 @@ async fn events_are_watched_until_the_daemon_ends() {
     let client = native(&alpha, Protocol::Connect);
     let mut stream = client.watch(blob::WatchRequest::default()).await.expect("watched");
     let bravo = start(&fleet, "bravo", &[&alpha]).await;
-    let mut sequence = 0;
+    let (mut told, mut sequence) = (Vec::new(), None);
     loop {
         let event = stream.message().await.expect("it goes on").expect("it goes on").to_owned_message();
-        assert_eq!(event.sequence, sequence, "none is left out");
-        sequence += 1;
+        assert_eq!(event.sequence, *sequence.get_or_insert(event.sequence), "none is left out");
+        sequence = sequence.map(|sequence| sequence + 1);
+        told.push(event.clone());
         if event.event == Some(oneof::watch_response::Event::PeerUp(bravo.node().id().to_string())) {
             break;
         }
     }
+    // Whoever was away reads on from where he was, and is told the same.
+    for after in 0..told.len() - 1 {
+        let request = blob::WatchRequest { after: Some(told[after].sequence), ..Default::default() };
+        let mut again = client.watch(request).await.expect("watched");
+        for event in &told[after + 1..] {
+            let heard = again.message().await.expect("it goes on").expect("it goes on").to_owned_message();
+            assert_eq!(heard, *event);
+        }
+    }
+    // Of another life nothing is kept, and that is said.
+    let request = blob::WatchRequest { after: Some(1), ..Default::default() };
+    let heard = client.watch(request).await.expect("watched").message().await.expect("told").expect("told").to_owned_message();
+    assert_eq!(heard.event, Some(oneof::watch_response::Event::Missed(0)));
     // The watcher does not keep the daemon from ending.
     alpha.stop().await;
     while stream.message().await.expect("it ends well").is_some() {}

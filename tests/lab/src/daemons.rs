@@ -166,7 +166,11 @@ impl<'a> Daemons<'a> {
         self.send_with(path, to, &[]).map(|_| ())
     }
 
-    fn send_with(&self, path: &Path, to: &[usize], flags: &[&str]) -> Result<Vec<u8>, LabError> {
+    /// Sends a file or directory from the first seat to others, with more flags of `peat-blobctl send`; returns what that says as JSON.
+    ///
+    /// # Errors
+    /// If it is not taken, or, with `--wait`, not completed.
+    pub fn send_with(&self, path: &Path, to: &[usize], flags: &[&str]) -> Result<Vec<u8>, LabError> {
         let path = path.display().to_string();
         let to = to.iter().flat_map(|seat| ["--to", &self.ids[*seat]]);
         let arguments: Vec<&str> = ["send", &path].into_iter().chain(to).chain(flags.iter().copied()).collect();

@@ -6,7 +6,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use super::assembly::{Assembly, Storage};
@@ -154,6 +155,7 @@ impl Inner {
         let count = tree::groups(size);
         fs::write(&bitmap, Groups::all(count).bytes(&(0..count)).1)
             .map_err(|error| self.layout.write_error("write", &bitmap, 0, error))?;
+        self.unlink_from_others(&self.layout.blob(hash))?;
         for (from, part) in [(self.layout.outboard(hash), OUTBOARD), (self.layout.blob(hash), DATA)] {
             match fs::rename(&from, self.layout.assembly(hash, size, part)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(ContentError::io("rename", &from)(error)),
@@ -162,6 +164,28 @@ impl Inner {
             fault::point("content.assembly.salvaged");
         }
         Ok(())
+    }
+
+    /// A file that has names elsewhere is somebody else's too, and mending would write to it: this store gets one of its own.
+    fn unlink_from_others(&self, path: &Path) -> Result<(), ContentError> {
+        let found = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found.map_err(ContentError::io("look at", path))?,
+        };
+        if found.nlink() < 2 {
+            return Ok(());
+        }
+        self.ensure_free(found.len())?;
+        let (copy, temp) = self.layout.temp()?;
+        let taken = File::open(path).and_then(|file| match rustix::fs::ioctl_ficlone(&copy, &file) {
+            Ok(()) => Ok(()),
+            Err(_) => io::copy(&mut &file, &mut &copy).map(drop),
+        });
+        match taken {
+            Ok(()) => fs::rename(&temp.path, path).map_err(ContentError::io("rename", &temp.path)),
+            // What cannot be read is fetched.
+            Err(_) => layout::remove(path),
+        }
     }
 
     fn remove_files(&self, hash: &BlobHash, size: u64) -> Result<(), ContentError> {

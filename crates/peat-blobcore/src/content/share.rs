@@ -49,8 +49,11 @@ pub(crate) fn share(from: &File, to: &File, path: &Path, sharing: Sharing) -> Re
         return Err(not("they are on different file systems".to_owned()));
     }
     // One more name for a file that others may write to is no copy of what it says now.
-    if there.mode() & 0o022 != 0 {
-        return Err(not("the file system shares no extents, and others than its owner may write to the file".to_owned()));
+    let is_own = [0, rustix::process::geteuid().as_raw()].contains(&there.uid());
+    if !is_own || there.mode() & 0o022 != 0 {
+        return Err(
+            not("the file system shares no extents, and others than this user and root may write to the file".to_owned()),
+        );
     }
     fs::remove_file(path).map_err(failed)?;
     let source = format!("/proc/self/fd/{}", from.as_raw_fd());

@@ -18,7 +18,7 @@ use peat_blobcore::handoff::varlink::{
     Client, ClientOptions, RemoteStore, Service, ServiceOptions, VarlinkError, WhichRepository,
 };
 use peat_blobcore::handoff::{CacheOptions, HandoffError, LayerCache};
-use peat_blobcore::oci::{Algorithm, ImageReference};
+use peat_blobcore::oci::{Algorithm, ImageReference, Tag};
 use serde_json::{Value, json};
 
 use super::parts::Parts;
@@ -126,8 +126,9 @@ pub(crate) async fn run(output: &Output, options: Options) -> Result<(), Failure
 fn name_of(options: &Options) -> Result<ImageReference, Failure> {
     let text = options.name.as_deref().unwrap_or(&options.image);
     let name: ImageReference = text.parse().map_err(|why| Failure::usage(format!("{text}: {why}")))?;
-    // A store has no registries.
-    Ok(ImageReference { registry: None, ..name })
+    // A store has no registries. What has neither tag nor digest is what clients take it for.
+    let latest = (name.tag.is_none() && name.digest.is_none()).then(Tag::latest);
+    Ok(ImageReference { registry: None, tag: name.tag.or(latest), ..name })
 }
 
 /// What came of it, to be shown.
@@ -180,7 +181,7 @@ impl Copying {
         };
         let copied = copy(&mut *from.store, &mut *to.store, (&image, &self.name), options, &mut hear);
         let copied = copied.map_err(of_copy)?;
-        to.finish(&self.name)?;
+        to.finish(&self.name, self.options.name.as_deref().unwrap_or(&self.options.image))?;
         from.close()?;
         Ok(self.by_parts(&copied))
     }
@@ -225,13 +226,14 @@ impl Copying {
         let relayed = relayed.map_err(of_copy)?;
         from.close()?;
         to.close()?;
-        let Relayed { digest, layers_present, reflinked, hard_linked, copied, present } = relayed;
+        let Relayed { digest, layers_present, reflinked, hard_linked, copied, present, left_behind } = relayed;
         let counts = [
             ("reflinked", reflinked),
             ("hard_linked", hard_linked),
             ("copied", copied),
             ("present", present),
             ("layers_present", layers_present),
+            ("left_behind", left_behind),
         ];
         Ok(Done {
             name: self.name.to_string(),
@@ -247,6 +249,7 @@ fn word(way: &str) -> &str {
         "hard_linked" => "hard-linked",
         "present" => "there before",
         "layers_present" => "layers there before",
+        "left_behind" => "signatures and the like left behind",
         way => way,
     }
 }
@@ -303,12 +306,12 @@ fn open(store: &Store, image: Option<&str>) -> Result<Open, Failure> {
 }
 
 impl Open {
-    /// What came is where it was to go.
-    fn finish(mut self, name: &ImageReference) -> Result<(), Failure> {
+    /// What came is where it was to go. A tool is told the name as it was given, with a registry if there is one.
+    fn finish(mut self, name: &ImageReference, given: &str) -> Result<(), Failure> {
         if let Some((between, spec)) = self.between.take() {
             let tag = name.tag.clone().map_or("latest".to_owned(), |tag| tag.to_string());
             let layout = format!("oci:{}:{tag}", between.path().join("layout").display());
-            skopeo(&layout, &format!("containers-storage:{spec}{name}"))?;
+            skopeo(&layout, &format!("containers-storage:{spec}{given}"))?;
         }
         self.close()
     }

@@ -31,6 +31,9 @@ pub(crate) struct Watch {
     /// A distribution's id, or its first eight or more digits: until it has come to its end. Without it, everything, until
     /// interrupted.
     id: Option<String>,
+    /// Begin behind the event of this number (`sequence` in JSON), which a watch showed before; what is kept no more is said to be missed.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "id")]
+    after: Option<u64>,
 }
 
 /// Who is shown what while a distribution comes along.
@@ -82,7 +85,11 @@ pub(crate) async fn watch(options: &Watch, output: &Output, address: &Address) -
         output.event(&show::status_json(&status), || show::status_text(&status))?;
         return verdict(&status);
     }
-    let mut events = daemon.client.watch(WatchRequest::default()).await.map_err(|error| of_daemon(&error))?;
+    let mut events = daemon
+        .client
+        .watch(WatchRequest { after: options.after, ..Default::default() })
+        .await
+        .map_err(|error| of_daemon(&error))?;
     while let Some(event) = events.message().await.map_err(|error| of_daemon(&error))? {
         let event = event.to_owned_message();
         output.event(&event_json(&event), || event_text(&event))?;
@@ -230,6 +237,7 @@ fn event_text(event: &WatchResponse) -> String {
             format!("distribution {}  file {} is in the inbox", show::short(&file.distribution_id), file.index)
         }
         Some(Event::Clone(id)) => format!("{}  speaks twice: two copies or lives of one node", show::short(id)),
+        Some(Event::Missed(0)) => "events were missed: the daemon started again".to_owned(),
         Some(Event::Missed(count)) => format!("{} missed", show::count(*count, "event")),
         None => "something that this version does not know".to_owned(),
     }

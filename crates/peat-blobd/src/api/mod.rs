@@ -5,6 +5,7 @@ mod blobs;
 mod bundles;
 mod convert;
 pub(crate) mod errors;
+mod events;
 mod health;
 mod images;
 mod limits;
@@ -34,6 +35,7 @@ use tokio_rustls::rustls::ServerConfig;
 use crate::Config;
 use crate::hook::Hooks;
 use bundles::Bundles;
+use events::Events;
 use outboxes::Outboxes;
 
 /// What every call works with.
@@ -46,6 +48,8 @@ pub(crate) struct Daemon {
     /// Peers that a user named, and where.
     pub(crate) named: RwLock<BTreeMap<EndpointId, Vec<String>>>,
     bundles: Bundles,
+    /// What happened last.
+    pub(crate) events: Arc<Events>,
     /// Held by who changes limits: they are read, and set as they are to be.
     pub(crate) changing_limits: tokio::sync::Mutex<()>,
     pub(crate) outboxes: Outboxes,
@@ -72,13 +76,14 @@ pub(crate) fn router(daemon: &Arc<Daemon>) -> Router {
 impl Daemon {
     pub(crate) fn new(node: Node, config: Arc<Config>, stopping: watch::Receiver<bool>) -> Self {
         let named = config.peers.iter().map(|peer| (peer.id, peer.hosts.clone())).collect();
-        let tls = RwLock::default();
+        let (tls, events) = (RwLock::default(), Events::keep(node.events()));
         Self {
             node,
             config: RwLock::new(config),
             tls,
             named: RwLock::new(named),
             bundles: Bundles::default(),
+            events,
             changing_limits: tokio::sync::Mutex::default(),
             outboxes: Outboxes::default(),
             hooks: Hooks::default(),

@@ -279,8 +279,8 @@ impl BlobService for Native {
         _ctx: RequestContext,
         request: ServiceRequest<'_, blob::WatchRequest>,
     ) -> ServiceResult<ServiceStream<blob::WatchResponse>> {
-        // Subscribed before the look, so that nothing falls between.
-        let events = self.0.node.events();
+        // Taken before the look, so that nothing falls between.
+        let from = request.after.map_or_else(|| self.0.events.next(), |after| after.saturating_add(1));
         let (only, first) = match request.distribution_id {
             "" => (None, None),
             text => {
@@ -289,7 +289,7 @@ impl BlobService for Native {
                 (Some(id), Some(NodeEvent::Distribution { id, state }))
             }
         };
-        Ok(Response::new(streams::watch(Arc::clone(&self.0), events, only, first)))
+        Ok(Response::new(streams::watch(Arc::clone(&self.0), from, only, first)))
     }
 
     async fn cancel_distribution(

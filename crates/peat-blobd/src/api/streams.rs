@@ -7,33 +7,47 @@ use n0_future::stream;
 use peat_blobapi::blob::{self, oneof::watch_response::Event};
 use peat_blobcore::content::{BlobReader, ContentError};
 use peat_blobcore::model::{BlobHash, DistributionId};
-use peat_blobcore::{Error, NodeEvent, NodeEvents};
+use peat_blobcore::{Error, NodeEvent};
 
 use super::errors::failed;
+use super::events::At;
 use super::{Daemon, convert};
 
 /// Bytes of one message of a blob.
 const CHUNK: usize = 256 * 1024;
 
-/// Every event, or every one that concerns a distribution, until the daemon ends.
+/// Every event from a number on, or every one that concerns a distribution, until the daemon ends. `first` comes before, with the number
+/// before.
 pub(crate) fn watch(
     daemon: Arc<Daemon>,
-    events: NodeEvents,
+    from: u64,
     only: Option<DistributionId>,
     first: Option<NodeEvent>,
 ) -> ServiceStream<blob::WatchResponse> {
-    Box::pin(stream::unfold((daemon, events, first, 0_u64), move |(daemon, mut events, mut first, sequence)| async move {
+    Box::pin(stream::unfold((daemon, from, first), move |(daemon, mut next, mut first)| async move {
         loop {
-            let event = match first.take() {
-                Some(event) => event,
-                None => tokio::select! {
-                    event = events.next() => event?,
-                    () = daemon.stopped() => return None,
+            let (event, number) = match first.take() {
+                Some(event) => (event, next.saturating_sub(1)),
+                None => match daemon.events.at(next) {
+                    At::Event(event) => {
+                        next += 1;
+                        (event, next - 1)
+                    }
+                    At::Missed(count, upto) => {
+                        next = upto;
+                        (NodeEvent::Missed(count), upto.saturating_sub(1))
+                    }
+                    At::Later => {
+                        tokio::select! {
+                            () = daemon.events.reach(next) => continue,
+                            () = daemon.stopped() => return None,
+                        }
+                    }
                 },
             };
             if let Some(event) = message(event, only) {
-                let response = blob::WatchResponse { sequence, event: Some(event), ..Default::default() };
-                return Some((Ok(response), (daemon, events, first, sequence + 1)));
+                let response = blob::WatchResponse { sequence: number, event: Some(event), ..Default::default() };
+                return Some((Ok(response), (daemon, next, first)));
             }
         }
     }))

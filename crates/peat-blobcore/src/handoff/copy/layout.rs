@@ -1,5 +1,6 @@
 //! A directory with an OCI layout (image-spec 1.1, `image-layout.md`). Its index is replaced when all that it names is there, and durable.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -14,12 +15,17 @@ use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Manifes
 use crate::registry::archive::{CONTAINERD_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME};
 use crate::registry::is_manifest;
 
+/// The file that is to replace the index.
+const INDEX_PART: &str = "index.json.part";
+
 /// The layout.
 #[derive(Debug)]
 pub struct LayoutStore {
     path: PathBuf,
     /// Held while it is written to, so that what was left half-done can be known for that.
     lock: Option<File>,
+    /// Blobs that were found to be what they are called.
+    right: BTreeSet<Digest>,
 }
 
 /// An entry of the index.
@@ -34,7 +40,7 @@ impl LayoutStore {
     /// # Errors
     /// [`CopyError::NotALayout`].
     pub fn open(path: &Path) -> Result<Self, CopyError> {
-        let store = Self { path: path.to_owned(), lock: None };
+        let store = Self { path: path.to_owned(), lock: None, right: BTreeSet::new() };
         store.index()?;
         Ok(store)
     }
@@ -45,16 +51,17 @@ impl LayoutStore {
     /// [`CopyError::NotALayout`] where there is something else, [`CopyError::InUse`], or what the directory fails with.
     pub fn create(path: &Path) -> Result<Self, CopyError> {
         fs::create_dir_all(path).map_err(CopyError::file("make", path))?;
-        let mark = path.join(LAYOUT_FILE);
-        let is_empty = fs::read_dir(path).map_err(CopyError::file("read", path))?.next().is_none();
-        if is_empty {
-            fs::write(&mark, br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(CopyError::file("write", &mark))?;
-            let empty = json!({ "schemaVersion": 2, "manifests": [] });
-            replace(&path.join(INDEX_FILE), empty.to_string().as_bytes())?;
-        }
         let lock = File::open(path).map_err(CopyError::file("open", path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| CopyError::InUse(path.to_owned()))?;
-        let store = Self { path: path.to_owned(), lock: Some(lock) };
+        let (mark, index) = (path.join(LAYOUT_FILE), path.join(INDEX_FILE));
+        let mut names = fs::read_dir(path).map_err(CopyError::file("read", path))?;
+        // What a crash has left of one that was begun is as good as nothing.
+        if names.all(|name| name.is_ok_and(|name| [LAYOUT_FILE, INDEX_PART].iter().any(|part| name.file_name() == *part))) {
+            let empty = json!({ "schemaVersion": 2, "manifests": [] });
+            replace(&index, empty.to_string().as_bytes())?;
+            fs::write(&mark, br#"{"imageLayoutVersion":"1.0.0"}"#).map_err(CopyError::file("write", &mark))?;
+        }
+        let store = Self { path: path.to_owned(), lock: Some(lock), right: BTreeSet::new() };
         store.index()?;
         Ok(store)
     }
@@ -93,7 +100,7 @@ impl LayoutStore {
 
     /// Has a file appear in the place of a blob, whole, right and durable, or not at all.
     fn add(
-        &self,
+        &mut self,
         part: &Descriptor,
         fill: impl FnOnce(&mut File, &Path) -> Result<Shared, CopyError>,
     ) -> Result<Shared, CopyError> {
@@ -116,8 +123,24 @@ impl LayoutStore {
         file.sync_all().map_err(CopyError::file("sync", &begun.0))?;
         fs::rename(&begun.0, &place).map_err(CopyError::file("name", &place))?;
         sync(directory)?;
+        self.right.insert(part.digest);
         Ok(shared)
     }
+}
+
+/// The entry that a name means: by a whole name before a tag alone, which says of no repository that it is its.
+fn named<'a>(entries: &'a [Named], image: &ImageReference) -> Option<&'a Named> {
+    let image = ImageReference { tag: Some(image.tag.clone().unwrap_or_else(Tag::latest)), ..image.clone() };
+    let (full, bare) = (image.to_string(), ImageReference { registry: None, ..image.clone() }.to_string());
+    let is_whole = |name: &String| name.contains([':', '/']);
+    let by = |is_it: &dyn Fn(&String) -> bool| entries.iter().find(|entry| entry.names.iter().any(is_it));
+    let by_tag = || {
+        let tag = image.tag.as_ref().map(ToString::to_string).unwrap_or_default();
+        let bare = entries.iter().filter(|entry| !entry.names.iter().any(is_whole));
+        let mut found = bare.filter(|entry| entry.names.is_empty() && entries.len() == 1 || entry.names.contains(&tag));
+        found.next().filter(|_| found.next().is_none())
+    };
+    by(&|name| *name == full || *name == bare).or_else(|| by(&|name| name.ends_with(&format!("/{bare}")))).or_else(by_tag)
 }
 
 /// A file that is nobody's yet.
@@ -139,20 +162,12 @@ impl Drop for Begun {
 impl ImageStore for LayoutStore {
     fn find(&mut self, image: &ImageReference) -> Result<(Descriptor, Vec<u8>), CopyError> {
         let entries = self.entries()?;
-        let (full, bare) = (image.to_string(), format!("{}", ImageReference { registry: None, ..image.clone() }));
-        let tag = image.tag.clone().unwrap_or_else(Tag::latest);
-        let is_named =
-            |name: &String| *name == full || *name == bare || *name == tag.as_str() || name.ends_with(&format!("/{bare}"));
+        let none = || CopyError::NoImage(format!("{image} in {}", self.path.display()));
         let found = match image.digest {
             Some(digest) => entries.iter().find(|entry| entry.descriptor.digest == digest),
-            None => entries.iter().find(|entry| entry.names.iter().any(is_named)),
+            None => named(&entries, image),
         };
-        // The only one that there is needs no name.
-        let only = || match entries.as_slice() {
-            [only] if image.digest.is_none() && only.names.is_empty() => Some(only),
-            _ => None,
-        };
-        let found = found.or_else(only).ok_or_else(|| CopyError::NoImage(format!("{image} in {}", self.path.display())))?;
+        let found = found.ok_or_else(none)?;
         let mut descriptor = found.descriptor.clone();
         descriptor.annotations.clear();
         let bytes = self.open(&image.repository, &descriptor)?.read_manifest(&descriptor)?;
@@ -166,7 +181,14 @@ impl ImageStore for LayoutStore {
                 continue;
             }
             descriptor.annotations.clear();
-            let bytes = self.open(repository, &descriptor)?.read_manifest(&descriptor)?;
+            let bytes = match self.open(repository, &descriptor).and_then(|opened| opened.read_manifest(&descriptor)) {
+                Ok(bytes) => bytes,
+                // It may be of an image that nobody asked for.
+                Err(error) => {
+                    tracing::warn!(layout = %self.path.display(), digest = %descriptor.digest, %error, "a manifest of a layout is passed over");
+                    continue;
+                }
+            };
             let manifest = Manifest::parse(&bytes, Some(&descriptor.media_type));
             if manifest.is_ok_and(|manifest| manifest.subject.is_some_and(|named| named.digest == *subject)) {
                 about.push(descriptor);
@@ -188,7 +210,17 @@ impl ImageStore for LayoutStore {
     }
 
     fn has(&mut self, _repository: &Repository, part: &Descriptor) -> Result<bool, CopyError> {
-        Ok(fs::metadata(self.blob(&part.digest)).is_ok_and(|found| found.is_file() && found.len() == part.size))
+        if self.right.contains(&part.digest) {
+            return Ok(true);
+        }
+        let path = self.blob(&part.digest);
+        let Ok(file) = File::open(&path) else { return Ok(false) };
+        if !file.metadata().is_ok_and(|found| found.is_file() && found.len() == part.size) {
+            return Ok(false);
+        }
+        // What somebody else has put there may be anything.
+        let actual = digest_of_file(&file, part.digest.algorithm()).map_err(CopyError::file("read", &path))?;
+        Ok(actual == part.digest && self.right.insert(part.digest))
     }
 
     fn put(&mut self, _repository: &Repository, part: &Descriptor, from: Opened, sharing: Sharing) -> Result<Shared, CopyError> {
@@ -211,32 +243,35 @@ impl ImageStore for LayoutStore {
 
     fn put_manifest(
         &mut self,
-        _repository: &Repository,
+        repository: &Repository,
         part: &Descriptor,
         bytes: &[u8],
+        is_root: bool,
         tag: Option<&Tag>,
     ) -> Result<(), CopyError> {
-        self.add(part, |file, path| {
-            file.write_all(bytes).map_err(CopyError::file("write", path))?;
-            Ok(Shared::Copied)
-        })?;
-        let is_about = Manifest::parse(bytes, Some(&part.media_type)).is_ok_and(|manifest| manifest.subject.is_some());
-        if tag.is_none() && !is_about {
+        if !self.has(repository, part)? {
+            self.add(part, |file, path| {
+                file.write_all(bytes).map_err(CopyError::file("write", path))?;
+                Ok(Shared::Copied)
+            })?;
+        }
+        if !is_root {
             return Ok(());
         }
         let mut index = self.index()?;
-        let digest = part.digest.to_string();
+        let (digest, whole) = (part.digest.to_string(), tag.map(|tag| format!("{repository}:{tag}")));
         let list =
             index.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(|| self.not("its index has no manifests"))?;
-        let name_of = |entry: &Value| entry["annotations"][REF_NAME].as_str().map(str::to_owned);
-        // A name points to one image.
-        list.retain(|entry| match tag {
-            Some(tag) => name_of(entry).as_deref() != Some(tag.as_str()),
-            None => entry["digest"] != digest.as_str() || name_of(entry).is_some(),
+        let annotation = |entry: &Value, name: &str| entry["annotations"][name].as_str().map(str::to_owned);
+        // A name points to one image. Those of others stay, also where their tags are the same.
+        list.retain(|entry| match (tag, annotation(entry, CONTAINERD_NAME)) {
+            (Some(_), Some(name)) => Some(name) != whole,
+            (Some(tag), None) => annotation(entry, REF_NAME).is_none_or(|name| name != tag.as_str() && Some(name) != whole),
+            (None, name) => entry["digest"] != digest.as_str() || name.is_some() || annotation(entry, REF_NAME).is_some(),
         });
         let mut entry = json!({ "mediaType": part.media_type, "digest": digest, "size": part.size });
         if let Some(tag) = tag {
-            entry["annotations"] = json!({ REF_NAME: tag.as_str() });
+            entry["annotations"] = json!({ REF_NAME: tag.as_str(), CONTAINERD_NAME: whole });
         }
         list.push(entry);
         replace(&self.path.join(INDEX_FILE), index.to_string().as_bytes())
@@ -246,7 +281,7 @@ impl ImageStore for LayoutStore {
 /// Replaces a small file by another, durably.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), CopyError> {
     let directory = path.parent().expect("it is in a directory");
-    let begun = Begun(path.with_extension("json.part"));
+    let begun = Begun(path.with_file_name(INDEX_PART));
     let mut file = File::create(&begun.0).map_err(CopyError::file("make", &begun.0))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(CopyError::file("write", &begun.0))?;
     fs::rename(&begun.0, path).map_err(CopyError::file("name", path))?;

@@ -22,9 +22,10 @@ pub use relay::{LayerStore, Relayed, relay};
 pub use store::{ImageStore, Opened};
 
 use crate::content::{Shared, Sharing};
-use crate::oci::{Algorithm, Descriptor, Digest, ImageReference, Tag};
+use crate::oci::{Algorithm, Descriptor, Digest, ImageReference};
 use crate::registry::{Closure, is_manifest};
 use readdress::Readdressed;
+use store::digest_of;
 
 /// What is wanted of a copy.
 #[derive(Debug, Clone, Copy, Default)]
@@ -85,14 +86,20 @@ pub fn copy(
     progress: &mut dyn FnMut(&Descriptor, Came),
 ) -> Result<Copied, CopyError> {
     let (root, bytes) = from.find(image)?;
+    // Nobody has held it against anything yet.
+    if digest_of(root.digest.algorithm(), &bytes) != root.digest || image.digest.is_some_and(|asked| asked != root.digest) {
+        return Err(CopyError::Mismatch(Box::new(image.digest.unwrap_or(root.digest))));
+    }
     let about = from.about(&image.repository, &root.digest)?;
     let mut copy = Copy { from, to, image, name, options, readdressed: Readdressed::default(), parts: BTreeMap::new(), progress };
-    let digest = copy.one(root, bytes, name.tag.as_ref())?;
+    let (root, bytes) = copy.one(root, bytes, false)?;
     for root in about {
         let bytes = copy.manifest(&root)?;
-        copy.one(root, bytes, None)?;
+        copy.one(root, bytes, true)?;
     }
-    Ok(Copied { digest, parts: copy.parts })
+    // Last of all: an image has no name without its signatures.
+    copy.to.put_manifest(&name.repository, &root, &bytes, true, name.tag.as_ref())?;
+    Ok(Copied { digest: root.digest, parts: copy.parts })
 }
 
 /// A copy that is under way.
@@ -108,8 +115,8 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Copies what belongs to a manifest, and then the manifests, each after what it names.
-    fn one(&mut self, root: Descriptor, bytes: Vec<u8>, tag: Option<&Tag>) -> Result<Digest, CopyError> {
+    /// Copies what belongs to a manifest, and then the manifests, each after what it names. Returns the first as it is there.
+    fn one(&mut self, root: Descriptor, bytes: Vec<u8>, is_root: bool) -> Result<(Descriptor, Vec<u8>), CopyError> {
         let (mut closure, mut first) = (Closure::of(root.clone()), Some(bytes));
         let mut manifests = BTreeMap::new();
         while let Some(part) = closure.step() {
@@ -124,7 +131,6 @@ impl Copy<'_> {
                 self.blob(part)?;
             }
         }
-        let mut named = root.digest;
         for digest in closure.upwards() {
             let Some((part, bytes)) = manifests.remove(&digest) else { continue };
             let (part, bytes) = self.readdressed.manifest(part, bytes, self.options.algorithm)?;
@@ -132,15 +138,16 @@ impl Copy<'_> {
                 true => Came::Present,
                 false => Came::By(Shared::Copied),
             };
-            // Also where it is there already: it may have another tag.
-            let tag = tag.filter(|_| digest == root.digest);
-            self.to.put_manifest(&self.name.repository, &part, &bytes, tag)?;
+            let is_first = digest == root.digest;
+            if came != Came::Present || is_first && is_root {
+                self.to.put_manifest(&self.name.repository, &part, &bytes, is_first && is_root, None)?;
+            }
             self.count(&part, came);
-            if digest == root.digest {
-                named = part.digest;
+            if is_first {
+                return Ok((part, bytes));
             }
         }
-        Ok(named)
+        unreachable!("a walk ends with where it began")
     }
 
     fn manifest(&mut self, part: &Descriptor) -> Result<Vec<u8>, CopyError> {
@@ -150,7 +157,12 @@ impl Copy<'_> {
     fn blob(&mut self, original: Descriptor) -> Result<(), CopyError> {
         let mut part = original.clone();
         if let Some(algorithm) = self.options.algorithm.filter(|wanted| *wanted != part.digest.algorithm()) {
-            let digest = self.from.open(&self.image.repository, &original)?.digest(&original, algorithm)?;
+            let opened = self.from.open(&self.image.repository, &original)?;
+            // Damage would be right for good by the other function.
+            if opened.digest(&original, original.digest.algorithm())? != original.digest {
+                return Err(CopyError::Mismatch(Box::new(original.digest)));
+            }
+            let digest = opened.digest(&original, algorithm)?;
             part = self.readdressed.blob(part, digest);
         }
         if self.to.has(&self.name.repository, &part)? {

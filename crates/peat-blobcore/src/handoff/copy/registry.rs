@@ -9,7 +9,7 @@ use crate::oci::{Descriptor, Digest, ImageReference, Reference, Repository, Tag}
 use crate::registry::{Registry, RegistryError};
 
 /// Most manifests about an image that go with it.
-const MAX_ABOUT: usize = 100;
+const MAX_ABOUT: usize = 1000;
 
 /// The registry.
 #[derive(Debug, Clone)]
@@ -101,6 +101,7 @@ impl ImageStore for RegistryStore {
         repository: &Repository,
         part: &Descriptor,
         bytes: &[u8],
+        _is_root: bool,
         tag: Option<&Tag>,
     ) -> Result<(), CopyError> {
         self.0.put_manifest(repository, &part.digest.into(), Some(&part.media_type), bytes)?;

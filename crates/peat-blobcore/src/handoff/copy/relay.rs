@@ -29,6 +29,8 @@ pub struct Relayed {
     pub copied: u64,
     /// Files that were there.
     pub present: u64,
+    /// Manifests about the image (signatures) that stay behind: there is no call for them.
+    pub left_behind: u64,
 }
 
 /// Copies an image from one service to another, where it is called `name`; its bytes do not come by here. With `zerocopy` the other
@@ -73,5 +75,6 @@ pub fn relay(
     let made = to.client.finalize_image(to.handle, &inspected.manifest, &inspected.config, &layers, Some(name))?;
     let digest = made.manifest_digest.parse().map_err(|error| senseless(format!("{}: {error}", made.manifest_digest)))?;
     let [reflinked, hard_linked, copied, present] = done;
-    Ok(Relayed { digest, layers_present, reflinked, hard_linked, copied, present })
+    let left_behind = inspected.referrers.len() as u64;
+    Ok(Relayed { digest, layers_present, reflinked, hard_linked, copied, present, left_behind })
 }

@@ -45,7 +45,8 @@ pub trait ImageStore {
     /// [`CopyError::Mismatch`], [`CopyError::Content`] with `NotShared`, or what the store fails with.
     fn put(&mut self, repository: &Repository, part: &Descriptor, from: Opened, sharing: Sharing) -> Result<Shared, CopyError>;
 
-    /// Takes a manifest all of whose parts were taken, and sets a tag.
+    /// Takes a manifest all of whose parts were taken, and sets a tag. `is_root`: it is not there for another's sake, so that a store
+    /// which lists images lists it.
     ///
     /// # Errors
     /// What the store fails with.
@@ -54,6 +55,7 @@ pub trait ImageStore {
         repository: &Repository,
         part: &Descriptor,
         bytes: &[u8],
+        is_root: bool,
         tag: Option<&Tag>,
     ) -> Result<(), CopyError>;
 }

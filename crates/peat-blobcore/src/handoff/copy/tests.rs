@@ -92,8 +92,16 @@ fn through_a_layout_it_stays_the_same_and_a_name_points_to_one_image() {
     }
     let index = Manifest::parse(&fs::read(path.join("index.json")).expect("there"), None).expect("an index");
     assert_eq!(index.manifests.len(), 2, "the image and its signature, however often");
-    for name in ["team/app:v1", "any/name:v1"] {
-        run(&mut LayoutStore::open(&path).expect("a layout"), &mut store(&b), name, "team/app:v1", options).expect("copied");
+    run(&mut LayoutStore::open(&path).expect("a layout"), &mut store(&b), "team/app:v1", "team/app:v1", options).expect("copied");
+    let found = LayoutStore::open(&path).expect("a layout").find(&name("any/name:v1"));
+    assert!(matches!(found, Err(CopyError::NoImage(_))), "the tag is another's: {found:?}");
+    // Another image of the same tag, and one without: all stay.
+    run(&mut store(&a), &mut LayoutStore::create(&path).expect("a layout"), "team/app:v1", "other/app:v1", options)
+        .expect("copied");
+    let by_digest = format!("team/app@{digest}");
+    run(&mut store(&a), &mut LayoutStore::create(&path).expect("a layout"), &by_digest, &by_digest, options).expect("copied");
+    for name in ["team/app:v1", "other/app:v1", &by_digest] {
+        run(&mut LayoutStore::open(&path).expect("a layout"), &mut store(&b), name, "team/app:v1", options).expect(name);
     }
     assert_eq!(all(&b.registry, "team/app", &digest), all(&a.registry, "team/app", &digest));
     let error =
@@ -168,6 +176,31 @@ fn digests_of_another_function_name_the_same_bytes() {
     assert!(manifest.references().all(|part| part.digest.algorithm() == Algorithm::Sha512), "{manifest:?}");
     let about = b.registry.referrers(&b.repository, &to512.digest, None, None, 10).expect("readable").items;
     assert_eq!(about.len(), 1, "what is about it is about it still");
+    // What is damaged is not called right by another function.
+    let dir = directory();
+    run(
+        &mut store(&a),
+        &mut LayoutStore::create(dir.path()).expect("made"),
+        "team/app:v1",
+        "team/app:v1",
+        CopyOptions::default(),
+    )
+    .expect("copied");
+    let (_, parts) = a.registry.package(&a.repository, &digest).expect("whole");
+    let large = parts.iter().max_by_key(|part| part.size).expect("some");
+    let file = dir.path().join("blobs/sha256").join(large.digest.hex());
+    let mut bytes = fs::read(&file).expect("there");
+    bytes[70_000] ^= 1;
+    fs::remove_file(&file).expect("removed");
+    fs::write(&file, &bytes).expect("written");
+    let mut layout = LayoutStore::open(dir.path()).expect("a layout");
+    let error = run(&mut layout, &mut store(&c), "team/app:v1", "team/app:v1", by(Algorithm::Sha512)).expect_err("it is damaged");
+    assert!(matches!(error, CopyError::Mismatch(_)), "{error}");
+    // Nor is it taken for there by who has it under that name.
+    let mut layout = LayoutStore::create(dir.path()).expect("a layout");
+    let again = run(&mut store(&a), &mut layout, "team/app:v1", "team/app:v1", CopyOptions::default()).expect("mended");
+    assert_eq!(again.parts.values().map(|count| count.parts).sum::<u64>() - again.count(Came::Present).parts, 1);
+    assert_ne!(fs::read(&file).expect("there"), bytes);
     // What is by the function already stays as it is, byte for byte.
     let same = run(&mut store(&a), &mut store(&c), "team/app:v1", "team/app:v1", by(Algorithm::Sha256)).expect("copied");
     assert_eq!(same.digest, digest);

@@ -105,6 +105,7 @@ impl ImageStore for RemoteStore {
         repository: &Repository,
         part: &Descriptor,
         bytes: &[u8],
+        _is_root: bool,
         tag: Option<&Tag>,
     ) -> Result<(), CopyError> {
         let manifest = String::from_utf8(bytes.to_vec()).map_err(|_| CopyError::Mismatch(Box::new(part.digest)))?;

@@ -113,7 +113,7 @@ impl Session<'_> {
             return Err(refused(format!("a manifest has at most {MAX_MANIFEST_BYTES} bytes")));
         }
         let tag: Option<Tag> = asked.tag.as_deref().map(str::parse).transpose().map_err(|error| refused(format!("{error}")))?;
-        let put = self.store().put_manifest(&repository, &part, asked.manifest.as_bytes(), tag.as_ref());
+        let put = self.store().put_manifest(&repository, &part, asked.manifest.as_bytes(), true, tag.as_ref());
         put.map_err(of_copy(&asked.blob.digest))?;
         Ok(Nothing {})
     }
