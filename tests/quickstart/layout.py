@@ -64,7 +64,7 @@ class Service:
         port = self.one("IROH_UDP_PORT")
         assert said.get("ports", [f"{port}:{port}/udp"]) == [f"{port}:{port}/udp"], f"the port that is published is not {port}"
         self.name, self.port = self.one("NODE_ID"), port
-        for name, value in self.environment.items():
+        for name, value in self._places():
             for path in re.findall(r"(?:^|=|unix://)(/\w+)", value):
                 assert path in self.volumes, f"{name}: {path} is no volume"
 
@@ -77,8 +77,15 @@ class Service:
     def outside(self):
         """The environment for a process that is in no container: where the volumes are mounted stands where they come from."""
         volume = re.compile(r"(^|=|unix://)(/\w+)")
-        here = lambda found: found[1] + str(self.volumes[found[2]])  # noqa: E731
-        return {name: volume.sub(here, value) for name, value in self.environment.items()}
+
+        def here(found):
+            return found[1] + str(self.volumes[found[2]])
+
+        return self.environment | {name: volume.sub(here, value) for name, value in self._places()}
+
+    def _places(self):
+        """The variables that may have paths in them. A key may look as if it had."""
+        return [(name, value) for name, value in self.environment.items() if not name.endswith("_SHARED_KEY")]
 
 
 class Layout:
