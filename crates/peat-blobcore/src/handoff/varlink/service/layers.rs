@@ -106,10 +106,7 @@ enum Given {
 }
 
 impl Outgoing {
-    pub(super) fn send(
-        self,
-        send: &mut dyn FnMut(&[u8], &[BorrowedFd<'_>]) -> Result<(), VarlinkError>,
-    ) -> Result<(), VarlinkError> {
+    pub(super) fn send(self, send: impl Fn(&[u8], &[BorrowedFd<'_>]) -> Result<(), VarlinkError>) -> Result<(), VarlinkError> {
         let last = self.frames.len().saturating_sub(1);
         for (at, frame) in self.frames.iter().enumerate() {
             let descriptors: Vec<_> = frame.iter().map(|given| self.descriptor(*given)).collect();
