@@ -450,6 +450,12 @@ fn settings_that_contradict_or_need_each_other_are_refused() {
     assert!(deaf.starts_with("peat-blobd.toml:1: listen is empty"), "{deaf}");
     let long = Machine::new().arguments(&["--data-dir", &format!("/{}", "d".repeat(120))]).error();
     assert!(long.contains("Unix socket"), "{long}");
+    let long = Machine::new().file(&format!("varlink = 'unix:/{}'", "d".repeat(120))).error();
+    assert!(long.starts_with("peat-blobd.toml:1: varlink has a path of 121 bytes"), "{long}");
+    let taken = Machine::new().file("listen = ['unix:///a']\nvarlink = 'unix:/a'").error();
+    assert!(taken.starts_with("peat-blobd.toml:2: /a is the socket of the API"), "{taken}");
+    let open = Machine::new().file("varlink = 'tcp://127.0.0.1:1'").error();
+    assert!(open.contains("unix:///absolute/path"), "{open}");
 }
 
 #[test]

@@ -55,8 +55,8 @@ impl<'a> Session<'a> {
         let answer = match (interface, method) {
             // Its replies have descriptors.
             (OCI, "GetLayer") => match asked(bytes).and_then(|asked| self.get_layer(asked, call.more)) {
-                Ok(layer) if call.oneway => return Ok(drop(layer)),
-                Ok(layer) => return layer.send(&mut |reply, descriptors| self.send(reply, descriptors)),
+                Ok(_) if call.oneway => return Ok(()),
+                Ok(layer) => return layer.send(|reply, descriptors| self.send(reply, descriptors)),
                 Err(fault) => Err(fault),
             },
             (OCI, "PutLayer") => {

@@ -171,19 +171,26 @@ impl Session<'_> {
         Ok((repository, stored))
     }
 
+    /// The image that a name stands for: of an index the one for this machine, since the interface has images of one platform only.
+    fn image(&self, image: &str) -> Result<(Repository, Stored, Manifest), Fault> {
+        let none = || Fault::from(Refusal::NoSuchImage { image: shorten(image) });
+        let (repository, stored) = self.find(image)?;
+        let manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
+        if manifest.kind == ManifestKind::Image {
+            return Ok((repository, stored, manifest));
+        }
+        let own = own_platform();
+        let fits = |named: &&Descriptor| named.platform.as_ref().is_some_and(|offered| matches_platform(&own, offered));
+        let fitting = manifest.manifests.iter().find(fits).ok_or_else(none)?;
+        let stored = self.registry().manifest(&repository, &fitting.digest).map_err(internal)?.ok_or_else(none)?;
+        let manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
+        Ok((repository, stored, manifest))
+    }
+
     pub(super) fn inspect(&mut self, asked: &wire::Image) -> Result<InspectedImage, Fault> {
         self.is_open(asked.handle)?;
         let none = || Fault::from(Refusal::NoSuchImage { image: shorten(&asked.image) });
-        let (repository, mut stored) = self.find(&asked.image)?;
-        let mut manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
-        if manifest.kind == ManifestKind::Index {
-            // The interface has images of one platform only.
-            let fits =
-                |named: &&Descriptor| named.platform.as_ref().is_some_and(|offered| matches_platform(&own_platform(), offered));
-            let fitting = manifest.manifests.iter().find(fits).ok_or_else(none)?;
-            stored = self.registry().manifest(&repository, &fitting.digest).map_err(internal)?.ok_or_else(none)?;
-            manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(internal)?;
-        }
+        let (repository, stored, manifest) = self.image(&asked.image)?;
         let config = match &manifest.config {
             Some(config) => self.config(&repository, config)?.ok_or_else(none)?,
             None => return Err(none()),
@@ -203,7 +210,7 @@ impl Session<'_> {
         self.is_open(asked.handle)?;
         let images = match &asked.image {
             Some(image) => {
-                let (repository, stored) = self.find(image)?;
+                let (repository, stored, _) = self.image(image)?;
                 vec![(image.clone(), repository, stored.digest)]
             }
             None => {
@@ -237,6 +244,13 @@ impl Session<'_> {
         seen: &mut std::collections::BTreeSet<crate::model::BlobHash>,
         objects: &mut CheckedObjects,
     ) -> Result<(), String> {
+        // Of an index each image that is here is one by itself; the others need not be.
+        let stored = self.registry().manifest(repository, digest).map_err(|error| error.to_string())?;
+        let stored = stored.ok_or("its manifest has gone")?;
+        let manifest = Manifest::parse(&stored.bytes, Some(&stored.media_type)).map_err(|error| error.to_string())?;
+        if manifest.kind == ManifestKind::Index {
+            return Ok(());
+        }
         let (_, parts) = self.registry().package(repository, digest).map_err(|error| {
             objects.missing_objects += u64::from(matches!(error, RegistryError::Missing(_)));
             error.to_string()

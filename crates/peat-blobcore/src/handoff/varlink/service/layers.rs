@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -106,10 +106,7 @@ enum Given {
 }
 
 impl Outgoing {
-    pub(super) fn send(
-        self,
-        send: &mut dyn FnMut(&[u8], &[BorrowedFd<'_>]) -> Result<(), VarlinkError>,
-    ) -> Result<(), VarlinkError> {
+    pub(super) fn send(self, send: impl Fn(&[u8], &[BorrowedFd<'_>]) -> Result<(), VarlinkError>) -> Result<(), VarlinkError> {
         let last = self.frames.len().saturating_sub(1);
         for (at, frame) in self.frames.iter().enumerate() {
             let descriptors: Vec<_> = frame.iter().map(|given| self.descriptor(*given)).collect();
@@ -181,18 +178,24 @@ impl Session<'_> {
         let sharing = if asked.zerocopy { Sharing::Required } else { Sharing::WherePossible };
         let service = self.service;
         service.put().expire(&service.0.options);
-        let in_image = service.is_in_image(&diff_id)?;
-        let taken = service.0.cache.take(&diff_id, &mut stream, &directories, sharing).map_err(of_layer(&diff_id))?;
-        let TakenLayer { layer, was_there, reflinked, copied, known } = taken;
-        service.put().insert(Arc::new(layer), &service.0.options);
-        Ok(PutLayerReport {
+        let report = |already_present, reflinked, copied, known| PutLayerReport {
             layer_verity: verity(&diff_id),
-            already_present: was_there || in_image,
+            already_present,
             objects_reflinked: reflinked,
             objects_hardlinked: 0,
             objects_copied: copied,
             objects_already_present: known,
-        })
+        };
+        if service.is_in_image(&diff_id)? {
+            // Whoever writes it is not left standing.
+            let limit = service.0.cache.options().layer_limit;
+            io::copy(&mut stream.by_ref().take(limit), &mut io::sink()).map_err(internal)?;
+            return Ok(report(true, 0, 0, 0));
+        }
+        let taken = service.0.cache.take(&diff_id, &mut stream, &directories, sharing).map_err(of_layer(&diff_id))?;
+        let TakenLayer { layer, was_there, reflinked, copied, known } = taken;
+        service.put().insert(Arc::new(layer), &service.0.options);
+        Ok(report(was_there, reflinked, copied, known))
     }
 }
 
