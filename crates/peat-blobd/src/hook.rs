@@ -95,13 +95,7 @@ pub(crate) async fn run(daemon: Arc<Daemon>, hook: Hook) {
 }
 
 /// Runs it for one file; gives how long to rest before the next.
-async fn see_to(
-    daemon: &Daemon,
-    hook: &Hook,
-    number: u64,
-    arrival: Arrival,
-    stop: &Arc<AtomicBool>,
-) -> Option<Duration> {
+async fn see_to(daemon: &Daemon, hook: &Hook, number: u64, arrival: Arrival, stop: &Arc<AtomicBool>) -> Option<Duration> {
     let sender = daemon.node.members().into_iter().find(|(id, _)| *id == arrival.sender);
     let sender = sender.map(|(_, record)| record.name).unwrap_or_default();
     let variables = variables(&hook.inbox, &arrival, &sender);

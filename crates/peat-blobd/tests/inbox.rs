@@ -53,9 +53,10 @@ async fn told(sender: &Node, id: DistributionId, target: &Running, state: Target
     eventually(why, || async {
         let status = sender.status(id).await.expect("known");
         let Some(target) = status.targets.get(&target) else { return false };
-        let said = target.record.as_ref().is_some_and(|record| {
-            record.state == state && record.error.as_ref().is_some_and(|error| error.contains(why))
-        });
+        let said = target
+            .record
+            .as_ref()
+            .is_some_and(|record| record.state == state && record.error.as_ref().is_some_and(|error| error.contains(why)));
         said && target.why.contains(why)
     })
     .await;
@@ -229,7 +230,8 @@ async fn where_the_inbox_alone_is_to_have_it_the_store_keeps_nothing_and_what_is
     let bravo = start(&fleet, only(&alpha)).await;
     let before = bravo.node().block_bytes().received;
     bravo.node().redeliver(sent).await.expect("known");
-    eventually("it is there again", || async { fs::read(fleet.inbox("bravo").join("large")).is_ok_and(|read| read == large) }).await;
+    eventually("it is there again", || async { fs::read(fleet.inbox("bravo").join("large")).is_ok_and(|read| read == large) })
+        .await;
     assert!(bravo.node().block_bytes().received > before, "it was nowhere else");
     eventually("the store has let go of it again", || async { empty(&bravo) }).await;
     // What was kept so far goes as well once it is said.

@@ -282,7 +282,9 @@ impl Driver {
         let Some(inbox) = self.inbox.clone() else { return };
         let lost = match self.world.files(&distribution) {
             Some(Ok(files)) => match files.first() {
-                Some(first) => inbox.knows(&distribution.manifest.sender, &id, 0, distribution.manifest.file_count(), first).map(|known| !known),
+                Some(first) => inbox
+                    .knows(&distribution.manifest.sender, &id, 0, distribution.manifest.file_count(), first)
+                    .map(|known| !known),
                 None => Ok(false),
             },
             Some(Err(_)) => Ok(false),

@@ -11,8 +11,8 @@ use super::arrivals::{self, ARRIVED, Arrival};
 use super::error::ExchangeError;
 use super::look::Print;
 use super::name;
-use super::sidecar;
 use super::sent::{SENDING, SENT};
+use super::sidecar;
 use crate::database::Database;
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
 

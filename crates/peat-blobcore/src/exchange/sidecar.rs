@@ -138,7 +138,10 @@ pub(super) fn sweep(dirs: &mut Dirs, ledger: &Ledger) -> Result<(), ExchangeErro
         let name = name::split(&path).1;
         let Some(of) = name.strip_suffix(SUFFIX) else { continue };
         if matches!(fs::statat(&dir.fd, of, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
-            && !matches!(look(&dir, name, Some(&record), record.size, &record.blob), Ok(There::Theirs | There::Directory) | Err(_))
+            && !matches!(
+                look(&dir, name, Some(&record), record.size, &record.blob),
+                Ok(There::Theirs | There::Directory) | Err(_)
+            )
             && dir.remove(name).is_ok()
         {
             gone.push(path);
