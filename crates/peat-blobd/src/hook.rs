@@ -257,8 +257,9 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let program = directory.join("hook");
         // Written by another process: a thread that forks meanwhile must not hold it open for writing.
-        let put = Command::new("/bin/sh").args(["-c", "printf '%s' \"$1\" > \"$2\"", "sh"]).arg(format!("#!/bin/sh\n{script}"));
-        assert!({ put }.arg(&program).status().expect("a shell").success());
+        let mut put = Command::new("/bin/sh");
+        put.args(["-c", "printf '%s' \"$1\" > \"$2\"", "sh"]).arg(format!("#!/bin/sh\n{script}")).arg(&program);
+        assert!(put.status().expect("a shell").success());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a mode");
         Hook { program, inbox: directory.to_owned(), deadline }
     }

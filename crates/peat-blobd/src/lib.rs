@@ -154,6 +154,7 @@ impl Running {
         running.connect(config).await;
         running.daemon.watch_outboxes(config).await;
         if let (Some(inbox), Some(program)) = (config.inbox.clone(), config.inbox_hook.clone()) {
+            let program = std::path::absolute(&program).unwrap_or(program);
             let hook = hook::Hook { program, inbox, deadline: config.inbox_hook_deadline };
             running.serving.spawn(hook::run(Arc::clone(&running.daemon), hook));
         }

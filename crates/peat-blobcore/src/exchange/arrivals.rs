@@ -44,10 +44,9 @@ pub struct Arrival {
 /// Adds to the queue, in the commit that `write` is.
 pub(super) fn add(write: &WriteTransaction, arrivals: &[Arrival]) -> Result<(), ExchangeError> {
     let mut arrived = write.open_table(ARRIVED)?;
-    let mut number = arrived.last()?.map_or(0, |(number, _)| number.value() + 1);
-    for arrival in arrivals {
+    let next = arrived.last()?.map_or(0, |(number, _)| number.value() + 1);
+    for (number, arrival) in (next..).zip(arrivals) {
         arrived.insert(number, &*encode(arrival))?;
-        number += 1;
     }
     Ok(())
 }

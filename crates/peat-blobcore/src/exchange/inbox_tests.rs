@@ -423,7 +423,7 @@ fn each_sender_has_a_folder_of_its_own_where_the_policy_says_so() {
 #[test]
 fn a_path_that_is_too_long_in_its_senders_folder_gets_a_safe_name_there() {
     let bench = Bench::under(by_origin());
-    let long = vec!["d"; 2016].join("/");
+    let long = vec!["d"; 2040].join("/");
     assert_eq!(bench.deliver(&bench.make(1, 10, &[(long.as_bytes(), "deep")])), ["delivered"]);
     let one = "01".repeat(32);
     assert_eq!(bench.names(), [format!("{one}/"), format!("{one}/{one}.bin")]);
