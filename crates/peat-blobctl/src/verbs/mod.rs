@@ -9,6 +9,7 @@ pub(crate) mod blob;
 pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;
+pub(crate) mod doctor;
 pub(crate) mod enroll;
 pub(crate) mod follow;
 mod formation;
