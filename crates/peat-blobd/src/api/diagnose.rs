@@ -148,7 +148,8 @@ fn reach(peers: &BTreeMap<EndpointId, Peer>, named: &[EndpointId], failures: &BT
         .iter()
         .take(MOST_NAMED)
         .map(|id| {
-            let why = failures.get(id).map_or_else(|| "it has not been tried yet".to_owned(), |failure| failure.error.clone());
+            let why =
+                failures.get(id).map_or_else(|| "no dial has come to an end yet".to_owned(), |failure| failure.error.clone());
             let places = peers.get(id).map(|peer| peer.addresses.join(" ")).unwrap_or_default();
             let message = format!("{} is not connected ({places}): {why}", name(id, peers));
             problem("peers", message, "is it running, is the address right, is its UDP port open on the way?")
