@@ -84,6 +84,16 @@ class Node:
         assert answer.status == 200, answer.status
         return answer.read().decode()
 
+    def doctor(self):
+        """The exit code of `doctor`, and what it finds: for each check the least well of its findings."""
+        done = self.run("--output", "json", "doctor")
+        order = ["unknown", "well", "note", "problem"]
+        found = {}
+        for finding in json.loads(done.stdout)["findings"]:
+            assert (finding["health"] == "problem") <= bool(finding["fix"]), f"no fix: {finding}"
+            found[finding["check"]] = max(found.get(finding["check"], "unknown"), finding["health"], key=order.index)
+        return done.returncode, found
+
     def write(self, name, content):
         """Puts a file into its outbox, as a user does."""
         (self.volumes["/outbox"] / name).write_bytes(content)

@@ -95,7 +95,14 @@ def two_nodes(work):
         bravo.write("map.bin", MAP)
         alpha.received("map.bin", MAP)
         bravo.completed("map.bin", ["alpha"])
+        # On loopback alone nobody else reaches it, which is worth a note.
+        checks = ["daemon", "clock", "disk", "ports", "mtu", "peers", "key", "clone"]
+        healthy = {**dict.fromkeys(checks, "well"), "ports": "note"}
+        until("all is well", lambda: alpha.doctor() == (0, healthy))
         bravo.stop()
+        until("bravo is missed", lambda: alpha.doctor() == (1, {**healthy, "peers": "problem"}))
+        code, found = bravo.doctor()
+        assert (code, found["daemon"], found["clock"]) == (5, "problem", "unknown"), (code, found)
         alpha.write("later.txt", b"later")
         until("it is sent", lambda: len(alpha.distributions()) == 3)
         bravo.start()
@@ -116,6 +123,12 @@ def two_nodes(work):
         )
         until(f"figures say {lines}", lambda: all(f"\npeat_blob_{line}\n" in alpha.figures() for line in lines))
         say(f"dashboard and alerts: {used} of the {exported} figures that a daemon exports, and no other")
+    other = Layout("two-nodes", work / "other", PROGRAMS)
+    # A peer with another key: alpha is told of the one that has the place of bravo.
+    stranger = other.services()["bravo"]
+    services["alpha"].environment["PEAT_NODE_PEERS"] = f"{other.ids['bravo']}@{layout.addresses()['bravo']}:{stranger.port}"
+    with running(on_loopback({"alpha": services["alpha"], "bravo": stranger}, layout.addresses())) as nodes:
+        until("the keys are found to differ", lambda: nodes["alpha"].doctor()[1]["key"] == "problem")
     say("two nodes: both ways, with receipts, and after one was away")
 
 

@@ -45,7 +45,7 @@ mod watched;
 
 pub use error::Error;
 pub use kind::ErrorKind;
-pub use network::IdleLinks;
+pub use network::{IdleLinks, PeerFailure};
 pub use node::{
     Activity, BlobDetails, BlobFilter, BlobPage, BlobSource, DistributionStatus, Gone, ImportedBlob, Node, NodeBuilder,
     NodeEvent, NodeEvents, OutboxOptions, OutboxStatus, PackageEvent, PackageEvents, PackageStatus, ParcelReport, PeerStats,

@@ -59,6 +59,8 @@ enum Verb {
     Send(verbs::send::Options),
     /// Shows the node, or how a distribution stands at each target.
     Status(verbs::status::Options),
+    /// Says what is well with the node and what is not, with the fix for each.
+    Doctor,
     /// Lists the distributions that the node knows, newest first.
     Ls(verbs::list::Distributions),
     /// Lists the nodes that the node knows.
@@ -164,6 +166,7 @@ fn run(verb: Verb, output: &Output, address: &Address) -> Result<(), Failure> {
         Verb::Identity(options) => verbs::identity::run(&options, output),
         Verb::Send(options) => on_runtime(verbs::send::run(&options, output, address)),
         Verb::Status(options) => on_runtime(verbs::status::run(&options, output, address)),
+        Verb::Doctor => on_runtime(verbs::doctor::run(output, address)),
         Verb::Ls(options) => on_runtime(verbs::list::distributions(&options, output, address)),
         Verb::Peers => on_runtime(verbs::list::peers(output, address)),
         Verb::Connect(options) => on_runtime(verbs::peer::connect(&options, output, address)),

@@ -20,6 +20,7 @@ mod congestion;
 mod dialing;
 mod endpoint;
 pub mod errand;
+mod failures;
 mod found;
 mod gossip;
 mod idle;
@@ -35,6 +36,7 @@ pub mod stock;
 pub mod wire;
 
 pub use endpoint::CloseCode;
+pub use failures::PeerFailure;
 pub use idle::IdleLinks;
 pub use names::{Resolver, SystemResolver};
 pub(crate) use peers::{Peer, Reached};

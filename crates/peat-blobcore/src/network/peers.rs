@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use iroh::endpoint::Connection;
 use tokio::sync::Notify;
 
+use super::failures::Failures;
 use super::queue::SendQueue;
 use crate::model::{EndpointId, EnvelopeId};
 use crate::transfer::Traffic;
@@ -34,6 +35,11 @@ impl Peer {
     /// The round trip time of the path in use, while there is one.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt())
+    }
+
+    /// The largest packet that the path in use takes, while there is one.
+    pub(crate) fn mtu(&self) -> Option<u16> {
+        self.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.stats().current_mtu)
     }
 }
 
@@ -62,6 +68,8 @@ pub(crate) struct Peers {
     wanted: Notify,
     /// A peer has come, or is idle no more.
     settled: Notify,
+    /// Why others are not connected.
+    pub(crate) failures: Failures,
 }
 
 #[derive(Debug, Default)]

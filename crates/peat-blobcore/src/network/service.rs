@@ -14,6 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::addresses::Addresses;
 use super::dialing::Dialing;
 use super::endpoint::{Gate, bind, dial};
+use super::failures::PeerFailure;
 use super::found::Found;
 use super::gossip::Hints;
 use super::idle::IdleLinks;
@@ -154,6 +155,11 @@ impl Network {
         };
         let run = tokio::spawn(service.run(commanded));
         Ok(Self { endpoint, names, peers, traffic, admitted, commands, run })
+    }
+
+    /// The last failure with each peer that is not connected, as far as they are remembered.
+    pub(crate) fn failures(&self) -> BTreeMap<EndpointId, PeerFailure> {
+        self.peers.failures.all()
     }
 
     /// The sockets that it listens on.
@@ -483,6 +489,7 @@ impl Service {
             }
             Command::Stands(peer) => {
                 self.found.remove(&peer);
+                self.shared.peers.failures.forget(&peer);
                 self.dialing.connected(peer, self.shared.clock.now());
                 if self.shared.peers.len() == 1 && self.shared.peers.idle().is_empty() {
                     // The first after none: the way to the others may be open again too.
@@ -557,6 +564,11 @@ impl Service {
         }
         if self.shared.peers.get(&peer).is_some() {
             return;
+        }
+        if let Err(error) = &ended.outcome
+            && !matches!(error, SessionError::Idle | SessionError::Left | SessionError::Duplicate | SessionError::Stopped)
+        {
+            self.shared.peers.failures.note(peer, PeerFailure::new(self.shared.clock.now(), ended.dialled, error));
         }
         let (now, seed) = (self.shared.clock.now(), self.shared.instance);
         if matches!(ended.outcome, Err(SessionError::Idle)) {

@@ -29,7 +29,7 @@ pub use send::{SendRequest, Sent, Skipped, Streamed, TAKEN_LIFETIME, Taken, Term
 pub use status::{DistributionStatus, TargetStatus};
 pub use stock::StockTicket;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +46,7 @@ use crate::driver::{Progress, Request, Status};
 use crate::exchange::{Arrival, Inbox, Ledger};
 use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
-use crate::network::Network;
+use crate::network::{Network, PeerFailure};
 use crate::reconcile::Policy;
 use crate::registry::{Claims, Registry};
 use crate::replica::{Accepted, Replica, ReplicaError, Stats};
@@ -143,6 +143,12 @@ impl Node {
     #[must_use]
     pub fn peer_stats(&self) -> Vec<PeerStats> {
         self.network.peers().iter().map(|peer| PeerStats::of(peer)).collect()
+    }
+
+    /// Why peers are not connected: the last failure with each, as far as they are remembered (256).
+    #[must_use]
+    pub fn peer_failures(&self) -> BTreeMap<EndpointId, PeerFailure> {
+        self.network.failures()
     }
 
     /// Every member whose record is known, this node included.

@@ -28,6 +28,8 @@ pub struct PeerStats {
     pub lost_bytes: u64,
     /// The round trip time of the path in use, while there is one.
     pub round_trip: Option<Duration>,
+    /// The largest packet that the path in use takes, in bytes of UDP payload, while there is one.
+    pub mtu: Option<u16>,
 }
 
 impl PeerStats {
@@ -39,6 +41,7 @@ impl PeerStats {
             received_bytes: stats.udp_rx.bytes,
             lost_bytes: stats.lost_bytes,
             round_trip: peer.round_trip(),
+            mtu: peer.mtu(),
         }
     }
 }

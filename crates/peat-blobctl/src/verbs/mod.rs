@@ -10,6 +10,7 @@ mod copy;
 pub(crate) mod declare;
 pub(crate) mod derive_id;
 pub(crate) mod distribution;
+pub(crate) mod doctor;
 pub(crate) mod enroll;
 pub(crate) mod follow;
 mod formation;

@@ -4,6 +4,7 @@ mod attachments;
 mod blobs;
 mod bundles;
 mod convert;
+mod diagnose;
 pub(crate) mod errors;
 mod events;
 mod health;

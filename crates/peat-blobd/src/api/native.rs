@@ -10,7 +10,7 @@ use peat_blobcore::model::{BlobHash, DistributionId, EndpointId};
 use peat_blobcore::{DistributionStatus, NodeEvent, SendRequest, Sent};
 
 use super::errors::{failed, invalid};
-use super::{Daemon, convert, limits, parcels, streams, upload};
+use super::{Daemon, convert, diagnose, limits, parcels, streams, upload};
 use crate::silence;
 
 /// Files that one answer lists.
@@ -424,6 +424,15 @@ impl BlobService for Native {
         let wanted = limits::change(self.0.node.limits(), &request)?;
         self.0.node.set_limits(wanted).await.map_err(failed)?;
         Response::ok(limits::show(&self.0.node))
+    }
+
+    async fn diagnose(
+        &self,
+        _ctx: RequestContext,
+        _request: ServiceRequest<'_, blob::DiagnoseRequest>,
+    ) -> ServiceResult<blob::DiagnoseResponse> {
+        let findings = diagnose::diagnose(&self.0).await;
+        Response::ok(blob::DiagnoseResponse { findings, ..Default::default() })
     }
 
     async fn export_parcel(
