@@ -225,12 +225,14 @@ mod tests {
     fn an_end_between_messages_is_one_and_within_one_is_an_error() {
         let (mut here, there, socket) = pair(LONG, 0);
         there.send(b"one\0", &[]).expect("sent");
-        (drop(there), drop(socket));
+        drop(there);
+        drop(socket);
         assert!(here.receive(None).expect("received").is_some());
         assert!(here.receive(None).expect("ended").is_none());
         let (mut here, there, socket) = pair(LONG, 0);
         (&*socket).write_all(b"half").expect("sent");
-        (drop(there), drop(socket));
+        drop(there);
+        drop(socket);
         assert!(matches!(here.receive(None), Err(VarlinkError::Closed)));
     }
 
