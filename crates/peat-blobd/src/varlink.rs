@@ -16,6 +16,8 @@ use crate::{Config, Error};
 
 /// How long calls may take to end once the daemon ends.
 const LAST_CALLS: Duration = FAREWELL.saturating_sub(Duration::from_millis(500));
+/// How often it is looked whether layers that were put have waited for long enough.
+const EXPIRY: Duration = Duration::from_secs(60);
 /// How long nothing is accepted after the system could not.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -61,8 +63,16 @@ pub(crate) fn serve(layers: Option<Layers>, stopping: &watch::Receiver<bool>, se
 }
 
 async fn accept(listener: &UnixListener, service: &Service) {
+    let mut expiry = tokio::time::interval(EXPIRY);
     loop {
-        let accepted = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = expiry.tick() => {
+                service.expire();
+                continue;
+            }
+        };
+        let accepted = match accepted {
             Ok((stream, _)) => stream.into_std(),
             Err(error) => Err(error),
         };

@@ -196,10 +196,11 @@ fn decide(
 ) -> Result<Step, ExchangeError> {
     let path = job.path.as_str();
     let record = job.record(None);
+    // A sidecar is as much its sender's as the file that it is of.
+    if let Some(last) = last.filter(|last| policy.owner == Owner::Sender && last.sender != record.sender) {
+        return Err(ExchangeError::NotOwner { path: path.to_owned(), owner: last.sender });
+    }
     if let Some(last) = last.filter(|last| last.sidecar.is_none()) {
-        if policy.owner == Owner::Sender && last.sender != record.sender {
-            return Err(ExchangeError::NotOwner { path: path.to_owned(), owner: last.sender });
-        }
         match last.order().cmp(&record.order()) {
             std::cmp::Ordering::Greater => return Ok(Step::Done(Outcome::Superseded)),
             // Delivered before: whether it is still there, edited or removed is the user's business.

@@ -187,6 +187,16 @@ impl LayerCache {
         Ok(SplitLayer { diff_id: *diff_id, stream, objects: Directories::new(vec![objects.into()]), limit, _lease: lease })
     }
 
+    /// Takes so many bytes for a stream that comes. Where layers have to go for it, none is made meanwhile.
+    pub(super) fn room_for_coming(&self, bytes: u64) -> Result<(), HandoffError> {
+        let keep = &self.0.keep;
+        if keep.fits_coming(bytes)? {
+            return Ok(());
+        }
+        let _building = self.building();
+        keep.make_room_for_coming(bytes)
+    }
+
     pub(super) fn keep(&self) -> &Keep {
         &self.0.keep
     }

@@ -251,11 +251,23 @@ impl Keep {
     pub(super) fn fits_coming(&self, bytes: u64) -> Result<bool, HandoffError> {
         let fits = self.fits(bytes)?;
         if fits {
-            let mut state = self.state();
-            state.bytes = state.bytes.saturating_sub(bytes);
-            state.coming += bytes;
+            self.is_coming(bytes);
         }
         Ok(fits)
+    }
+
+    /// The same, and layers are forgotten for it where that is needed. Nothing may be built meanwhile.
+    pub(super) fn make_room_for_coming(&self, bytes: u64) -> Result<(), HandoffError> {
+        self.make_room(bytes)?;
+        self.is_coming(bytes);
+        Ok(())
+    }
+
+    /// Bytes that were taken for a build are a stream's.
+    fn is_coming(&self, bytes: u64) {
+        let mut state = self.state();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        state.coming += bytes;
     }
 
     /// A stream that came is gone.

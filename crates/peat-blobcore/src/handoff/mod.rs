@@ -33,4 +33,4 @@ pub use error::HandoffError;
 pub use image::ImageLayer;
 pub use reader::{Part, SplitReader};
 pub use resolve::Directories;
-pub use take::{Sharing, TakenLayer};
+pub use take::TakenLayer;

@@ -14,18 +14,10 @@ use super::keep::{Keep, ObjectName};
 use super::reader::Hasher;
 use super::resolve;
 use super::{CacheOptions, Directories, HandoffError, LayerCache, Part, SplitLayer, SplitReader};
+use crate::content::Sharing;
 use crate::oci::Digest;
 
 const STEP_BYTES: usize = 128 * 1024;
-
-/// What is to be done where a file's blocks cannot be shared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sharing {
-    /// It is copied.
-    WherePossible,
-    /// The layer is refused.
-    Required,
-}
 
 /// A layer that was taken, and what became of its objects.
 #[derive(Debug)]
@@ -60,7 +52,7 @@ impl LayerCache {
             drained.map_err(HandoffError::io("read", "the split stream"))?;
             return Ok(TakenLayer { layer, was_there: true, reflinked: 0, copied: 0, known: 0 });
         }
-        let came = Coming::read(self.keep(), stream)?;
+        let came = Coming::read(self, stream)?;
         let mut counts = Counts::default();
         let layer = self.layer_of(diff_id, &mut || {
             counts = Counts::default();
@@ -96,7 +88,8 @@ impl Drop for Coming<'_> {
 }
 
 impl<'a> Coming<'a> {
-    fn read(keep: &'a Keep, stream: &mut dyn Read) -> Result<Self, HandoffError> {
+    fn read(cache: &'a LayerCache, stream: &mut dyn Read) -> Result<Self, HandoffError> {
+        let keep = cache.keep();
         let mut coming = Self { file: keep.coming()?, keep, bytes: 0 };
         let mut piece = vec![0; STEP_BYTES];
         loop {
@@ -106,9 +99,7 @@ impl<'a> Coming<'a> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(HandoffError::io("read", "the split stream")(error)),
             };
-            if !keep.fits_coming(read as u64)? {
-                return Err(keep.no_room(read as u64));
-            }
+            cache.room_for_coming(read as u64)?;
             coming.bytes += read as u64;
             coming.file.write_all(&piece[..read]).map_err(HandoffError::io("write", "the split stream"))?;
         }
@@ -172,7 +163,7 @@ impl Taking<'_, '_> {
 
     /// The content of a file, of which there are just the bytes.
     fn bytes(&mut self, content: &mut dyn Read, length: u64) -> Result<(), HandoffError> {
-        if self.sharing == Sharing::Required && length >= self.threshold {
+        if self.sharing == Sharing::Only && length >= self.threshold {
             let name = "a file in the stream".to_owned();
             return Err(HandoffError::CannotShare { name, why: "its bytes are in the stream".to_owned() });
         }
@@ -203,7 +194,7 @@ impl Taking<'_, '_> {
                 }
                 return Ok(());
             }
-            if self.sharing == Sharing::Required {
+            if self.sharing == Sharing::Only {
                 return self.known(chunk, file);
             }
         }

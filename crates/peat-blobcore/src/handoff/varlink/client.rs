@@ -213,12 +213,17 @@ impl Client {
         loop {
             let Received { bytes, descriptors: some } = self.answer()?;
             let (wire::Slots { dir_count }, continues) = reply(&bytes)??;
+            let brought = some.len();
             descriptors.extend(some);
             if descriptors.len() > MAX_CALL_DESCRIPTORS {
                 return Err(MessageError::TooManyDescriptors.into());
             }
             if *slots.get_or_insert(dir_count) != dir_count {
                 return Err(VarlinkError::Senseless("a layer has now so many directories and now others".to_owned()));
+            }
+            // Each that is to be continued brings some, so that there is an end.
+            if continues && brought == 0 {
+                return Err(VarlinkError::Senseless("a part of a layer without descriptors".to_owned()));
             }
             if !continues {
                 return ReceivedLayer::new(dir_count, descriptors, self.options.patience);

@@ -13,11 +13,12 @@ use rustix::event::PollFlags;
 
 use super::calls::{Session, digest, internal, of_layer, refused};
 use super::{Service, ServiceOptions};
+use crate::content::Sharing;
 use crate::handoff::varlink::VarlinkError;
 use crate::handoff::varlink::message::{Fault, MAX_FRAME_DESCRIPTORS, encode_reply};
 use crate::handoff::varlink::wait::{Pipe, wait};
 use crate::handoff::varlink::wire::{self, FoundLayer, PutLayerReport, Refusal, Slots};
-use crate::handoff::{Directories, Sharing, SplitLayer, TakenLayer};
+use crate::handoff::{Directories, HandoffError, SplitLayer, TakenLayer};
 use crate::oci::Digest;
 
 /// With the pipe and lifetimes, what goes with one call.
@@ -59,7 +60,7 @@ pub(super) struct Put(BTreeMap<Digest, (Arc<SplitLayer>, Instant)>);
 
 impl Put {
     /// Forgets those that were waited for long enough.
-    fn expire(&mut self, options: &ServiceOptions) {
+    pub(super) fn expire(&mut self, options: &ServiceOptions) {
         self.0.retain(|_, (_, since)| since.elapsed() < options.put_lifetime);
     }
 
@@ -175,7 +176,7 @@ impl Session<'_> {
         let (patience, stop) = (self.service.0.options.patience, Arc::clone(&self.service.0.stop));
         let stream = Pipe::new(stream, patience, Some(stop)).map_err(internal)?;
         let mut stream = stream.ok_or_else(|| refused("the first descriptor is no pipe"))?;
-        let sharing = if asked.zerocopy { Sharing::Required } else { Sharing::WherePossible };
+        let sharing = if asked.zerocopy { Sharing::Only } else { Sharing::WherePossible };
         let service = self.service;
         service.put().expire(&service.0.options);
         let report = |already_present, reflinked, copied, known| PutLayerReport {
@@ -206,7 +207,7 @@ impl Service {
 
     pub(super) fn is_in_image(&self, diff_id: &Digest) -> Result<bool, Fault> {
         let mut index = self.0.index.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(index.find(&self.0.registry, diff_id).map_err(internal)?.is_some())
+        Ok(!index.find(&self.0.registry, diff_id).map_err(internal)?.is_empty())
     }
 
     /// A layer that was put, or is in the cache; in use from here on.
@@ -225,16 +226,27 @@ impl Service {
     /// A layer of an image that is here, or one that was put.
     pub(super) fn layer(&self, diff_id: &Digest) -> Result<Arc<SplitLayer>, Fault> {
         self.put().expire(&self.0.options);
-        let place = {
+        let places = {
             let mut index = self.0.index.lock().unwrap_or_else(PoisonError::into_inner);
             index.find(&self.0.registry, diff_id).map_err(internal)?
         };
-        match place {
-            Some(place) => {
-                let split = self.0.registry.split_layer(&self.0.cache, &place.repository, &place.layer);
-                Ok(Arc::new(split.map_err(of_layer(diff_id))?))
+        let mut failed = None;
+        for place in places {
+            match self.0.registry.split_layer(&self.0.cache, &place.repository, &place.layer) {
+                Ok(split) => return Ok(Arc::new(split)),
+                Err(error) => {
+                    // Its image says what is not so, or it is in a form that is not known: another may have it right.
+                    if matches!(error, HandoffError::DiffersFromDiffId { .. } | HandoffError::Archive(_)) {
+                        self.0.index.lock().unwrap_or_else(PoisonError::into_inner).distrust(diff_id, &place);
+                    }
+                    failed = Some(error);
+                }
             }
-            None => self.kept(diff_id)?.ok_or_else(|| Refusal::NoSuchLayer { diff_id: diff_id.to_string() }.into()),
+        }
+        match (self.kept(diff_id)?, failed) {
+            (Some(layer), _) => Ok(layer),
+            (None, Some(error)) => Err(of_layer(diff_id)(error)),
+            (None, None) => Err(Refusal::NoSuchLayer { diff_id: diff_id.to_string() }.into()),
         }
     }
 }
@@ -245,7 +257,11 @@ fn give(service: &Service, layer: &SplitLayer, slot: u32, writer: PipeWriter, en
     let write = || -> Result<(), VarlinkError> {
         let pipe = Pipe::new(writer.into(), options.reading, Some(Arc::clone(stop))).map_err(VarlinkError::io("make a pipe"))?;
         let mut pipe = io::BufWriter::with_capacity(32 * 1024, pipe.ok_or(VarlinkError::Closed)?);
-        layer.write_stream(slot, &mut pipe)?;
+        if let Err(error) = layer.write_stream(slot, &mut pipe) {
+            // What waits to be written would be waited for once more.
+            drop(pipe.into_parts());
+            return Err(error.into());
+        }
         let pipe = pipe.into_inner().map_err(|error| VarlinkError::io("write a layer's stream")(error.into_error()))?;
         drop(pipe);
         wait(ended.as_fd(), PollFlags::IN, Some(options.lifetime), Some(stop))

@@ -211,6 +211,11 @@ impl Service {
         spawned.map(drop).map_err(VarlinkError::io("start a thread"))
     }
 
+    /// Lets go of layers that were put and waited for long enough. To be called now and then: calls do so too.
+    pub fn expire(&self) {
+        self.put().expire(&self.0.options);
+    }
+
     /// Ends: takes no more connections, and cuts off those that are there. Whether all threads ended within that time; a layer that is
     /// being made is made to its end.
     pub fn stop(&self, within: Duration) -> bool {
