@@ -65,6 +65,20 @@ fn check_finds_damage_and_healing_fetches_only_what_is_wrong() {
 }
 
 #[test]
+fn what_is_somebody_elses_file_too_is_not_written_to_when_it_heals() {
+    let (good, bad, hash, size) = pair(2_000_000);
+    let theirs = bad.dir.path().join("theirs");
+    fs::hard_link(bad.0.layout.blob(&hash), &theirs).unwrap();
+    flip(&theirs, 1_500_000);
+    let as_they_have_it = fs::read(&theirs).unwrap();
+    assert!(matches!(bad.verify(&hash), Err(ContentError::Damaged(_))));
+    let (_, crossed) = fetch(&good, &bad, &hash, size).unwrap();
+    assert_eq!(crossed, 16_384);
+    assert_eq!(read_all(&bad, &hash).unwrap(), bytes(10, 2_000_000));
+    assert_eq!(fs::read(&theirs).unwrap(), as_they_have_it);
+}
+
+#[test]
 fn a_damaged_outboard_is_made_anew_without_fetching_anything() {
     for by_check in [true, false] {
         for destroy in

@@ -21,7 +21,7 @@ pub use registry::RegistryStore;
 pub use relay::{LayerStore, Relayed, relay};
 pub use store::{ImageStore, Opened};
 
-use crate::content::{Shared, Sharing};
+use crate::content::{MAX_INLINE_BYTES, Shared, Sharing};
 use crate::oci::{Algorithm, Descriptor, Digest, ImageReference};
 use crate::registry::{Closure, is_manifest};
 use readdress::Readdressed;
@@ -170,7 +170,8 @@ impl Copy<'_> {
             return Ok(());
         }
         let opened = self.from.open(&self.image.repository, &original)?;
-        let shared = self.to.put(&self.name.repository, &part, opened, self.options.sharing)?;
+        let sharing = if part.size <= MAX_INLINE_BYTES { Sharing::WherePossible } else { self.options.sharing };
+        let shared = self.to.put(&self.name.repository, &part, opened, sharing)?;
         self.count(&part, Came::By(shared));
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::super::link::{Link, Room};
 use super::super::message::{MAX_FRAME_DESCRIPTORS, encode_call, reply};
 use super::super::wire::{self, LayerRef, Refusal};
-use super::super::{Client, ClientOptions, OCI, REPOSITORY, SERVICE, VarlinkError, WhichRepository};
+use super::super::{Client, ClientOptions, OCI, REPOSITORY, SERVICE, STORE, VarlinkError, WhichRepository};
 use super::{Service, ServiceOptions};
 use crate::clock::SystemClock;
 use crate::content::{Content, Options};
@@ -285,8 +285,8 @@ fn a_layer_of_a_cache_is_put_and_its_image_named_and_unnamed() {
 fn a_service_says_what_it_is_and_has_one_repository() {
     let alpha = node(|_| {});
     let (mut client, handle) = alpha.client();
-    assert_eq!(client.service().expect("told").interfaces, [SERVICE, REPOSITORY, OCI]);
-    for interface in [SERVICE, REPOSITORY, OCI] {
+    assert_eq!(client.service().expect("told").interfaces, [SERVICE, REPOSITORY, OCI, STORE]);
+    for interface in [SERVICE, REPOSITORY, OCI, STORE] {
         assert!(client.description(interface).expect("told").contains(&format!("interface {interface}\n")));
     }
     assert!(client.description("org.example").is_err());
