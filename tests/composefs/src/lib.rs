@@ -8,6 +8,8 @@ use sha2::{Digest as _, Sha256};
 #[must_use]
 pub fn tar() -> Vec<u8> {
     let mut tar = Vec::new();
+    // Without it composefs makes no image.
+    add(&mut tar, "usr/", b'5', b"");
     add(&mut tar, "dir/", b'5', b"");
     for (name, size) in [("empty", 0), ("one", 1), ("small", 4095), ("block", 4096), ("large", 3 << 20), ("again", 4096)] {
         add(&mut tar, &format!("dir/{name}"), b'0', &content(size));
