@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// The image, as the store has it that it comes from: repository:tag or repository@digest.
     image: String,
     /// The store that it comes from: dir:DIRECTORY (of `registry serve`, which does not run), unix:SOCKET (a daemon's, its setting `varlink`),
-    /// oci:DIRECTORY (an OCI layout), composefs:SOCKET[,REPOSITORY], or containers-storage.
+    /// oci:DIRECTORY (an OCI layout), composefs:SOCKET or composefs:SOCKET,REPOSITORY, or containers-storage.
     #[arg(long, value_name = "STORE")]
     from: Store,
     /// The store that it goes into, in the same words.
