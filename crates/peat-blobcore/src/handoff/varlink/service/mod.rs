@@ -122,8 +122,9 @@ struct Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        let _ = self.socket.shutdown(Shutdown::Both);
+        // Before the client hears of it: he may come again at once.
         self.service.connections().places.remove(&self.id);
+        let _ = self.socket.shutdown(Shutdown::Both);
     }
 }
 
