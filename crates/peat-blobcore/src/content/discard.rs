@@ -1,8 +1,6 @@
 //! Blobs that whoever brought them needs no more go at once, not when space is needed: see `Policy::inbox_only`. Must never take
 //! out what anything keeps, or what somebody reads.
 
-use redb::ReadableTable as _;
-
 use super::index::{self, PINS, REASONS};
 use super::{Content, ContentError, Inner, lock};
 use crate::model::BlobHash;
@@ -32,19 +30,8 @@ impl Inner {
         let (taken, busy) = self.index.write(|txn| {
             let (mut taken, mut busy) = (Vec::new(), Vec::new());
             for (hash, row) in rows {
-                let mut kept = false;
-                {
-                    let (pins, reasons) = (txn.open_table(PINS)?, txn.open_table(REASONS)?);
-                    for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
-                        let (key, _) = entry?;
-                        let (of, reason) = key.value();
-                        if of != hash.as_bytes() {
-                            break;
-                        }
-                        kept |= pins.get((reason, hash.as_bytes()))?.is_some_and(|until| until.value() > now);
-                    }
-                }
-                if kept {
+                let pins = index::pins_of(&txn.open_table(PINS)?, &txn.open_table(REASONS)?, hash)?;
+                if pins.iter().any(|(_, until)| *until > now) {
                     continue;
                 }
                 if lock(&self.readers).contains_key(hash) {

@@ -1,6 +1,6 @@
 //! The pins that distributions have: which role they give this node, and which blobs they are for.
 
-use super::index::{PINS, REASONS};
+use super::index::{self, PINS, REASONS};
 use super::keep::ALL_HASHES;
 use super::{Content, ContentError, Pin, PinRole};
 use crate::model::{BlobHash, DistributionId, decode_whole};
@@ -62,17 +62,9 @@ impl Content {
     pub(super) fn reasons_of(&self, hashes: &[BlobHash]) -> Result<Vec<Vec<Pin>>, ContentError> {
         self.0.index.read(|txn| {
             let reasons = txn.open_table(REASONS)?;
-            let of = |hash: &BlobHash| {
-                let mut pins = Vec::new();
-                for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
-                    let (key, ()) = entry.map(|(key, value)| (key, value.value()))?;
-                    let (kept, reason) = key.value();
-                    if kept != hash.as_bytes() {
-                        break;
-                    }
-                    pins.extend(decode_whole::<Pin>(reason).ok());
-                }
-                Ok(pins)
+            let of = |hash| {
+                let keys = index::reasons_of(&reasons, hash)?;
+                Ok(keys.iter().filter_map(|key| decode_whole::<Pin>(key).ok()).collect())
             };
             hashes.iter().map(of).collect()
         })

@@ -237,6 +237,36 @@ pub(super) fn insert<'a>(
     Ok(())
 }
 
+/// The reasons for which a blob is kept, as the keys of their pins; what has ended is among them.
+pub(super) fn reasons_of(
+    reasons: &impl ReadableTable<(Id<'static>, &'static [u8]), ()>,
+    hash: &BlobHash,
+) -> Result<Vec<Vec<u8>>, ContentError> {
+    let mut keys = Vec::new();
+    for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
+        let (key, _) = entry?;
+        let (of, reason) = key.value();
+        if of != hash.as_bytes() {
+            break;
+        }
+        keys.push(reason.to_vec());
+    }
+    Ok(keys)
+}
+
+/// The same, each with the time at which it ends, in milliseconds since the Unix epoch.
+pub(super) fn pins_of(
+    pins: &impl ReadableTable<(&'static [u8], Id<'static>), u64>,
+    reasons: &impl ReadableTable<(Id<'static>, &'static [u8]), ()>,
+    hash: &BlobHash,
+) -> Result<Vec<(Vec<u8>, u64)>, ContentError> {
+    let until = |key: Vec<u8>| {
+        let until = pins.get((key.as_slice(), hash.as_bytes()))?.map_or(0, |until| until.value());
+        Ok((key, until))
+    };
+    reasons_of(reasons, hash)?.into_iter().map(until).collect()
+}
+
 /// Forgets a blob; its files are to be removed after the transaction.
 pub(super) fn forget(txn: &redb::WriteTransaction, hash: &BlobHash, row: &Row) -> Result<(), ContentError> {
     txn.open_table(BLOBS)?.remove(hash.as_bytes())?;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::index::{PINS, REASONS, Row};
+use super::index::{self, PINS, REASONS, Row};
 use super::{BlobStatus, Content, ContentError, Pin, PinRole};
 use crate::model::{BlobHash, Sha256Digest, Timestamp};
 
@@ -45,20 +45,8 @@ impl Content {
     pub fn reasons(&self, hash: &BlobHash) -> Result<Vec<Pin>, ContentError> {
         let now = self.0.clock.now().as_millis();
         self.0.index.read(|txn| {
-            let pins = txn.open_table(PINS)?;
-            let mut reasons = Vec::new();
-            for entry in txn.open_table(REASONS)?.range((hash.as_bytes(), &[][..])..)? {
-                let (key, _) = entry?;
-                let (of, reason) = key.value();
-                if of != hash.as_bytes() {
-                    break;
-                }
-                let until = pins.get((reason, hash.as_bytes()))?.map(|until| until.value());
-                if let Some(until) = until.filter(|until| *until > now) {
-                    reasons.push(Pin::from_key(reason, until)?);
-                }
-            }
-            Ok(reasons)
+            let pins = index::pins_of(&txn.open_table(PINS)?, &txn.open_table(REASONS)?, hash)?;
+            pins.into_iter().filter(|(_, until)| *until > now).map(|(key, until)| Pin::from_key(&key, until)).collect()
         })
     }
 }

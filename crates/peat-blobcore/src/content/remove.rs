@@ -1,8 +1,6 @@
 //! One blob taken out of the store, because somebody says so and not because space is needed. What keeps it is named and goes on
 //! keeping it: nothing changes then. Must never take out what somebody reads, or what is just being taken in.
 
-use redb::ReadableTable as _;
-
 use super::index::{self, PINS, REASONS};
 use super::{Content, ContentError, Inner, Pin, lock};
 use crate::model::BlobHash;
@@ -52,18 +50,8 @@ impl Inner {
         self.index.write(|txn| {
             let mut pins = txn.open_table(PINS)?;
             let mut reasons = txn.open_table(REASONS)?;
-            let mut keys = Vec::new();
-            for entry in reasons.range((hash.as_bytes(), &[][..])..)? {
-                let (key, _) = entry?;
-                let (of, reason) = key.value();
-                if of != hash.as_bytes() {
-                    break;
-                }
-                keys.push(reason.to_vec());
-            }
             let mut kept = Vec::new();
-            for key in keys {
-                let until = pins.get((key.as_slice(), hash.as_bytes()))?.map_or(0, |until| until.value());
+            for (key, until) in index::pins_of(&pins, &reasons, hash)? {
                 let pin = Pin::from_key(&key, until)?;
                 if until > now && !release.gives_up(&pin) {
                     kept.push(pin.to_string());
