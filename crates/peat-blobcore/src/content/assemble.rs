@@ -14,7 +14,7 @@ use super::assembly::{Assembly, Storage};
 use super::groups::Groups;
 use super::index::Row;
 use super::layout::{self, BITMAP, DATA, OUTBOARD, RECIPE, sync_dir};
-use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, lock, tree};
+use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Sharing, lock, share, tree};
 use crate::fault;
 use crate::model::BlobHash;
 
@@ -177,9 +177,12 @@ impl Inner {
         }
         self.ensure_free(found.len())?;
         let (copy, temp) = self.layout.temp()?;
-        let taken = File::open(path).and_then(|file| match rustix::fs::ioctl_ficlone(&copy, &file) {
-            Ok(()) => Ok(()),
-            Err(_) => io::copy(&mut &file, &mut &copy).map(drop),
+        let taken = File::open(path).and_then(|file| {
+            let shared = share(&file, &copy, &temp.path, Sharing::WherePossible).map_err(io::Error::other)?;
+            if shared.is_none() {
+                io::copy(&mut &file, &mut &copy)?;
+            }
+            Ok(())
         });
         match taken {
             Ok(()) => fs::rename(&temp.path, path).map_err(ContentError::io("rename", &temp.path)),

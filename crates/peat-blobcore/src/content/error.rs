@@ -29,10 +29,10 @@ pub enum ContentError {
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
     /// Bytes were not to be copied, and cannot be shared.
-    #[error("the bytes for {} cannot be shared: {why}", path.display())]
+    #[error("{what} would have to be copied: {why}")]
     NotShared {
-        /// The file that was to have them.
-        path: PathBuf,
+        /// What the caller calls them.
+        what: String,
         /// Why.
         why: String,
     },

@@ -247,7 +247,8 @@ impl Inner {
         progress: &mut Progress<'_>,
     ) -> Result<(Staged, Shared), ContentError> {
         let (copy, data) = self.layout.temp()?;
-        let shared = share(file, &copy, &data.path, sharing)?.unwrap_or(Shared::Copied);
+        let not = |why| ContentError::NotShared { what: path.display().to_string(), why };
+        let shared = share(file, &copy, &data.path, sharing).map_err(not)?.unwrap_or(Shared::Copied);
         if shared == Shared::Copied {
             self.ensure_free(size)?;
         }

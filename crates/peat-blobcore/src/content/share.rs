@@ -8,8 +8,6 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD};
 
-use super::ContentError;
-
 /// How bytes come from one file of this machine into another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
@@ -35,32 +33,27 @@ pub enum Shared {
 /// link replaces the file at `path`; `to` is not it then.
 ///
 /// # Errors
-/// `NotShared` where it may not be copied; then `path` may be gone.
-pub(crate) fn share(from: &File, to: &File, path: &Path, sharing: Sharing) -> Result<Option<Shared>, ContentError> {
+/// Why not, where it may not be copied; then `path` may be gone.
+pub(crate) fn share(from: &File, to: &File, path: &Path, sharing: Sharing) -> Result<Option<Shared>, String> {
     match (rustix::fs::ioctl_ficlone(to, from), sharing) {
         (Ok(()), _) => return Ok(Some(Shared::Reflinked)),
         (Err(_), Sharing::WherePossible) => return Ok(None),
         (Err(_), Sharing::Only) => {}
     }
-    let not = |why: String| ContentError::NotShared { path: path.to_owned(), why };
-    let failed = |error: io::Error| not(error.to_string());
+    let failed = |error: io::Error| error.to_string();
     let (there, here) = (from.metadata().map_err(failed)?, to.metadata().map_err(failed)?);
     if there.dev() != here.dev() {
-        return Err(not("they are on different file systems".to_owned()));
+        return Err("they are on different file systems".to_owned());
     }
     // One more name for a file that others may write to is no copy of what it says now.
     let is_own = [0, rustix::process::geteuid().as_raw()].contains(&there.uid());
     if !is_own || there.mode() & 0o022 != 0 {
-        return Err(
-            not("the file system shares no extents, and others than this user and root may write to the file".to_owned()),
-        );
+        return Err("the file system shares no extents, and others than this user and root may write to the file".to_owned());
     }
     fs::remove_file(path).map_err(failed)?;
     let source = format!("/proc/self/fd/{}", from.as_raw_fd());
     match rustix::fs::linkat(CWD, source.as_str(), CWD, path, AtFlags::SYMLINK_FOLLOW) {
         Ok(()) => Ok(Some(Shared::HardLinked)),
-        Err(errno) => {
-            Err(not(format!("the file system shares no extents, and a hard link is refused: {}", io::Error::from(errno))))
-        }
+        Err(errno) => Err(format!("the file system shares no extents, and a hard link is refused: {}", io::Error::from(errno))),
     }
 }

@@ -101,13 +101,15 @@ async fn farewell(
 /// Opens the registry of a directory.
 pub(super) fn open(directory: &Path, read_only: bool) -> Result<Registry, Failure> {
     if directory.join("replica.redb").exists() {
-        return Err(Failure::new(Kind::REFUSED, format!("{} is the data directory of a node", directory.display()))
-            .hint("have the daemon serve it (--registry-listen), or name another directory"));
+        return Err(Failure::new(Kind::REFUSED, format!("{} is the data directory of a node", directory.display())).hint(
+            "have its daemon serve it (registry_listen), copy from and to its socket (varlink), or name another directory",
+        ));
     }
     let catalog = directory.join(CATALOG);
     if read_only && !catalog.exists() {
-        return Err(Failure::new(Kind::NOT_FOUND, format!("{} has no images", directory.display()))
-            .hint("without --read-only a registry is made there, and images can be pushed to it"));
+        return Err(Failure::new(Kind::NOT_FOUND, format!("{} has no images", directory.display())).hint(
+            "name the directory of a registry; `registry serve` without --read-only makes one, to which images can be pushed",
+        ));
     }
     std::fs::create_dir_all(directory).map_err(Failure::io(format!("cannot make {}", directory.display())))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::store::digest_of_file;
 use super::{CopyError, ImageStore, Opened};
-use crate::content::{Shared, Sharing, share};
+use crate::content::{ContentError, Shared, Sharing, share};
 use crate::oci::{Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Manifest, Repository, Tag};
 use crate::registry::archive::{CONTAINERD_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME};
 use crate::registry::is_manifest;
@@ -70,28 +70,37 @@ impl LayoutStore {
         CopyError::NotALayout { path: self.path.clone(), why: why.to_string() }
     }
 
-    /// The index as it is there.
-    fn index(&self) -> Result<Value, CopyError> {
+    /// The index as it is there, read as what it is.
+    fn index(&self) -> Result<(Vec<u8>, Manifest), CopyError> {
         if !self.path.join(LAYOUT_FILE).is_file() {
             return Err(self.not(format_args!("it has no {LAYOUT_FILE}")));
         }
+        let path = self.path.join(INDEX_FILE);
+        let file = File::open(&path).map_err(|error| self.not(format_args!("{INDEX_FILE}: {error}")))?;
         let mut bytes = Vec::new();
-        let file = File::open(self.path.join(INDEX_FILE)).map_err(|error| self.not(format_args!("{INDEX_FILE}: {error}")))?;
-        file.take(MAX_MANIFEST_BYTES as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(CopyError::file("read", &self.path.join(INDEX_FILE)))?;
-        Manifest::parse(&bytes, None).map_err(|error| self.not(error))?;
-        serde_json::from_slice(&bytes).map_err(|error| self.not(error))
+        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(CopyError::file("read", &path))?;
+        let manifest = Manifest::parse(&bytes, None).map_err(|error| self.not(error))?;
+        Ok((bytes, manifest))
     }
 
     fn entries(&self) -> Result<Vec<Named>, CopyError> {
-        let index = self.index()?;
-        let manifest = Manifest::parse(index.to_string().as_bytes(), None).map_err(|error| self.not(error))?;
-        let named = manifest.manifests.into_iter().map(|descriptor| {
-            let names = [REF_NAME, CONTAINERD_NAME].map(|name| descriptor.annotations.get(name).cloned());
+        let (_, manifest) = self.index()?;
+        let named = manifest.manifests.into_iter().map(|mut descriptor| {
+            let names = [REF_NAME, CONTAINERD_NAME].map(|name| descriptor.annotations.remove(name));
+            descriptor.annotations.clear();
             Named { names: names.into_iter().flatten().collect(), descriptor }
         });
         Ok(named.collect())
+    }
+
+    /// A manifest that the index does not name, and something in it does: one of several platforms.
+    fn unlisted(&self, digest: &Digest) -> Result<Option<Descriptor>, CopyError> {
+        let path = self.blob(digest);
+        let Ok(file) = File::open(&path) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.take(MAX_MANIFEST_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(CopyError::file("read", &path))?;
+        let manifest = Manifest::parse(&bytes, None).ok();
+        Ok(manifest.map(|manifest| Descriptor::new(manifest.media_type, *digest, bytes.len() as u64)))
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {
@@ -163,24 +172,26 @@ impl ImageStore for LayoutStore {
     fn find(&mut self, image: &ImageReference) -> Result<(Descriptor, Vec<u8>), CopyError> {
         let entries = self.entries()?;
         let none = || CopyError::NoImage(format!("{image} in {}", self.path.display()));
-        let found = match image.digest {
+        let listed = match image.digest {
             Some(digest) => entries.iter().find(|entry| entry.descriptor.digest == digest),
             None => named(&entries, image),
         };
-        let found = found.ok_or_else(none)?;
-        let mut descriptor = found.descriptor.clone();
-        descriptor.annotations.clear();
+        let descriptor = match (listed, image.digest) {
+            (Some(listed), _) => Some(listed.descriptor.clone()),
+            (None, Some(digest)) => self.unlisted(&digest)?,
+            (None, None) => None,
+        };
+        let descriptor = descriptor.ok_or_else(none)?;
         let bytes = self.open(&image.repository, &descriptor)?.read_manifest(&descriptor)?;
         Ok((descriptor, bytes))
     }
 
     fn about(&mut self, repository: &Repository, subject: &Digest) -> Result<Vec<Descriptor>, CopyError> {
         let mut about = Vec::new();
-        for Named { mut descriptor, .. } in self.entries()? {
+        for Named { descriptor, .. } in self.entries()? {
             if !is_manifest(&descriptor) || descriptor.digest == *subject {
                 continue;
             }
-            descriptor.annotations.clear();
             let bytes = match self.open(repository, &descriptor).and_then(|opened| opened.read_manifest(&descriptor)) {
                 Ok(bytes) => bytes,
                 // It may be of an image that nobody asked for.
@@ -230,7 +241,8 @@ impl ImageStore for LayoutStore {
                 Ok(Shared::Copied)
             }
             Opened::File(source, _) => {
-                if let Some(shared) = share(source, file, path, sharing)? {
+                let not = |why| ContentError::NotShared { what: part.digest.to_string(), why };
+                if let Some(shared) = share(source, file, path, sharing).map_err(not)? {
                     return Ok(shared);
                 }
                 let mut source = source.try_clone().map_err(CopyError::io("open", part.digest))?;
@@ -258,7 +270,8 @@ impl ImageStore for LayoutStore {
         if !is_root {
             return Ok(());
         }
-        let mut index = self.index()?;
+        let (bytes, _) = self.index()?;
+        let mut index: Value = serde_json::from_slice(&bytes).map_err(|error| self.not(error))?;
         let (digest, whole) = (part.digest.to_string(), tag.map(|tag| format!("{repository}:{tag}")));
         let list =
             index.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(|| self.not("its index has no manifests"))?;

@@ -41,8 +41,9 @@ fn of_copy(name: &str) -> impl Fn(CopyError) -> Fault {
         CopyError::Mismatch(expected) => {
             Refusal::DiffIdMismatch { expected: expected.to_string(), actual: "something else".to_owned() }.into()
         }
-        CopyError::Content(ContentError::NotShared { why, .. }) => refused(format!("it would have to be copied: {why}")),
-        CopyError::Content(error @ (ContentError::NotAFile(_) | ContentError::Changed(_))) => refused(error.to_string()),
+        CopyError::Content(error @ (ContentError::NotShared { .. } | ContentError::NotAFile(_) | ContentError::Changed(_))) => {
+            refused(error.to_string())
+        }
         CopyError::Registry(error) => of_registry(name)(error),
         error => internal(error),
     }
