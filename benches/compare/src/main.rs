@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use peat_blob_lab::programs;
 
 use crate::record::{Record, Records};
 use crate::tool::{TOOLS, Tool};
@@ -118,8 +119,7 @@ fn tools(arguments: &Arguments, work: &Work) -> Vec<Tool> {
 }
 
 fn once(arguments: &Arguments, work: &Work, tool: Tool, seed: u64) -> Outcome<Record> {
-    let beside = || Ok(std::env::current_exe()?.parent().ok_or("this program is in a directory")?.to_owned());
-    let programs = arguments.programs.clone().map_or_else(beside, Outcome::Ok)?;
+    let programs = programs(arguments.programs.as_deref())?;
     let directory = arguments.dir.clone().unwrap_or_else(std::env::temp_dir);
     let load = std::fs::read_to_string("/proc/loadavg")?.split_whitespace().next().and_then(|load| load.parse().ok());
     let date = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M"]).output()?;

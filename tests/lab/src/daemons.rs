@@ -42,6 +42,18 @@ impl<'a> Seat<'a> {
     }
 }
 
+/// Where `peat-blobd` and `peat-blobctl` are: where somebody says, or beside the program that asks.
+///
+/// # Errors
+/// If it is not known where that program is.
+pub fn programs(said: Option<&Path>) -> Result<PathBuf, LabError> {
+    if let Some(said) = said {
+        return Ok(said.to_owned());
+    }
+    let own = std::env::current_exe().map_err(LabError::io("cannot tell where this program is"))?;
+    Ok(own.parent().unwrap_or(&own).to_owned())
+}
+
 /// With whom a daemon keeps a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peering {

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use peat_blob_lab::{Daemons, Lab, Peering, Profile, Seat};
+use peat_blob_lab::{Daemons, Lab, Peering, Profile, Seat, programs};
 
 /// What a step comes back with. What went wrong is only ever printed.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -56,8 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {
-    let beside = || Ok(std::env::current_exe()?.parent().ok_or("this program is in a directory")?.to_owned());
-    let programs = arguments.programs.clone().map_or_else(beside, Outcome::Ok)?;
+    let programs = programs(arguments.programs.as_deref())?;
     let (bulk, runs) = if arguments.quick { (16, 1) } else { (arguments.bulk, arguments.runs) };
     let mut profile: Profile = "wan".parse()?;
     profile.link.rate = arguments.rate * 1_000_000;

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use peat_blob_lab::{Daemons, Lab, Peering, Profile, Seat};
+use peat_blob_lab::{Daemons, Lab, Peering, Profile, Seat, programs};
 
 /// What a step comes back with. What went wrong is only ever printed.
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -69,8 +69,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {
-    let beside = || Ok(std::env::current_exe()?.parent().ok_or("this program is in a directory")?.to_owned());
-    let programs = arguments.programs.clone().map_or_else(beside, Outcome::Ok)?;
+    let programs = programs(arguments.programs.as_deref())?;
     let or = |given: &[String], usual: &[&str]| match given {
         [] => usual.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(),
         given => given.to_vec(),
