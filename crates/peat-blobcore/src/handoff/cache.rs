@@ -13,11 +13,11 @@ use super::HandoffError;
 use super::build::Build;
 use super::frame::{FileChunk, inline_head};
 use super::keep::Keep;
-use super::reader::{Hasher, Part, SplitReader};
+use super::reader::{Part, SplitReader, expect};
 use super::resolve::Directories;
 use super::split::{Source, split};
 use crate::clock::Clock;
-use crate::oci::Digest;
+use crate::oci::{Digest, DigestHasher};
 
 /// What a cache of split layers may take, and what it takes apart.
 #[derive(Debug, Clone, Copy)]
@@ -173,10 +173,10 @@ impl LayerCache {
 
     fn build(&self, diff_id: &Digest, LayerSource { mut tar, file }: LayerSource<'_>) -> Result<(), HandoffError> {
         let Inner { keep, options, .. } = &*self.0;
-        let mut source = Source::new(&mut *tar, Hasher::new(diff_id.algorithm()), options.layer_limit);
+        let mut source = Source::new(&mut *tar, DigestHasher::new(diff_id.algorithm()), options.layer_limit);
         let mut build = Build::begin(keep, file)?;
         split(&mut source, options.threshold, &mut build)?;
-        source.hasher.expect(diff_id)?;
+        expect(source.hasher, diff_id)?;
         build.finish()
     }
 

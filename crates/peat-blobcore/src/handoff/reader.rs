@@ -9,8 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use super::HandoffError;
 use super::frame::{Decoder, Event, FileChunk, FrameError, Inline};
 use super::resolve::{self, Directories};
-use crate::model::Sha256Digest;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Digest, DigestHasher};
 
 /// Bytes that are read at a time.
 const STEP_BYTES: usize = 128 * 1024;
@@ -98,7 +97,7 @@ impl<'a, R: Read> SplitReader<'a, R> {
     /// # Errors
     /// Those of [`SplitReader::next_part`], or `DiffersFromDiffId`: then what was written is to be thrown away.
     pub fn copy_to(mut self, diff_id: &Digest, out: &mut dyn Write) -> Result<u64, HandoffError> {
-        let (mut hasher, mut piece) = (Hasher::new(diff_id.algorithm()), vec![0; STEP_BYTES]);
+        let (mut hasher, mut piece) = (DigestHasher::new(diff_id.algorithm()), vec![0; STEP_BYTES]);
         let mut give = |bytes: &[u8]| {
             hasher.update(bytes);
             out.write_all(bytes).map_err(HandoffError::io("write", "the layer"))
@@ -125,7 +124,7 @@ impl<'a, R: Read> SplitReader<'a, R> {
                 }
             }
         }
-        hasher.expect(diff_id)?;
+        expect(hasher, diff_id)?;
         Ok(self.limit - self.left)
     }
 
@@ -151,38 +150,11 @@ impl<'a, R: Read> SplitReader<'a, R> {
     }
 }
 
-/// The function that a digest is by.
-#[derive(Debug)]
-pub(super) enum Hasher {
-    Sha256(sha2::Sha256),
-    Sha512(sha2::Sha512),
-}
-
-impl Hasher {
-    pub(super) fn new(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::Sha256 => Self::Sha256(sha2::Digest::new()),
-            Algorithm::Sha512 => Self::Sha512(sha2::Digest::new()),
-        }
-    }
-
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => sha2::Digest::update(hasher, bytes),
-            Self::Sha512(hasher) => sha2::Digest::update(hasher, bytes),
-        }
-    }
-
-    /// Whether what was hashed is that.
-    pub(super) fn expect(self, expected: &Digest) -> Result<(), HandoffError> {
-        let actual = match self {
-            Self::Sha256(hasher) => Digest::Sha256(Sha256Digest::from_bytes(sha2::Digest::finalize(hasher).into())),
-            Self::Sha512(hasher) => Digest::Sha512(sha2::Digest::finalize(hasher).into()),
-        };
-        match actual == *expected {
-            true => Ok(()),
-            false => Err(HandoffError::DiffersFromDiffId { expected: *expected, actual: Box::new(actual) }),
-        }
+/// Whether what was hashed is that layer.
+pub(super) fn expect(hasher: DigestHasher, expected: &Digest) -> Result<(), HandoffError> {
+    match hasher.finish() {
+        actual if actual == *expected => Ok(()),
+        actual => Err(HandoffError::DiffersFromDiffId { expected: *expected, actual: Box::new(actual) }),
     }
 }
 
@@ -192,6 +164,7 @@ mod tests {
 
     use super::super::frame::inline_head;
     use super::*;
+    use crate::oci::Algorithm;
 
     fn inline(kind: Inline, bytes: &[u8]) -> Vec<u8> {
         [&inline_head(kind, bytes.len() as u64).expect("it is short")[..], bytes].concat()
@@ -204,7 +177,7 @@ mod tests {
     }
 
     fn sha256(bytes: &[u8]) -> Digest {
-        Digest::Sha256(Sha256Digest::from_bytes(<sha2::Sha256 as sha2::Digest>::digest(bytes).into()))
+        Digest::of(Algorithm::Sha256, bytes)
     }
 
     fn fixture() -> (tempfile::TempDir, Directories) {

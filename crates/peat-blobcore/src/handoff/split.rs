@@ -9,8 +9,8 @@
 use std::io::{self, Read};
 
 use super::build::Build;
-use super::reader::Hasher;
 use super::{CacheOptions, HandoffError};
+use crate::oci::DigestHasher;
 use crate::registry::archive::{BLOCK, stated, stated_size};
 
 /// From so many bytes of headers and padding on they are a chunk.
@@ -23,13 +23,13 @@ const FIRST_BYTES: u64 = CacheOptions::MAX_THRESHOLD;
 /// What comes in, hashed and counted.
 pub(super) struct Source<'a> {
     inner: &'a mut dyn Read,
-    pub(super) hasher: Hasher,
+    pub(super) hasher: DigestHasher,
     pub(super) at: u64,
     limit: u64,
 }
 
 impl<'a> Source<'a> {
-    pub(super) fn new(inner: &'a mut dyn Read, hasher: Hasher, limit: u64) -> Self {
+    pub(super) fn new(inner: &'a mut dyn Read, hasher: DigestHasher, limit: u64) -> Self {
         Self { inner, hasher, at: 0, limit }
     }
 

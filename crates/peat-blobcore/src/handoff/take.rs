@@ -11,11 +11,11 @@ use super::build::Build;
 use super::cache::Positioned;
 use super::frame::{FileChunk, Inline};
 use super::keep::{Keep, ObjectName};
-use super::reader::Hasher;
+use super::reader::expect;
 use super::resolve;
 use super::{CacheOptions, Directories, HandoffError, LayerCache, Part, SplitLayer, SplitReader};
 use crate::content::Sharing;
-use crate::oci::Digest;
+use crate::oci::{Digest, DigestHasher};
 
 const STEP_BYTES: usize = 128 * 1024;
 
@@ -59,14 +59,14 @@ impl LayerCache {
             let source = SplitReader::new(Positioned { file: &came.file, at: 0 }, directories, limit);
             let mut taking = Taking {
                 build: Build::begin(self.keep(), None)?,
-                hasher: Hasher::new(diff_id.algorithm()),
+                hasher: DigestHasher::new(diff_id.algorithm()),
                 threshold: self.options().threshold,
                 sharing,
                 counts: &mut counts,
             };
             taking.all(source)?;
             let Taking { build, hasher, .. } = taking;
-            hasher.expect(diff_id)?;
+            expect(hasher, diff_id)?;
             build.finish()
         })?;
         let Counts { reflinked, copied, known } = counts;
@@ -127,7 +127,7 @@ impl Counts {
 /// A layer that is being made of what came.
 struct Taking<'a, 'b> {
     build: Build<'b>,
-    hasher: Hasher,
+    hasher: DigestHasher,
     threshold: u64,
     sharing: Sharing,
     counts: &'a mut Counts,
@@ -280,7 +280,7 @@ impl Read for Exactly<'_> {
 
 struct Hashed<'a> {
     inner: &'a mut dyn Read,
-    hasher: &'a mut Hasher,
+    hasher: &'a mut DigestHasher,
 }
 
 impl Read for Hashed<'_> {

@@ -46,6 +46,20 @@ pub enum DigestError {
 }
 
 impl Digest {
+    /// What some bytes are called by a function.
+    #[must_use]
+    pub fn of(algorithm: Algorithm, bytes: &[u8]) -> Self {
+        let mut hasher = DigestHasher::new(algorithm);
+        hasher.update(bytes);
+        hasher.finish()
+    }
+
+    /// Whether it is what these bytes are called.
+    #[must_use]
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        Self::of(self.algorithm(), bytes) == *self
+    }
+
     /// Its hash function.
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
@@ -76,6 +90,43 @@ impl Digest {
         match self {
             Self::Sha256(digest) => Some(*digest),
             Self::Sha512(_) => None,
+        }
+    }
+}
+
+/// Makes a digest of bytes that come piece by piece.
+#[derive(Debug, Clone)]
+pub enum DigestHasher {
+    /// By SHA-256.
+    Sha256(sha2::Sha256),
+    /// By SHA-512.
+    Sha512(sha2::Sha512),
+}
+
+impl DigestHasher {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(sha2::Digest::new()),
+            Algorithm::Sha512 => Self::Sha512(sha2::Digest::new()),
+        }
+    }
+
+    /// Adds the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(hasher) => sha2::Digest::update(hasher, bytes),
+            Self::Sha512(hasher) => sha2::Digest::update(hasher, bytes),
+        }
+    }
+
+    /// The digest of all that were added.
+    #[must_use]
+    pub fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(hasher) => Digest::Sha256(Sha256Digest::from_bytes(sha2::Digest::finalize(hasher).into())),
+            Self::Sha512(hasher) => Digest::Sha512(sha2::Digest::finalize(hasher).into()),
         }
     }
 }

@@ -12,6 +12,6 @@ pub mod media_type;
 mod name;
 
 pub use config::{ConfigError, diff_ids};
-pub use digest::{Algorithm, Digest, DigestError};
+pub use digest::{Algorithm, Digest, DigestError, DigestHasher};
 pub use manifest::{Descriptor, MAX_MANIFEST_BYTES, Manifest, ManifestError, ManifestKind, Platform};
 pub use name::{ImageReference, NameError, Reference, Repository, Tag};

@@ -4,13 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha512};
-
 use super::catalog::{self, BLOBS, BlobRow, DIGESTS};
 use super::{Change, Elsewhere, Registry, RegistryError};
 use crate::content::{BlobReader, Pin};
 use crate::model::BlobHash;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Algorithm, Digest, DigestHasher, Repository};
 
 /// How long a blob is kept that no manifest names.
 pub(super) const LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -151,10 +149,10 @@ impl Registry {
 }
 
 fn sha512_of(reader: &BlobReader) -> Result<Digest, RegistryError> {
-    let (mut hasher, mut buffer, mut at) = (Sha512::new(), vec![0; 256 * 1024], 0);
+    let (mut hasher, mut buffer, mut at) = (DigestHasher::new(Algorithm::Sha512), vec![0; 256 * 1024], 0);
     loop {
         match reader.read_at(at, &mut buffer)? {
-            0 => return Ok(Digest::Sha512(hasher.finalize().into())),
+            0 => return Ok(hasher.finish()),
             read => {
                 hasher.update(&buffer[..read]);
                 at += read as u64;

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use redb::{ReadableTable as _, WriteTransaction};
-use sha2::{Digest as _, Sha256, Sha512};
 
 use super::catalog::{self, BLOCKS, MANIFESTS, ManifestRow, REFERRERS, ReferrerRow, TAGS, TagRow};
 use super::error::{MAX_CLOSURE, MAX_DEPTH};
 use super::{Change, Held, Named, NamedPackage, PackageNews, Registry, RegistryError};
 use crate::content::Pin;
-use crate::model::{BlobHash, Sha256Digest, encode};
-use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag, media_type};
+use crate::model::{BlobHash, encode};
+use crate::oci::{Algorithm, Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest, Reference, Repository, Tag, media_type};
 
 /// A manifest that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,18 +31,6 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
-/// The digest of some bytes by the function of another.
-pub(super) fn digest_like(like: &Digest, bytes: &[u8]) -> Digest {
-    match like {
-        Digest::Sha256(_) => sha256(bytes),
-        Digest::Sha512(_) => Digest::Sha512(Sha512::digest(bytes).into()),
-    }
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    Digest::Sha256(Sha256Digest::from_bytes(Sha256::digest(bytes).into()))
-}
-
 impl Registry {
     /// Takes a manifest into a repository and, if `reference` is a tag, sets that. `media_type` is what it came as. Everything
     /// that it names must be in the repository; its subject need not be anywhere.
@@ -59,7 +46,7 @@ impl Registry {
         bytes: &[u8],
     ) -> Result<Put, RegistryError> {
         let (tag, digest) = match reference {
-            Reference::Tag(tag) => (Some(tag), sha256(bytes)),
+            Reference::Tag(tag) => (Some(tag), Digest::of(Algorithm::Sha256, bytes)),
             Reference::Digest(digest) => (None, *digest),
         };
         let put = self.keep_manifest(repository, &digest, media_type, bytes)?;
@@ -81,7 +68,7 @@ impl Registry {
         media_type: Option<&str>,
         bytes: &[u8],
     ) -> Result<Put, RegistryError> {
-        let actual = digest_like(digest, bytes);
+        let actual = Digest::of(digest.algorithm(), bytes);
         if actual != *digest {
             return Err(RegistryError::DigestDiffers { claimed: *digest, actual: Box::new(actual) });
         }

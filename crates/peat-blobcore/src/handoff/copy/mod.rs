@@ -25,7 +25,6 @@ use crate::content::{MAX_INLINE_BYTES, Shared, Sharing};
 use crate::oci::{Algorithm, Descriptor, Digest, ImageReference};
 use crate::registry::{Closure, is_manifest};
 use readdress::Readdressed;
-use store::digest_of;
 
 /// What is wanted of a copy.
 #[derive(Debug, Clone, Copy, Default)]
@@ -87,7 +86,7 @@ pub fn copy(
 ) -> Result<Copied, CopyError> {
     let (root, bytes) = from.find(image)?;
     // Nobody has held it against anything yet.
-    if digest_of(root.digest.algorithm(), &bytes) != root.digest || image.digest.is_some_and(|asked| asked != root.digest) {
+    if !root.digest.is_of(&bytes) || image.digest.is_some_and(|asked| asked != root.digest) {
         return Err(CopyError::Mismatch(Box::new(image.digest.unwrap_or(root.digest))));
     }
     let about = from.about(&image.repository, &root.digest)?;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::CopyError;
-use super::store::digest_of;
 use crate::oci::{Algorithm, Descriptor, Digest, ManifestError};
 use crate::registry::ClosureError;
 
@@ -38,7 +37,7 @@ impl Readdressed {
             return Ok((part, bytes));
         }
         let bytes = if renamed { serde_json::to_vec(&value).map_err(unreadable)? } else { bytes };
-        let (digest, size) = (digest_of(algorithm, &bytes), bytes.len() as u64);
+        let (digest, size) = (Digest::of(algorithm, &bytes), bytes.len() as u64);
         self.0.insert(part.digest, (digest, size));
         (part.digest, part.size) = (digest, size);
         Ok((part, bytes))

@@ -2,14 +2,12 @@
 
 use std::any::Any;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
-
-use sha2::{Digest as _, Sha256, Sha512};
 
 use super::CopyError;
 use crate::content::{Shared, Sharing};
-use crate::model::Sha256Digest;
-use crate::oci::{Algorithm, Descriptor, Digest, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag};
+use crate::oci::{Algorithm, Descriptor, Digest, DigestHasher, ImageReference, MAX_MANIFEST_BYTES, Repository, Tag};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -89,7 +87,7 @@ impl Opened {
                 bytes
             }
         };
-        match digest_of(part.digest.algorithm(), &bytes) == part.digest {
+        match part.digest.is_of(&bytes) {
             true => Ok(bytes),
             false => Err(CopyError::Mismatch(Box::new(part.digest))),
         }
@@ -98,41 +96,22 @@ impl Opened {
     /// The digest of its bytes by some function.
     pub(super) fn digest(&self, part: &Descriptor, algorithm: Algorithm) -> Result<Digest, CopyError> {
         match self {
-            Self::Bytes(bytes) => Ok(digest_of(algorithm, bytes)),
+            Self::Bytes(bytes) => Ok(Digest::of(algorithm, bytes)),
             Self::File(file, _) => digest_of_file(file, algorithm).map_err(CopyError::io("read", part.digest)),
         }
     }
 }
 
-pub(super) fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    match algorithm {
-        Algorithm::Sha256 => Digest::Sha256(Sha256Digest::from_bytes(Sha256::digest(bytes).into())),
-        Algorithm::Sha512 => Digest::Sha512(Sha512::digest(bytes).into()),
-    }
-}
-
 /// The digest of all that a file has.
-pub(super) fn digest_of_file(file: &File, algorithm: Algorithm) -> std::io::Result<Digest> {
-    let (mut buffer, mut at) = (vec![0; READ_BYTES], 0);
-    let mut each = |update: &mut dyn FnMut(&[u8])| loop {
+pub(super) fn digest_of_file(file: &File, algorithm: Algorithm) -> io::Result<Digest> {
+    let (mut hasher, mut buffer, mut at) = (DigestHasher::new(algorithm), vec![0; READ_BYTES], 0);
+    loop {
         match file.read_at(&mut buffer, at)? {
-            0 => return std::io::Result::Ok(()),
+            0 => return Ok(hasher.finish()),
             read => {
-                update(&buffer[..read]);
+                hasher.update(&buffer[..read]);
                 at += read as u64;
             }
-        }
-    };
-    match algorithm {
-        Algorithm::Sha256 => {
-            let mut hasher = Sha256::new();
-            each(&mut |bytes| hasher.update(bytes))?;
-            Ok(Digest::Sha256(Sha256Digest::from_bytes(hasher.finalize().into())))
-        }
-        Algorithm::Sha512 => {
-            let mut hasher = Sha512::new();
-            each(&mut |bytes| hasher.update(bytes))?;
-            Ok(Digest::Sha512(hasher.finalize().into()))
         }
     }
 }

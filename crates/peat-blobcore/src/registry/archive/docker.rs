@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::compression::{self, Compression, read_up_to};
 use super::intake::{Held, digest_of};
-use super::keep::{Keep, is};
+use super::keep::Keep;
 use super::layout::show;
 use super::tar::normal;
 use super::{ArchiveError, ImportOptions, Imported, MANIFEST_FILE, Root};
@@ -138,7 +138,7 @@ impl Import<'_> {
             return Err(ArchiveError::OverLimit(format!("{name:.200}, of which at most {MAX_MANIFEST_BYTES} bytes are read")));
         }
         match named_digest(name) {
-            Some(digest) if !is(&bytes, &digest) => Err(ArchiveError::Mismatch { name: name.to_owned(), digest }),
+            Some(digest) if !digest.is_of(&bytes) => Err(ArchiveError::Mismatch { name: name.to_owned(), digest }),
             _ => Ok(bytes),
         }
     }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::intake::blob_name;
-use super::keep::is;
 use super::pack::TarWriter;
 use super::{ArchiveError, INDEX_FILE, LAYOUT_FILE, Limits, MANIFEST_FILE, REF_NAME, compression};
 use crate::content::Content;
@@ -138,7 +137,7 @@ impl<'a> Source<'a> {
         let hash = self.blobs.get(digest).ok_or_else(|| ArchiveError::Missing { count: 1, first: vec![digest.to_string()] })?;
         let bytes = self.content.read_blob(hash, MAX_MANIFEST_BYTES as u64 + 1)?;
         // Whoever looked it up may have been wrong.
-        if is(&bytes, digest) { Ok(bytes) } else { Err(ArchiveError::Mismatch { name: hash.to_string(), digest: *digest }) }
+        if digest.is_of(&bytes) { Ok(bytes) } else { Err(ArchiveError::Mismatch { name: hash.to_string(), digest: *digest }) }
     }
 
     /// The entries of a layout's index, the names in place.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Digest as _, Sha256};
 
 use super::intake::{Files, Held, blob_name};
 use super::survey::Seen;
@@ -89,7 +89,7 @@ impl<'a> Keep<'a> {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ArchiveError::OverLimit(format!("{name}, of which at most {MAX_MANIFEST_BYTES} bytes are read")));
         }
-        if is(&bytes, digest) { Ok(Some(bytes)) } else { Err(ArchiveError::Mismatch { name, digest: *digest }) }
+        if digest.is_of(&bytes) { Ok(Some(bytes)) } else { Err(ArchiveError::Mismatch { name, digest: *digest }) }
     }
 
     /// Keeps all that belongs to a manifest of a layout, or notes what is missing.
@@ -210,12 +210,4 @@ fn check(part: &Descriptor, blob: &Ingested, sha512: Option<[u8; 64]>) -> Result
         Digest::Sha512(bytes) => sha512 == Some(bytes),
     };
     if right { Ok(()) } else { Err(ArchiveError::Mismatch { name: blob_name(&part.digest), digest: part.digest }) }
-}
-
-/// Whether bytes are what a digest names.
-pub(super) fn is(bytes: &[u8], digest: &Digest) -> bool {
-    match digest {
-        Digest::Sha256(sha256) => Sha256::digest(bytes)[..] == sha256.as_bytes()[..],
-        Digest::Sha512(sha512) => Sha512::digest(bytes)[..] == sha512[..],
-    }
 }

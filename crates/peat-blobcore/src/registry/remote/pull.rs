@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use reqwest::{Method, Response, StatusCode};
-use sha2::{Digest as _, Sha256, Sha512};
+use sha2::{Digest as _, Sha512};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 
@@ -195,13 +195,8 @@ impl Inner {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => told,
         };
-        let sha256 = crate::model::Sha256Digest::from_bytes(Sha256::digest(&bytes).into());
-        let digest = wanted.unwrap_or_else(|| sha256.into());
-        let right = match &digest {
-            Digest::Sha256(wanted) => *wanted == sha256,
-            Digest::Sha512(wanted) => Sha512::digest(&bytes)[..] == wanted[..],
-        };
-        if !right {
+        let digest = wanted.unwrap_or_else(|| Digest::of(Algorithm::Sha256, &bytes));
+        if !digest.is_of(&bytes) {
             return Err(RemoteError::Mismatch { registry: self.registry.clone(), digest });
         }
         // What it says of itself goes before what it came as: some registries have no word for it.

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use n0_future::StreamExt as _;
-use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::model::Sha256Digest;
 use crate::oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Manifest as OciManifest, Repository, Tag};
 use crate::registry::remote::{self, Manifest, Remote, RemoteError};
 use crate::registry::{Given, Members, Pieces, Refusal, Thing, Wanted};
@@ -48,11 +46,7 @@ impl Source {
                         return Err(RemoteError::NoMember("a manifest is longer than any may be".to_owned()));
                     }
                 }
-                let right = match digest {
-                    Digest::Sha256(wanted) => *wanted == Sha256Digest::from_bytes(Sha256::digest(&bytes).into()),
-                    Digest::Sha512(wanted) => Sha512::digest(&bytes)[..] == wanted[..],
-                };
-                if !right {
+                if !digest.is_of(&bytes) {
                     return Err(RemoteError::Mismatch { registry: MEMBERS.to_owned(), digest: *digest });
                 }
                 let manifest = OciManifest::parse(&bytes, Some(&descriptor.media_type));

@@ -8,14 +8,12 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde_json::Value;
-use sha2::Digest as _;
 
 use super::calls::{Session, internal, of_layer, refused};
 use super::images::{Name, is_image};
 use super::layers::verity;
 use crate::handoff::varlink::message::Fault;
 use crate::handoff::varlink::wire::{self, FinalizedImage, Refusal};
-use crate::model::Sha256Digest;
 use crate::oci::{Algorithm, Digest, Manifest, ManifestKind, Reference, Repository, diff_ids, media_type};
 use crate::registry::{Held, RegistryError};
 
@@ -31,7 +29,7 @@ impl Session<'_> {
         let config = manifest.config.as_ref().filter(|_| manifest.kind == ManifestKind::Image);
         let config = config.ok_or_else(|| refused("the manifest is none of an image: give the images of an index one by one"))?;
         let config_bytes = asked.config_json.as_bytes();
-        if digest_by(config.digest.algorithm(), config_bytes) != config.digest || config.size != config_bytes.len() as u64 {
+        if !config.digest.is_of(config_bytes) || config.size != config_bytes.len() as u64 {
             return Err(refused(format!("the configuration is not {}, which the manifest names", config.digest)));
         }
         let layers = match is_image(config) {
@@ -64,7 +62,7 @@ impl Session<'_> {
             true => asked.manifest_json.clone().into_bytes(),
             false => with_plain_layers(&asked.manifest_json, &manifest.media_type, &changed)?,
         };
-        let digest = digest_by(Algorithm::Sha256, &bytes);
+        let digest = Digest::of(Algorithm::Sha256, &bytes);
         let reference = tag.map_or(Reference::Digest(digest), Reference::Tag);
         let put = self.registry().put_manifest(&repository, &reference, Some(&manifest.media_type), &bytes);
         let put = put.map_err(|error| match error {
@@ -147,13 +145,6 @@ fn no_layer(diff_id: &Digest) -> Fault {
     Refusal::NoSuchLayer { diff_id: diff_id.to_string() }.into()
 }
 
-fn digest_by(algorithm: Algorithm, bytes: &[u8]) -> Digest {
-    match algorithm {
-        Algorithm::Sha256 => Digest::Sha256(Sha256Digest::from_bytes(sha2::Sha256::digest(bytes).into())),
-        Algorithm::Sha512 => Digest::Sha512(sha2::Sha512::digest(bytes).into()),
-    }
-}
-
 /// The manifest with other layers at some places; what else it says stays.
 fn with_plain_layers(manifest: &str, kind: &str, changed: &BTreeMap<usize, (Digest, u64)>) -> Result<Vec<u8>, Fault> {
     let plain = if kind == media_type::DOCKER_MANIFEST { DOCKER_LAYER } else { media_type::OCI_LAYER };
@@ -186,7 +177,7 @@ mod tests {
             )
         };
         let text = format!(r#"{{"schemaVersion":2,"a":[null],"layers":[{},{}]}}"#, layer("aa"), layer("bb"));
-        let digest = digest_by(Algorithm::Sha256, b"");
+        let digest = Digest::of(Algorithm::Sha256, b"");
         let written = with_plain_layers(&text, media_type::OCI_MANIFEST, &[(1, (digest, 512))].into()).expect("written");
         let (before, after): (Value, Value) =
             (serde_json::from_str(&text).expect("JSON"), serde_json::from_slice(&written).expect("JSON"));
