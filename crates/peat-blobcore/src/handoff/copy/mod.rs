@@ -138,8 +138,10 @@ impl Copy<'_> {
                 false => Came::By(Shared::Copied),
             };
             let is_first = digest == root.digest;
-            if came != Came::Present || is_first && is_root {
-                self.to.put_manifest(&self.name.repository, &part, &bytes, is_first && is_root, None)?;
+            // The image itself comes last of all, with its name.
+            let is_due = if is_first { is_root } else { came != Came::Present };
+            if is_due {
+                self.to.put_manifest(&self.name.repository, &part, &bytes, is_first, None)?;
             }
             self.count(&part, came);
             if is_first {
