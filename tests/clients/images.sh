@@ -36,9 +36,10 @@ make_image() { # make_image NAME BYTES: an OCI layout of three layers in $layout
   layout=$work/$1 diffs=''
   mkdir -p "$layout/blobs/sha256"
   for n in 1 2 3; do
-    mkdir -p "$work/rootfs/$n"
+    # composefs takes no image without /usr.
+    mkdir -p "$work/rootfs/$n" "$work/rootfs/usr"
     head -c $((n * $2)) /dev/urandom > "$work/rootfs/$n/data"
-    tar --sort=name --mtime=@0 --owner=0 --group=0 -C "$work/rootfs" -cf "$work/layer.tar" "$n"
+    tar --sort=name --mtime=@0 --owner=0 --group=0 -C "$work/rootfs" -cf "$work/layer.tar" usr "$n"
     diffs+="${diffs:+,}\"sha256:$(sha256sum "$work/layer.tar" | cut -d' ' -f1)\""
     gzip -n "$work/layer.tar"
     layers+="${layers:+,}{\"mediaType\":\"application/vnd.oci.image.layer.v1.tar+gzip\",$(put "$work/layer.tar.gz")}"

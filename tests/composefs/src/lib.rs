@@ -1,8 +1,87 @@
-//! What both sides of the test stand on: a layer of all sorts of files, in a tar archive.
+//! What both sides of the tests stand on: a layer of all sorts of files in a tar archive, an image of it, and our service.
 
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use peat_blobcore::clock::SystemClock;
+use peat_blobcore::content::{Content, Options};
+use peat_blobcore::handoff::varlink::wire::LayerRef;
+use peat_blobcore::handoff::varlink::{Client, ClientOptions, Service, ServiceOptions, WhichRepository};
+use peat_blobcore::handoff::{CacheOptions, LayerCache, LayerSource};
 use peat_blobcore::model::Sha256Digest;
 use peat_blobcore::oci::Digest;
+use peat_blobcore::registry::Registry;
 use sha2::{Digest as _, Sha256};
+
+/// A service of ours over a new store.
+pub struct Ours {
+    /// Where it all lies.
+    pub dir: tempfile::TempDir,
+    /// The images.
+    pub registry: Registry,
+    service: Service,
+}
+
+/// One with no image yet.
+#[must_use]
+pub fn ours() -> Ours {
+    let (dir, clock) = (tempfile::tempdir().expect("a directory"), Arc::new(SystemClock));
+    let content =
+        Content::open(&dir.path().join("content"), Options { quota: None, reserve: 0 }, clock.clone()).expect("a store");
+    let registry = Registry::open(&dir.path().join("catalog"), content, clock.clone()).expect("a registry");
+    let cache = LayerCache::open(&dir.path().join("layers"), CacheOptions::default(), clock).expect("a cache");
+    let service = Service::new(registry.clone(), cache, ServiceOptions::new(dir.path())).expect("a service");
+    Ours { dir, registry, service }
+}
+
+impl Ours {
+    /// A connection to it.
+    #[must_use]
+    pub fn socket(&self) -> UnixStream {
+        let (here, there) = UnixStream::pair().expect("sockets");
+        self.service.serve(there).expect("served");
+        here
+    }
+
+    /// Their client, connected to it.
+    #[must_use]
+    pub fn connect(&self) -> zlink::tokio::unix::Connection {
+        let socket = self.socket();
+        socket.set_nonblocking(true).expect("a socket");
+        let socket = tokio::net::UnixStream::from_std(socket).expect("a socket");
+        zlink::Connection::new(zlink::tokio::unix::Stream::try_from(socket).expect("a socket"))
+    }
+
+    /// Puts an image of that layer as our own client does, and gives its manifest and configuration.
+    pub fn image(&self, tar: &[u8], name: &str) -> (String, String) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let cache = LayerCache::open(dir.path(), CacheOptions::default(), Arc::new(SystemClock)).expect("a cache");
+        let layer = cache.layer(&diff_id(tar), || Ok(LayerSource { tar: Box::new(tar), file: None })).expect("split");
+        let mut client = Client::over(self.socket(), ClientOptions::default());
+        let handle = client.open_repository(&WhichRepository::Only).expect("opened").handle;
+        let put = client.put_split_layer(handle, &layer, false).expect("put");
+        let (manifest, config) = image(tar);
+        let layers = [LayerRef { diff_id: diff_id(tar).to_string(), layer_verity: put.layer_verity }];
+        client.finalize_image(handle, &manifest, &config, &layers, Some(name)).expect("an image");
+        (manifest, config)
+    }
+}
+
+/// The manifest and the configuration of an image of that layer.
+fn image(tar: &[u8]) -> (String, String) {
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{}"]}},"history":[]}}"#,
+        diff_id(tar)
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}]}}"#,
+        diff_id(config.as_bytes()),
+        config.len(),
+        diff_id(tar),
+        tar.len()
+    );
+    (manifest, config)
+}
 
 /// A tar archive with empty, small and large files, a directory, and a link.
 #[must_use]

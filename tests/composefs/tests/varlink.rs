@@ -2,126 +2,16 @@
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use composefs::fsverity::{FsVerityHashValue, Sha256HashValue};
 use composefs::repository::{ImportContext, Repository, RepositoryConfig};
+use composefs_ctl::varlink::proxy::{GetLayerParams, OciProxy as _, RepositoryProxy as _};
+use composefs_ctl::varlink::{layer_sync::LayerRef, oci::OciError};
 use composefs_oci::layer_sync::{drain_splitdirfdstream_verified, finalize_oci_image};
 use composefs_oci::layer_transport::{RepoLayerSource, serve_get_layer};
-use composefs_oci::varlink_types::{GetLayerParams, LayerRef, OciError, OciProxy as _};
-use peat_blob_composefs_tests::{diff_id, tar};
-use peat_blobcore::clock::SystemClock;
-use peat_blobcore::content::{Content, Options};
-use peat_blobcore::handoff::varlink::{Client, ClientOptions, Service, ServiceOptions, WhichRepository};
-use peat_blobcore::handoff::{CacheOptions, LayerCache, LayerSource};
-use peat_blobcore::registry::Registry;
-use serde::Deserialize;
+use peat_blob_composefs_tests::{diff_id, ours, tar};
 use zlink::futures_util::StreamExt as _;
-
-#[derive(Debug, Deserialize)]
-struct Opened {
-    handle: u64,
-    hash_algorithm: Option<String>,
-    objects_device_id: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Inspected {
-    manifest: String,
-    config: String,
-}
-
-#[derive(Debug, zlink::ReplyError)]
-#[zlink(interface = "org.composefs.Repository")]
-enum RepositoryError {
-    RepoNotFound { message: String },
-}
-
-// As composefs-ctl has them, whose client is in a crate with the whole of its program.
-#[zlink::proxy(interface = "org.composefs.Repository")]
-trait RepositoryProxy {
-    async fn open_repository(
-        &mut self,
-        path: Option<&str>,
-        user: Option<bool>,
-        system: Option<bool>,
-    ) -> zlink::Result<Result<Opened, RepositoryError>>;
-}
-
-#[zlink::proxy(interface = "org.composefs.Oci")]
-trait ImageProxy {
-    async fn inspect(&mut self, handle: u64, image: &str) -> zlink::Result<Result<Inspected, OciError>>;
-    async fn tag(&mut self, handle: u64, manifest_digest: &str, name: &str) -> zlink::Result<Result<Nothing, OciError>>;
-}
-
-#[derive(Debug, Deserialize)]
-struct Nothing {}
-
-struct Ours {
-    dir: tempfile::TempDir,
-    registry: Registry,
-    service: Service,
-}
-
-fn ours() -> Ours {
-    let (dir, clock) = (tempfile::tempdir().expect("a directory"), Arc::new(SystemClock));
-    let content =
-        Content::open(&dir.path().join("content"), Options { quota: None, reserve: 0 }, clock.clone()).expect("a store");
-    let registry = Registry::open(&dir.path().join("catalog"), content, clock.clone()).expect("a registry");
-    let cache = LayerCache::open(&dir.path().join("layers"), CacheOptions::default(), clock).expect("a cache");
-    let service = Service::new(registry.clone(), cache, ServiceOptions::new(dir.path())).expect("a service");
-    Ours { dir, registry, service }
-}
-
-impl Ours {
-    fn socket(&self) -> UnixStream {
-        let (here, there) = UnixStream::pair().expect("sockets");
-        self.service.serve(there).expect("served");
-        here
-    }
-
-    /// Their client.
-    fn connect(&self) -> zlink::tokio::unix::Connection {
-        let socket = self.socket();
-        socket.set_nonblocking(true).expect("a socket");
-        let socket = tokio::net::UnixStream::from_std(socket).expect("a socket");
-        zlink::Connection::new(zlink::tokio::unix::Stream::try_from(socket).expect("a socket"))
-    }
-
-    /// Puts an image of that layer as our own client does, and gives its manifest and configuration.
-    fn image(&self, tar: &[u8], name: &str) -> (String, String) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let cache = LayerCache::open(dir.path(), CacheOptions::default(), Arc::new(SystemClock)).expect("a cache");
-        let layer = cache.layer(&diff_id(tar), || Ok(LayerSource { tar: Box::new(tar), file: None })).expect("split");
-        let mut client = Client::over(self.socket(), ClientOptions::default());
-        let handle = client.open_repository(&WhichRepository::Only).expect("opened").handle;
-        let put = client.put_split_layer(handle, &layer, false).expect("put");
-        let (manifest, config) = image(tar);
-        let layers = [peat_blobcore::handoff::varlink::wire::LayerRef {
-            diff_id: diff_id(tar).to_string(),
-            layer_verity: put.layer_verity,
-        }];
-        client.finalize_image(handle, &manifest, &config, &layers, Some(name)).expect("an image");
-        (manifest, config)
-    }
-}
-
-/// The manifest and the configuration of an image of that layer.
-fn image(tar: &[u8]) -> (String, String) {
-    let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{}"]}},"history":[]}}"#,
-        diff_id(tar)
-    );
-    let manifest = format!(
-        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"{}","size":{}}},"layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{}","size":{}}}]}}"#,
-        diff_id(config.as_bytes()),
-        config.len(),
-        diff_id(tar),
-        tar.len()
-    );
-    (manifest, config)
-}
 
 type Theirs = Arc<Repository<Sha256HashValue>>;
 
@@ -140,7 +30,7 @@ fn cat(repository: &Repository<Sha256HashValue>, verity: &Sha256HashValue) -> Ve
 
 #[tokio::test(flavor = "multi_thread")]
 async fn their_client_imports_an_image_of_ours_and_gives_it_back() {
-    let (ours, tar) = (ours(), tar());
+    let (ours, tar) = (self::ours(), tar());
     let dir = tempfile::tempdir().expect("a directory");
     let repository = theirs(dir.path());
     let (manifest, config) = ours.image(&tar, "team/app:v1");

@@ -15,7 +15,7 @@ use peat_blobcore::handoff::copy::{
     Came, Copied, CopyError, CopyOptions, ImageStore, LayerStore, LayoutStore, RegistryStore, Relayed, copy, relay,
 };
 use peat_blobcore::handoff::varlink::{
-    Client, ClientOptions, RemoteStore, Service, ServiceOptions, VarlinkError, WhichRepository,
+    Client, ClientOptions, Refusal, RemoteStore, Service, ServiceOptions, VarlinkError, WhichRepository,
 };
 use peat_blobcore::handoff::{CacheOptions, HandoffError, LayerCache};
 use peat_blobcore::oci::{Algorithm, ImageReference, Tag};
@@ -351,7 +351,7 @@ struct Layers {
 
 impl Layers {
     fn open(store: &Store) -> Result<Self, Failure> {
-        let (mut client, which, own) = match store {
+        let (client, which, own) = match store {
             Store::Composefs(path, which) => (connect(path)?, which.clone(), None),
             Store::Daemon(path) => (connect(path)?, WhichRepository::Only, None),
             Store::Directory(path) => {
@@ -369,8 +369,13 @@ impl Layers {
                     .hint("copy it into a store of ours (dir: or unix:) first, and from there"));
             }
         };
-        let handle = client.open_repository(&which).map_err(of_varlink)?.handle;
-        Ok(Self { store: LayerStore { client, handle }, own })
+        let store = LayerStore::open(client, &which).map_err(|error| match error {
+            VarlinkError::Refused(Refusal::InvalidSpec { .. }) if which == WhichRepository::Only => {
+                of_varlink(error).hint("say which one the service is to open: composefs:SOCKET,REPOSITORY")
+            }
+            error => of_varlink(error),
+        })?;
+        Ok(Self { store, own })
     }
 
     fn close(self) -> Result<(), Failure> {

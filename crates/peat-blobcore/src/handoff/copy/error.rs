@@ -39,6 +39,9 @@ pub enum CopyError {
     /// Somebody else writes to a layout.
     #[error("another process writes to {}", .0.display())]
     InUse(PathBuf),
+    /// Nothing may be copied, and nothing can be shared.
+    #[error("the two stores are on different file systems, which share no blocks")]
+    Apart,
     /// A store of bytes.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -68,6 +71,7 @@ impl CopyError {
             Self::NoImage(_) | Self::Missing(_) => ErrorKind::NotFound,
             Self::Mismatch(_) => ErrorKind::Integrity,
             Self::NotALayout { .. } => ErrorKind::Usage,
+            Self::Apart => ErrorKind::Refused,
             Self::TooLong(_) | Self::Closure(_) | Self::InUse(_) => ErrorKind::Failed,
             Self::Content(error) => error.kind(),
             Self::Registry(error) => error.kind(),
@@ -86,6 +90,7 @@ impl CopyError {
             Self::NotALayout { .. } => {
                 "name a directory with oci-layout and index.json; one that is empty or missing is made into one"
             }
+            Self::Apart => "let it be copied, or choose a store on the same file system",
             Self::InUse(_) => "try again when that has ended",
             Self::Content(error) => return error.hint(),
             Self::Registry(error) => return error.hint(),

@@ -2,16 +2,36 @@
 
 use super::CopyError;
 use crate::handoff::varlink::wire::{LayerRef, PutLayerReport};
-use crate::handoff::varlink::{Client, Refusal, VarlinkError};
+use crate::handoff::varlink::{Client, Refusal, VarlinkError, WhichRepository};
 use crate::oci::{Digest, diff_ids};
 
-/// A repository of a service that speaks of layers.
+/// A repository of a service that speaks of layers, closed when it is dropped.
 #[derive(Debug)]
 pub struct LayerStore {
     /// The service.
-    pub client: Client,
+    client: Client,
     /// Which of its repositories.
-    pub handle: u64,
+    handle: u64,
+    /// The file system (`st_dev`) of that one's files, as far as the service says.
+    device: Option<u64>,
+}
+
+impl LayerStore {
+    /// Opens a repository of a service.
+    ///
+    /// # Errors
+    /// As [`Client::open_repository`].
+    pub fn open(mut client: Client, which: &WhichRepository) -> Result<Self, VarlinkError> {
+        let opened = client.open_repository(which)?;
+        Ok(Self { client, handle: opened.handle, device: opened.objects_device_id })
+    }
+}
+
+impl Drop for LayerStore {
+    // Composefs's service keeps what a connection opened, descriptors and all, until it ends itself.
+    fn drop(&mut self) {
+        self.client.leave_repository(self.handle);
+    }
 }
 
 /// What a copy of layers did.
@@ -37,7 +57,8 @@ pub struct Relayed {
 /// refuses what it would have to copy. `progress` hears of each layer, by its diff_id, when it is there. Blocks.
 ///
 /// # Errors
-/// [`CopyError::Varlink`] with what a service says; then nothing has the name that had not.
+/// [`CopyError::Apart`] with `zerocopy` between file systems, and [`CopyError::Varlink`] with what a service says; then nothing
+/// has the name that had not.
 pub fn relay(
     from: &mut LayerStore,
     to: &mut LayerStore,
@@ -60,6 +81,10 @@ pub fn relay(
                 verity
             }
             None => {
+                // Some services find out in the midst of it, and call it a failure.
+                if zerocopy && from.device.zip(to.device).is_some_and(|(from, to)| from != to) {
+                    return Err(CopyError::Apart);
+                }
                 let layer = from.client.get_layer(from.handle, &diff_id)?;
                 let put: PutLayerReport = to.client.relay_layer(to.handle, &diff_id, zerocopy, layer)?;
                 let counts = [put.objects_reflinked, put.objects_hardlinked, put.objects_copied, put.objects_already_present];

@@ -321,11 +321,7 @@ fn layers_are_relayed_between_services_and_come_once() {
     let ids: Vec<_> = layers.iter().map(|layer| sha256(layer)).collect();
     let digest = image(&a.registry, &"team/plain".parse().expect("a name"), &layers, &ids);
     let (from, to) = (serve(&a), serve(&b));
-    let open = |service: &Service| {
-        let mut client = client(service);
-        let handle = client.open_repository(&WhichRepository::Only).expect("one").handle;
-        LayerStore { client, handle }
-    };
+    let open = |service: &Service| LayerStore::open(client(service), &WhichRepository::Only).expect("one");
     let mut told = 0;
     let mut go = |name: &str| relay(&mut open(&from), &mut open(&to), ("team/plain:v1", name), false, &mut |_| told += 1);
     let relayed = go("other/plain:1").expect("relayed");

@@ -124,6 +124,12 @@ impl Client {
         self.call::<_, wire::Nothing>(REPOSITORY, "CloseRepository", &wire::Handle { handle }).map(drop)
     }
 
+    /// Closes a repository, as the last call of a connection: nobody waits for the answer.
+    pub(in crate::handoff) fn leave_repository(&mut self, handle: u64) {
+        // A service that has gone has closed it.
+        let _ = self.send("CloseRepository", REPOSITORY, false, &wire::Handle { handle }, &[]);
+    }
+
     /// The images whose names have `filter` in them; without one all that have a name.
     ///
     /// # Errors

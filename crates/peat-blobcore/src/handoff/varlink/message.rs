@@ -177,14 +177,19 @@ pub(super) fn encode_call<P: Serialize>(method: &str, more: bool, parameters: &P
     encode(&Out { call: Call { method: method.to_owned(), more, oneway: false }, parameters })
 }
 
+/// One that gives nothing has no parameters: there are clients (zlink's) that read an empty object as none of their replies.
 pub(super) fn encode_reply<P: Serialize>(parameters: &P, continues: bool) -> Result<Vec<u8>, MessageError> {
     #[derive(Serialize)]
-    struct Out<'a, P> {
-        parameters: &'a P,
+    struct Out {
+        #[serde(skip_serializing_if = "is_empty")]
+        parameters: Value,
         #[serde(skip_serializing_if = "is_not")]
         continues: bool,
     }
-    encode(&Out { parameters, continues })
+    fn is_empty(parameters: &Value) -> bool {
+        parameters.as_object().is_some_and(serde_json::Map::is_empty)
+    }
+    encode(&Out { parameters: serde_json::to_value(parameters)?, continues })
 }
 
 fn encode(message: &impl Serialize) -> Result<Vec<u8>, MessageError> {
