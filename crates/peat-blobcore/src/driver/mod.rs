@@ -156,7 +156,7 @@ impl Driver {
         } = parts;
         let policy = Policy { inbox: inbox.is_some(), ..policy };
         Self {
-            world: World::new(identity.id(), replica.clone(), content.clone(), nodes),
+            world: World::new(identity.id(), replica.clone(), content.clone(), Arc::clone(&network), nodes),
             memory: Memory::default(),
             fetches: Fetches::new(content.clone(), Arc::clone(&network), stall, identity.id()),
             inbox: inbox.clone(),

@@ -7,7 +7,8 @@ use std::sync::{Arc, RwLock};
 use crate::content::{Content, PinRole};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, FileList, Files};
-use crate::reconcile::{Node, PinReason, View};
+use crate::network::Network;
+use crate::reconcile::{Distance, Node, PinReason, View};
 use crate::replica::Replica;
 
 /// Lists of files that stay decoded. Each may have some 100 MiB in the worst case, so only a few do.
@@ -21,6 +22,7 @@ pub(super) struct World {
     me: EndpointId,
     replica: Replica,
     content: Content,
+    network: Arc<Network>,
     nodes: BTreeMap<EndpointId, Node>,
     /// The same, for those who serve blocks.
     shared: SharedNodes,
@@ -29,8 +31,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(me: EndpointId, replica: Replica, content: Content, shared: SharedNodes) -> Self {
-        let mut world = Self { me, replica, content, nodes: BTreeMap::new(), shared, lists: RefCell::default() };
+    pub(super) fn new(me: EndpointId, replica: Replica, content: Content, network: Arc<Network>, shared: SharedNodes) -> Self {
+        let mut world = Self { me, replica, content, network, nodes: BTreeMap::new(), shared, lists: RefCell::default() };
         world.refresh_nodes();
         world
     }
@@ -157,6 +159,10 @@ impl View for World {
 
     fn clock_trusted(&self) -> bool {
         self.replica.clock_trusted()
+    }
+
+    fn distance(&self, peer: &EndpointId) -> Distance {
+        Distance::of(self.network.peer(peer).and_then(|peer| peer.round_trip()))
     }
 }
 

@@ -76,6 +76,8 @@ pub(super) struct Fake {
     /// How often a document was asked for.
     pub(super) asked: Cell<usize>,
     pub(super) changes_left: u32,
+    /// Who is not near.
+    pub(super) distances: BTreeMap<EndpointId, Distance>,
 }
 
 impl View for Fake {
@@ -103,6 +105,9 @@ impl View for Fake {
     }
     fn clock_trusted(&self) -> bool {
         true
+    }
+    fn distance(&self, peer: &EndpointId) -> Distance {
+        self.distances.get(peer).copied().unwrap_or_default()
     }
 }
 
@@ -138,7 +143,7 @@ impl Bench {
         Self {
             now: Timestamp::from_millis(2_000_000),
             policy: Policy::default(),
-            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32 },
+            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32, distances: BTreeMap::new() },
             memory: Memory::default(),
             running: Vec::new(),
             dialling: Vec::new(),

@@ -204,7 +204,7 @@ fn here(now: Timestamp, policy: &Policy, view: &dyn View, memory: &Memory, job: 
     if fetches == 0
         && let Some(blob) = next
     {
-        match choose(now, view.me(), memory, &id, blob) {
+        match choose(now, view, memory, &id, blob) {
             Choice::NoneConnected => {
                 return Reason::NoHolderConnected { holders: job.interests.iter().copied().collect() };
             }

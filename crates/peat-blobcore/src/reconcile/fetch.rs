@@ -10,7 +10,7 @@ use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
 use super::sources::left_alone_until;
-use super::{Action, FetchId, FetchOutcome, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, Patience, PinReason, SMALL_BYTES};
+use super::{Action, FetchId, FetchOutcome, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, Patience, PinReason, SMALL_BYTES, View};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timestamp};
 
@@ -443,7 +443,7 @@ impl Pass<'_> {
                 self.memory.flights.raise(fetch, priority);
                 continue;
             }
-            match choose(self.now, self.me, self.memory, &id, &blob) {
+            match choose(self.now, self.view, self.memory, &id, &blob) {
                 Choice::From(source) => {
                     // What is under way makes room for the more urgent, but not again and again for a source that has nothing.
                     let doubted = self.memory.avoid.get(&(blob, source)).is_some_and(|avoid| avoid.backoff.is_lasting());
@@ -547,7 +547,7 @@ impl Pass<'_> {
 }
 
 /// The best source for a blob.
-pub(super) fn choose(now: Timestamp, me: EndpointId, memory: &Memory, id: &DistributionId, blob: &BlobHash) -> Choice {
+pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &DistributionId, blob: &BlobHash) -> Choice {
     let Some(job) = memory.jobs.get(id) else { return Choice::NoneConnected };
     let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
     let (mut best, mut soonest) = (None, None);
@@ -557,9 +557,10 @@ pub(super) fn choose(now: Timestamp, me: EndpointId, memory: &Memory, id: &Distr
             soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
             continue;
         }
-        // The least busy; among equals, different nodes and blobs prefer different sources.
-        let spread = mix(number(me.as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
-        let score = (memory.flights.from(source), spread, *source);
+        // The nearest, since what lies next door must not cross a satellite; the least busy of those; among equals, different nodes
+        // and blobs prefer different sources.
+        let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
+        let score = (view.distance(source), memory.flights.from(source), spread, *source);
         if best.is_none_or(|other| score < other) {
             best = Some(score);
         }

@@ -40,7 +40,7 @@ pub(crate) use peers::{mix, number};
 pub use policy::{Budget, Patience, Policy};
 pub use sources::sources;
 pub use targets::{is_entitled, is_target, status, targets};
-pub use view::{Node, View};
+pub use view::{Distance, Node, View};
 
 use std::collections::BTreeSet;
 

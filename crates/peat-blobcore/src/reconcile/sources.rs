@@ -29,15 +29,15 @@ pub fn sources(
         .filter(|peer| left_alone_until(memory, fetching, peer, blob) <= now)
         .filter_map(|peer| {
             let whole = job.interests.contains(peer);
-            // A different choice for each blob and node, so that all are asked by somebody.
+            // The nearest first, and else a different choice for each blob and node, so that all are asked by somebody.
             let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(peer.as_bytes()));
             let partial = is_target(view.nodes(), &job.distribution, peer) || job.distribution.carriers.contains_key(peer);
-            (whole || partial).then_some((!whole, spread, *peer))
+            (whole || partial).then_some((!whole, view.distance(peer), spread, *peer))
         })
         .collect();
     found.sort_unstable();
     found.truncate(MOST);
-    found.into_iter().map(|(partial, _, peer)| (peer, !partial)).collect()
+    found.into_iter().map(|(partial, .., peer)| (peer, !partial)).collect()
 }
 
 /// Until when a peer is not to be asked for a blob; a time that has passed when it may be.

@@ -761,3 +761,29 @@ fn a_source_whose_link_is_metered_is_asked_again_once_it_has_reconciled() {
     bench.wait(Duration::from_secs(10));
     assert_eq!(bench.running.len(), 1, "it is asked again after a while, too");
 }
+
+#[test]
+fn what_lies_next_door_does_not_cross_a_satellite_and_equals_share_the_work() {
+    for (sender, shared) in [(Distance::Far, false), (Distance::Near, true)] {
+        let mut bench = Bench::new();
+        bench.view.distances.insert(peer(2), sender);
+        bench.settle(Event::PeerUp(peer(2)));
+        bench.settle(Event::PeerUp(peer(3)));
+        let mut from = std::collections::BTreeSet::new();
+        for number in 1..=20 {
+            let sketch = Sketch { sender: 2, scope: only(&[ME, 3]), blobs: vec![(number, 10)], ..Sketch::default() };
+            let mut document = sketch.build();
+            let record = crate::model::TargetRecord { state: TargetState::Delivered, bytes: 0, error: None, time: bench.now };
+            document.targets.insert(peer(3), record);
+            let id = document.id;
+            bench.view.documents.insert(id, document.into());
+            for action in bench.settle(Event::DistributionChanged(id)) {
+                if let Action::Fetch { source, .. } | Action::FetchSmall { source, .. } = action {
+                    from.insert(source);
+                }
+            }
+            deliver_all(&mut bench, id);
+        }
+        assert_eq!((from.contains(&peer(3)), from.contains(&peer(2))), (true, shared), "{sender:?}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::PinReason;
 use crate::document::Distribution;
@@ -20,6 +21,31 @@ pub struct Node {
     pub retired: bool,
     /// It was expelled: nothing is fetched from it or meant for it.
     pub revoked: bool,
+}
+
+/// How far away a connected node is, by the round trip time of its link: a rough class, so that the load still spreads among
+/// nodes that are about as far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Distance {
+    /// At the same site: a round trip of less than 15 ms.
+    #[default]
+    Near,
+    /// Over land: less than 250 ms.
+    Wide,
+    /// Over a satellite or the like; also one whose link was let go, as those of dear links are.
+    Far,
+}
+
+impl Distance {
+    /// That of a link, whose round trip time may not be known.
+    #[must_use]
+    pub fn of(round_trip: Option<Duration>) -> Self {
+        match round_trip {
+            Some(time) if time < Duration::from_millis(15) => Self::Near,
+            Some(time) if time < Duration::from_millis(250) => Self::Wide,
+            Some(_) | None => Self::Far,
+        }
+    }
 }
 
 /// The state of the world as this node knows it. A view is asked only while [`reconcile`](super::reconcile()) runs, and
@@ -54,4 +80,9 @@ pub trait View {
 
     /// Whether the clock is plausible. Nothing expires by a clock that is not.
     fn clock_trusted(&self) -> bool;
+
+    /// How far away a node is that is in reach.
+    fn distance(&self, _: &EndpointId) -> Distance {
+        Distance::Near
+    }
 }
