@@ -9,6 +9,8 @@ mod idle;
 mod ingest;
 mod measure;
 mod meet;
+mod month;
+mod page;
 mod pair;
 mod reconcile;
 mod scale;
@@ -21,6 +23,7 @@ mod upstream;
 use std::path::PathBuf;
 
 pub use child::run as run_child;
+pub use month::run as run_month;
 pub use scale::run as run_scale;
 pub use table::{Row, Spread, heading};
 

@@ -3,16 +3,18 @@
 //! ```text
 //! cargo run --release -p peat-blob-benches [-- [--quick] [--runs N] [--dir DIRECTORY] [NAME...]]
 //! cargo run --release -p peat-blob-benches -- scale [--quick] [--most NODES] [--out DIRECTORY]
+//! cargo run --release -p peat-blob-benches -- month [--quick] [--days NUMBER] [--out DIRECTORY]
 //! ```
 use std::process::ExitCode;
 
-use peat_blob_benches::{BENCHES, Options, Outcome, heading, run_child, run_scale};
+use peat_blob_benches::{BENCHES, Options, Outcome, heading, run_child, run_month, run_scale};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((first, rest)) if first == "--child" => run_child(rest),
         Some((first, rest)) if first == "scale" => run_scale(rest),
+        Some((first, rest)) if first == "month" => run_month(rest),
         _ => run(&arguments),
     };
     match outcome {

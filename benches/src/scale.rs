@@ -8,13 +8,12 @@ use peat_blob_tests::scale::{Report, run as simulate};
 
 use crate::Outcome;
 use crate::measure::{MIB, resident_bytes};
+use crate::page;
 
 /// Fleets, each with ten times as many distributions as nodes.
 const SIZES: [usize; 5] = [10, 30, 100, 300, 1000];
 /// Those of a quick run.
 const QUICK: usize = 2;
-/// What the page holds beside what is measured: it is replaced between two of these.
-const MARK: &str = "<!-- figures -->";
 
 /// A figure of a report by which fleets are compared.
 struct Figure {
@@ -66,14 +65,8 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
     let figures = table(&reports);
     print!("{figures}");
     let Some(out) = out else { return Ok(()) };
-    let page = out.join("scale.md");
-    let text = std::fs::read_to_string(&page)?;
-    let mut parts = text.splitn(3, MARK);
-    let (Some(before), Some(_), Some(after)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(format!("{} has not {MARK} twice", page.display()).into());
-    };
     let plotted = "![Of a node and a distribution, against a fleet of ten nodes](scale.svg)";
-    std::fs::write(&page, format!("{before}{MARK}\n{plotted}\n\n{figures}{MARK}{after}"))?;
+    page::write(&out.join("scale.md"), &format!("{plotted}\n\n{figures}"))?;
     Ok(std::fs::write(out.join("scale.svg"), plot(&reports))?)
 }
 
