@@ -216,7 +216,8 @@ impl ImageService for Images {
         let image = image("image", &request.image)?;
         let format = match request.format.as_known() {
             Some(blob::ImageFormat::IMAGE_FORMAT_DOCKER_ARCHIVE) => Format::DockerArchive,
-            _ => Format::OciArchive,
+            Some(_) => Format::OciArchive,
+            None => return Err(invalid("format", "it is none that this version knows")),
         };
         // What is not there is said before the first byte.
         let digest = self.here(&image, None).await?;

@@ -192,13 +192,18 @@ impl BlobService for Native {
         if !root.is_absolute() {
             return Err(invalid("root", format_args!("{:?} is not an absolute path", message.root)));
         }
+        let config = self.0.config();
+        if message.paths.len() > config.max_files_per_bundle as usize {
+            let what = format!("paths: more than {}", config.max_files_per_bundle);
+            return Err(upload::too_much(what, "max_files_per_bundle"));
+        }
         let mut paths: Vec<PathBuf> = message.paths.iter().map(PathBuf::from).collect();
         if root.is_file() {
             // The file itself, under its own name.
             paths = root.file_name().map(PathBuf::from).into_iter().collect();
             root.pop();
         }
-        let send = convert::request(root, &message.options, self.0.config().default_priority)?;
+        let send = convert::request(root, &message.options, config.default_priority)?;
         let send = SendRequest { paths, ..send };
         let sent = self.0.node.send(send).await.map_err(failed)?;
         Response::ok(self.sent(sent))
