@@ -6,7 +6,7 @@ pub(super) const HEALTH: &[Row] = &[
     one("Check", "{}", "", ""),
     one("Check", r#"{"service":"$LONG"}"#, "not_found", "is not served here"),
     one("Check", r#"{"service":{}}"#, "invalid_argument", ""),
-    many("Watch", &[], "invalid_argument", ""),
+    many("Watch", &[], "unimplemented", "requires a message"),
     many("Watch", &["{"], "invalid_argument", ""),
     opens("Watch", r#"{"service":"$LONG"}"#),
 ];

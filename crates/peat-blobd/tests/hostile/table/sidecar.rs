@@ -4,13 +4,14 @@ use super::{Row, many, one};
 
 pub(super) const ROWS: &[Row] = &[
     one("GetStatus", "{}", "", ""),
-    one("GetStatus", "[]", "invalid_argument", ""),
+    one("GetStatus", "7", "invalid_argument", ""),
     one("ConnectPeer", "{}", "invalid_argument", "64 hex digits"),
     one("ConnectPeer", r#"{"endpointId":"$KEY"}"#, "invalid_argument", "give at least one"),
     one("ConnectPeer", r#"{"endpointId":"$KEY","relayUrl":"file:///etc/passwd"}"#, "invalid_argument", "relay_url"),
     one("ConnectPeer", r#"{"endpointId":"$KEY","relayUrl":"https://relay.example"}"#, "failed_precondition", "relays"),
     one("ConnectPeer", r#"{"endpointId":"$KEY","addresses":["$LONG:1"]}"#, "invalid_argument", "addresses[0]"),
     one("DisconnectPeer", r#"{"endpointId":"../x"}"#, "invalid_argument", "64 hex digits"),
+    one("DisconnectPeer", r#"{"endpointId":"$KEY"}"#, "", ""),
     one("ListPeers", "{}", "", ""),
     one("ListPeers", "3", "invalid_argument", ""),
     one("SendAttachments", "{}", "invalid_argument", "name at least one"),

@@ -67,8 +67,8 @@ pub(super) const ROWS: &[Row] = &[
     many(
         "ExportBlob",
         &[r#"{"blob":"$BLOB","rootPath":{"rootName":"out","relativePath":"link/new"}}"#],
-        "failed_precondition",
-        "",
+        "invalid_argument",
+        "never followed",
     ),
     many("ExportBlob", &[r#"{"blob":"$BLOB","registry":{}}"#], "invalid_argument", "registry.reference"),
     many("ExportBlob", &[r#"{"blob":"$BLOB","registry":{"reference":"$LONG"}}"#], "invalid_argument", "registry.reference"),
