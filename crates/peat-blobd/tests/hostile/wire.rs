@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 /// How long anything may take. Nothing here waits for so long unless the daemon hangs.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(8);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What came back.
 #[derive(Debug)]
