@@ -3,9 +3,12 @@
 
 mod api;
 pub mod config;
+mod connections;
 mod health;
 mod hook;
+mod lists;
 mod metrics;
+mod places;
 mod registry;
 mod server;
 mod silence;

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::api::Daemon;
 use crate::config::UpstreamAt;
+use crate::connections::{self, Bounds};
 use crate::server::{bearer, is_equal};
 use crate::tcp::Door;
 use crate::{Config, Error, silence};
@@ -95,17 +96,13 @@ pub(crate) fn serve(
         .layer(middleware::from_fn_with_state(silence::LONGEST, silence::end_silent))
         .layer(middleware::from_fn_with_state(Arc::clone(daemon), admit));
     for listener in listeners {
-        let (app, door) = (app.clone(), Door::new(listener, Arc::clone(daemon)));
+        let (app, door) = (app.clone(), Door::Tcp(listener, Arc::clone(daemon)));
         let mut stopping = stopping.clone();
         let stopped = async move {
             // Its sender outlives the sockets; if not, the daemon has ended.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         };
-        serving.spawn(async move {
-            if let Err(error) = axum::serve(door, app).with_graceful_shutdown(stopped).await {
-                tracing::error!(%error, "a socket of the registry has failed");
-            }
-        });
+        serving.spawn(connections::serve(door, app, Bounds::default(), stopped));
     }
 }
 

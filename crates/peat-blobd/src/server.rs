@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 
 use crate::api::{self, Daemon};
 use crate::config::Listen;
+use crate::connections::{self, Bounds};
 use crate::tcp::Door;
-use crate::{Error, health, metrics, silence};
+use crate::{Error, health, lists, metrics, silence};
 
 /// How long calls under way may take to end once the daemon ends.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
@@ -83,19 +84,15 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
         let app = app(daemon, silence::LONGEST);
         let daemon = Arc::clone(daemon);
         serving.spawn(async move {
-            let served = match bound {
+            match bound {
                 Bound::Tcp(listener) => {
                     let app = app.layer(middleware::from_fn_with_state(Arc::clone(&daemon), admit));
-                    axum::serve(Door::new(listener, daemon), app).with_graceful_shutdown(stopped).await
+                    connections::serve(Door::Tcp(listener, daemon), app, Bounds::default(), stopped).await;
                 }
                 Bound::Unix(listener, path) => {
-                    let served = axum::serve(listener, app).with_graceful_shutdown(stopped).await;
+                    connections::serve(Door::Unix(listener), app, Bounds::default(), stopped).await;
                     let _ = std::fs::remove_file(path);
-                    served
                 }
-            };
-            if let Err(error) = served {
-                tracing::error!(%error, "a socket of the API has failed");
             }
         });
     }
@@ -103,7 +100,7 @@ pub(crate) fn serve(bound: Vec<Bound>, daemon: &Arc<Daemon>, stopping: &watch::R
 }
 
 /// The longest request, and message of a stream: a call takes in 4 MiB, which JSON makes a third longer.
-const MAX_REQUEST_BYTES: usize = 6 * 1024 * 1024;
+pub(crate) const MAX_REQUEST_BYTES: usize = 6 * 1024 * 1024;
 
 pub(crate) fn app(daemon: &Arc<Daemon>, longest_silence: Duration) -> Router {
     let limits =
@@ -114,6 +111,7 @@ pub(crate) fn app(daemon: &Arc<Daemon>, longest_silence: Duration) -> Router {
         .route("/metrics", get(metrics::show))
         .with_state(Arc::clone(daemon))
         .fallback_service(api::router(daemon).into_axum_service().with_limits(limits))
+        .layer(middleware::from_fn(lists::refuse_long))
         .layer(middleware::from_fn_with_state(longest_silence, silence::end_silent))
 }
 

@@ -15,7 +15,7 @@ use peat_blobcore::model::{
 use peat_blobcore::network::Relay;
 use peat_blobcore::{DistributionStatus, Error, NodeEvent};
 
-use super::errors::{failed, invalid};
+use super::errors::{failed, invalid, shortened};
 use super::upload::too_much;
 use super::{Daemon, bundles, convert};
 use crate::Config;
@@ -58,7 +58,7 @@ impl PeatSidecar for Attachments {
             if !self.0.config().relays.contains(&relay) {
                 let why =
                     format!("relay_url: this node does not use {relay}; name it in its setting `relays`, or give addresses");
-                return Err(ConnectError::failed_precondition(why));
+                return Err(ConnectError::failed_precondition(shortened(why)));
             }
         }
         self.0.connect(id, &request.addresses).await?;
@@ -141,7 +141,7 @@ impl PeatSidecar for Attachments {
         let events = self.0.node.events();
         let open = self.0.bundles.open(&self.0.node).await.map_err(failed)?;
         let Some(sent) = open.of(&bundle) else {
-            return Err(ConnectError::not_found(format!("bundle_id: no bundle {bundle:?} was sent from here")));
+            return Err(ConnectError::not_found(shortened(format!("bundle_id: no bundle {bundle:?} was sent from here"))));
         };
         let begin = Subscription {
             daemon: Arc::clone(&self.0),
@@ -215,9 +215,9 @@ async fn send_bundle(
     }
     // A call that failed half-way has sent some of them, and goes on when it comes again.
     if sent.of(bundle).is_some_and(|earlier| !earlier.keys().all(|key| wanted.contains(key))) {
-        return Err(ConnectError::already_exists(format!(
+        return Err(ConnectError::already_exists(shortened(format!(
             "bundle_id: {bundle:?} was sent with other files; choose another name, or none"
-        )));
+        ))));
     }
     let mut handles = Vec::new();
     for (index, file) in files.into_iter().enumerate() {
@@ -344,7 +344,8 @@ pub(super) fn new_bundle(daemon: &Daemon) -> String {
 }
 
 fn distribution_id(text: &str) -> Result<DistributionId, ConnectError> {
-    text.parse().map_err(|_| ConnectError::not_found(format!("distribution_id: no distribution {text:?} is known here")))
+    let unknown = |_| ConnectError::not_found(shortened(format!("distribution_id: no distribution {text:?} is known here")));
+    text.parse().map_err(unknown)
 }
 
 /// The state of the whole in this API's words: who has nobody to go to waits.

@@ -74,7 +74,11 @@ impl Daemon {
         root_name: &str,
         relative_path: &str,
     ) -> Result<(Placed, u64), ConnectError> {
-        self.node.export_blob(hash, self.root(root_name)?, relative(relative_path)?).await.map_err(failed)
+        let exported = self.node.export_blob(hash, self.root(root_name)?, relative(relative_path)?).await;
+        exported.map_err(|error| match error {
+            Error::Exchange(ExchangeError::SymlinkInTheWay { .. }) => invalid("root_path.relative_path", error),
+            error => failed(error),
+        })
     }
 
     /// What pushing a blob that is a manifest comes to: the digest, and a repository of this node that has it, that of the same

@@ -16,6 +16,15 @@ pub(crate) fn endpoint_id(field: &str, text: &str) -> Result<EndpointId, Connect
     text.parse().map_err(|_| invalid(field, format_args!("{text:?} is no endpoint id: 64 hex digits")))
 }
 
+/// A path of the daemon's machine.
+pub(crate) fn absolute(field: &str, text: &str) -> Result<PathBuf, ConnectError> {
+    match PathBuf::from(text) {
+        _ if text.contains('\0') => Err(invalid(field, format_args!("{text:?} has a NUL in it, which no path has"))),
+        path if path.is_absolute() => Ok(path),
+        _ => Err(invalid(field, format_args!("{text:?} is not an absolute path"))),
+    }
+}
+
 /// Whom a distribution is for.
 pub(crate) fn scope(scope: Option<&blob::Scope>) -> Result<Scope, ConnectError> {
     match scope.and_then(|scope| scope.scope.as_ref()) {

@@ -10,6 +10,7 @@ use peat_blobapi::health::{self, Health, HealthCheckResponse};
 use peat_blobapi::reflection::FILES;
 
 use super::Daemon;
+use super::errors::shortened;
 use crate::health::is_ready;
 
 /// How often a watched daemon is looked at.
@@ -27,7 +28,7 @@ impl Health for Healths {
         request: ServiceRequest<'_, health::HealthCheckRequest>,
     ) -> ServiceResult<HealthCheckResponse> {
         if !is_served(request.service) {
-            return Err(ConnectError::not_found(format!("service: {:?} is not served here", request.service)));
+            return Err(ConnectError::not_found(shortened(format!("service: {:?} is not served here", request.service))));
         }
         Response::ok(message(status(&self.0).await))
     }

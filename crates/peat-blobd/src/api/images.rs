@@ -1,7 +1,7 @@
 //! Images over the API: what is taken in and given out goes through the library's registry on threads that may block.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use connectrpc::{ConnectError, InboundStream, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream};
@@ -138,10 +138,7 @@ async fn import(
         ControlFlow::Continue(())
     };
     if !options.path.is_empty() {
-        let path = PathBuf::from(&options.path);
-        if !path.is_absolute() {
-            return Err(invalid("path", format_args!("{:?} is not an absolute path", options.path)));
-        }
+        let path = convert::absolute("path", &options.path)?;
         return blocking(move || registry.import(Origin::Path(&path), name.as_ref(), &limits, &mut hear)).await;
     }
     let (sender, receiver) = mpsc::channel(WAITING);
@@ -216,7 +213,8 @@ impl ImageService for Images {
         let image = image("image", &request.image)?;
         let format = match request.format.as_known() {
             Some(blob::ImageFormat::IMAGE_FORMAT_DOCKER_ARCHIVE) => Format::DockerArchive,
-            _ => Format::OciArchive,
+            Some(_) => Format::OciArchive,
+            None => return Err(invalid("format", "it is none that this version knows")),
         };
         // What is not there is said before the first byte.
         let digest = self.here(&image, None).await?;

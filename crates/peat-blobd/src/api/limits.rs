@@ -8,6 +8,9 @@ use peat_blobcore::{Limits, Node, Rate, RateChange, Rates};
 use super::convert;
 use super::errors::invalid;
 
+/// The longest name of a peer: longer than any node's.
+const MAX_PEER_BYTES: usize = 1024;
+
 /// What a node lets cross.
 pub(super) fn show(node: &Node) -> blob::LimitsResponse {
     let (limits, now) = (node.limits(), node.limits_in_force());
@@ -51,7 +54,7 @@ pub(super) fn change(mut limits: Limits, request: &blob::SetLimitsRequest) -> Re
         limits.classes.insert(class, rates("classes.rates", &wanted.rates)?.applied_to(before));
     }
     for wanted in &request.peers {
-        if wanted.peer.is_empty() {
+        if !(1..=MAX_PEER_BYTES).contains(&wanted.peer.len()) {
             return Err(invalid("peers.peer", "name a peer, or give its endpoint id"));
         }
         let peer = NodeRef::from(wanted.peer.as_str());

@@ -39,6 +39,10 @@ use bundles::Bundles;
 use events::Events;
 use outboxes::Outboxes;
 
+/// Addresses of one peer, and peers that users named: the node dials them over and over.
+const MAX_HOSTS: usize = 64;
+const MAX_NAMED: usize = 4096;
+
 /// What every call works with.
 pub(crate) struct Daemon {
     pub(crate) node: Node,
@@ -110,15 +114,27 @@ impl Daemon {
 
     /// Keeps a connection with a peer at these hosts, `host:port` each. Names are resolved before each dial.
     pub(crate) async fn connect(&self, id: EndpointId, hosts: &[String]) -> Result<(), ConnectError> {
+        if hosts.len() > MAX_HOSTS {
+            return Err(errors::invalid("addresses", format_args!("{} of them, more than {MAX_HOSTS}", hosts.len())));
+        }
         let (mut addresses, mut names): (Vec<SocketAddr>, _) = (Vec::new(), Vec::new());
         for (index, host) in hosts.iter().enumerate() {
             match (host.parse(), host.rsplit_once(':')) {
                 (Ok(address), _) => addresses.push(address),
-                (Err(_), Some((name, port))) if !name.is_empty() && port.parse::<u16>().is_ok() => names.push(host.clone()),
+                (Err(_), Some((name, port))) if is_host(name) && port.parse::<u16>().is_ok() => names.push(host.clone()),
                 _ => return Err(errors::invalid(&format!("addresses[{index}]"), format_args!("{host:?} is not host:port"))),
             }
         }
-        self.named.write().expect("nothing panics while it holds the peers").insert(id, hosts.to_vec());
+        {
+            let mut named = self.named.write().expect("nothing panics while it holds the peers");
+            if named.len() >= MAX_NAMED && !named.contains_key(&id) {
+                return Err(upload::too_many(
+                    format!("{MAX_NAMED} peers are named already"),
+                    "disconnect some that are not needed",
+                ));
+            }
+            named.insert(id, hosts.to_vec());
+        }
         self.node.add_peer(id, addresses).await;
         if !names.is_empty() {
             self.node.add_named_peer(id, names).await;
@@ -198,6 +214,11 @@ impl Daemon {
         // Its sender outlives every call; if not, the daemon has ended.
         let _ = stopping.wait_for(|stopping| *stopping).await;
     }
+}
+
+/// Whether something can be the name of a host (RFC 1035, 2.3.4).
+fn is_host(name: &str) -> bool {
+    (1..=253).contains(&name.len())
 }
 
 /// What is known of a peer.

@@ -188,17 +188,25 @@ impl BlobService for Native {
         request: ServiceRequest<'_, blob::SendPathRequest>,
     ) -> ServiceResult<blob::SendResponse> {
         let message = request.to_owned_message();
-        let mut root = PathBuf::from(&message.root);
-        if !root.is_absolute() {
-            return Err(invalid("root", format_args!("{:?} is not an absolute path", message.root)));
+        let mut root = convert::absolute("root", &message.root)?;
+        let config = self.0.config();
+        if message.paths.len() > config.max_files_per_bundle as usize {
+            let what = format!("paths: more than {}", config.max_files_per_bundle);
+            return Err(upload::too_much(what, "max_files_per_bundle"));
         }
         let mut paths: Vec<PathBuf> = message.paths.iter().map(PathBuf::from).collect();
-        if root.is_file() {
+        match std::fs::metadata(&root) {
             // The file itself, under its own name.
-            paths = root.file_name().map(PathBuf::from).into_iter().collect();
-            root.pop();
+            Ok(found) if found.is_file() => {
+                paths = root.file_name().map(PathBuf::from).into_iter().collect();
+                root.pop();
+            }
+            Ok(found) if !found.is_dir() => return Err(invalid("root", "it is neither a directory nor a regular file")),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidFilename => return Err(invalid("root", error)),
+            // What else is wrong with it is found when it is read.
+            Ok(_) | Err(_) => {}
         }
-        let send = convert::request(root, &message.options, self.0.config().default_priority)?;
+        let send = convert::request(root, &message.options, config.default_priority)?;
         let send = SendRequest { paths, ..send };
         let sent = self.0.node.send(send).await.map_err(failed)?;
         Response::ok(self.sent(sent))

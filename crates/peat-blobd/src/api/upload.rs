@@ -130,7 +130,12 @@ fn now() -> i64 {
 }
 
 pub(super) fn too_much(what: String, setting: &str) -> ConnectError {
-    let mut error = answer(ErrorKind::Refused, what, Some(format!("send less at a time, or raise {setting}")));
+    too_many(what, &format!("send less at a time, or raise {setting}"))
+}
+
+/// There is no room for more.
+pub(super) fn too_many(what: String, hint: &str) -> ConnectError {
+    let mut error = answer(ErrorKind::Refused, what, Some(hint.to_owned()));
     error.code = connectrpc::ErrorCode::ResourceExhausted;
     error
 }
