@@ -120,6 +120,7 @@ pub(crate) fn manifest(sender: EndpointId, target: EndpointId, number: usize, no
         carry: Carry::Members,
         together: true,
         package: None,
+        removes: false,
     }
 }
 

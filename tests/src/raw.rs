@@ -336,6 +336,7 @@ impl RawMember {
             carry: Carry::None,
             together: false,
             package,
+            removes: false,
         };
         self.replica.create_distribution(&manifest).expect("it may")
     }

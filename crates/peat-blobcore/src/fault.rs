@@ -6,7 +6,7 @@
 
 /// Every place, and what has just become durable there, or is about to.
 #[cfg(any(test, feature = "crash-points"))]
-pub(crate) const POINTS: [(&str, &str); 33] = [
+pub(crate) const POINTS: [(&str, &str); 35] = [
     ("content.open.marked", "the index says that the store is in use"),
     ("content.open.recovered", "leftovers are gone, and orphans adopted; the unclean end is still on record"),
     ("content.ingest.copied", "a temp file is whole, and not synced"),
@@ -37,6 +37,8 @@ pub(crate) const POINTS: [(&str, &str); 33] = [
     ("exchange.rename", "a temporary file has its final name"),
     ("exchange.named", "all names are durable; the ledger does not say so"),
     ("exchange.finish", "the ledger knows what was delivered; nobody else does"),
+    ("exchange.remove", "a file that was to go is gone; neither that nor the ledger is durable"),
+    ("exchange.removed", "the ledger knows what went; nobody else does"),
     ("exchange.recover", "one file that a crash left behind is dealt with"),
     ("replica.commit.before", "envelopes are about to be stored, and nobody has heard of it"),
     ("replica.commit.after", "envelopes are stored, and nobody has heard of it"),

@@ -132,6 +132,7 @@ pub(crate) fn distribution_json(distribution: &Distribution) -> Value {
         "root_name": distribution.root_name,
         "file_count": distribution.file_count,
         "bytes": distribution.bytes,
+        "removes": distribution.removes,
         "scope": scope(&distribution.scope),
         "priority": priority(distribution),
         "made_at": distribution.made_at,
@@ -189,7 +190,7 @@ pub(crate) fn status_text(status: &GetDistributionResponse) -> String {
         ("state", state(distribution).to_owned()),
         ("from", node(&distribution.sender_name, &distribution.sender)),
         ("to", printable(&scope(&distribution.scope))),
-        ("content", format!("{}, {}", count(distribution.file_count, "file"), HumanBytes(distribution.bytes))),
+        ("content", content(distribution)),
         ("priority", priority(distribution).to_owned()),
         ("made at", time(distribution.made_at)),
         ("expiry", time(distribution.expiry)),
@@ -206,6 +207,11 @@ pub(crate) fn status_text(status: &GetDistributionResponse) -> String {
         text.push_str(&files_text(&status.files));
     }
     text
+}
+
+fn content(distribution: &Distribution) -> String {
+    let files = count(distribution.file_count, "file");
+    if distribution.removes { format!("{files} to be removed") } else { format!("{files}, {}", HumanBytes(distribution.bytes)) }
 }
 
 /// A line per target with its reason.

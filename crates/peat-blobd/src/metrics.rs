@@ -93,6 +93,13 @@ async fn outboxes(text: &mut Text, daemon: &Daemon) {
     each("outbox_has_problem", "gauge", "Whether something keeps files from being sent; the status says what.", |outbox| {
         u64::from(!outbox.problem.is_empty())
     });
+    each("outbox_files_removed_total", "counter", "Files whose removal was told since the watch began.", |outbox| outbox.removed);
+    each(
+        "outbox_deletions_held",
+        "gauge",
+        "Whether files are missed and not taken for removed; the status says why.",
+        |outbox| u64::from(!outbox.held.is_empty()),
+    );
 }
 
 struct Text(String);
@@ -109,6 +116,11 @@ impl Text {
             "files_delivered_total",
             "Files that are in the inbox since, or were there already, and parts of images that were taken in.",
             activity.delivered_files,
+        );
+        self.counter(
+            "files_removed_total",
+            "Files that went from the inbox since their sender removed them.",
+            activity.removed_files,
         );
         self.counter("file_delivery_failures_total", "Times that one could not be delivered.", activity.failed_deliveries);
     }

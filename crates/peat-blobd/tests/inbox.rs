@@ -1,15 +1,16 @@
 //! The rules of an inbox as a daemon's settings have them: what its user sees on disk, and what the sender is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use peat_blob_tests::fleet::{Fleet, completed, contents, eventually};
 use peat_blobcore::exchange::{Layout, Owner};
 use peat_blobcore::model::{DistributionId, DistributionState, Scope, TargetState};
 use peat_blobcore::{Node, SendRequest};
-use peat_blobd::config::{Listen, StaticPeer};
+use peat_blobd::config::{Listen, StaticPeer, WatchTerms, Watched};
 use peat_blobd::{Config, Running};
 
 fn config(fleet: &Fleet, name: &str, peers: &[&Running]) -> Config {
@@ -335,6 +336,39 @@ async fn a_hook_that_cannot_be_started_loses_no_file() {
     bravo.stop().await;
     let bravo = start(&fleet, with(hook(&fleet))).await;
     eventually("it was run", || async { text(fleet.path("hook").join("ended")).as_deref() == Some("a\n") }).await;
+    alpha.stop().await;
+    bravo.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_keeps_what_came_says_so_and_removes_it_when_it_is_told_to() {
+    let fleet = Fleet::new();
+    let root = fleet.write("out", &[("a", b"a"), ("b", b"b")]);
+    let terms = WatchTerms { deletions: true, ..WatchTerms::default() };
+    let sender = Config {
+        outbox: BTreeMap::from([("out".to_owned(), root.clone())]),
+        outbox_watch: Watched::Named(BTreeMap::from([("out".to_owned(), terms)])),
+        outbox_poll: Duration::from_millis(50),
+        outbox_stable: Duration::from_millis(200),
+        ..config(&fleet, "alpha", &[])
+    };
+    let alpha = start(&fleet, sender).await;
+    let open = config(&fleet, "bravo", &[&alpha]);
+    let bravo = start(&fleet, Config { inbox_deletions: false, ..open.clone() }).await;
+    let inbox = fleet.inbox("bravo");
+    eventually("both have come", || async { contents(&inbox).len() == 2 }).await;
+    let before = alpha.node().distributions();
+    fs::remove_file(root.join("a")).expect("removed");
+    eventually("it is told", || async { alpha.node().distributions().len() > before.len() }).await;
+    let id = alpha.node().distributions().into_iter().find(|id| !before.contains(id)).expect("another one");
+    told(alpha.node(), id, &bravo, TargetState::Refused, "this node keeps files that their sender has removed").await;
+    assert_eq!(contents(&inbox).len(), 2);
+    bravo.reload(open).await.expect("reloaded");
+    eventually("it is removed now", || async {
+        alpha.node().status(id).await.expect("known").state == DistributionState::Completed
+    })
+    .await;
+    assert_eq!(contents(&inbox).into_keys().collect::<Vec<_>>(), [PathBuf::from("b")]);
     alpha.stop().await;
     bravo.stop().await;
 }

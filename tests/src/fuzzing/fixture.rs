@@ -97,6 +97,7 @@ pub(super) fn a_manifest() -> Manifest {
         carry: Carry::Members,
         together: false,
         package: None,
+        removes: false,
     }
 }
 

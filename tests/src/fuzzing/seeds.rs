@@ -7,8 +7,8 @@ use peat_blobcore::content::{Chunk, Segment};
 use peat_blobcore::document::{Body, Edit, Envelope, Hint, Kind, News, Section, first_change};
 use peat_blobcore::identity::admission::{Initiator, Responder};
 use peat_blobcore::model::{
-    BlobHash, Carry, Credential, CredentialHash, DistributionId, EnvelopeId, FileList, Files, Incarnation, Labels, Manifest,
-    NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
+    BlobHash, Carry, Credential, CredentialHash, DistributionId, EnvelopeId, FileEntry, FileList, Files, Incarnation, Labels,
+    Manifest, NodeRecord, NodeRef, Retirement, Revocation, Scope, TargetState,
 };
 use peat_blobcore::network::compression::compress;
 use peat_blobcore::network::errand::{UpstreamHead, UpstreamRequest, UpstreamWanted};
@@ -84,11 +84,13 @@ fn manifest_values() -> Vec<Manifest> {
     let list = Files::List { blob: BlobHash::from_bytes([3; 32]), size: 60_000, count: 300, bytes: 1 << 40 };
     let nodes = vec![NodeRef::Id(Author::named(1).id()), NodeRef::Name("node-c".to_owned())];
     let labels = "role=edge,region in (a,b),tier!=test,gpu,!retired".parse().expect("a selector");
+    let gone = ["a", "d/b"].map(|path| FileEntry::removed("outbox".to_owned(), path.into())).into();
     vec![
         a_manifest(),
         Manifest { files: Files::Inline(vec![named, file("../b"), file("-c")]), together: true, ..a_manifest() },
         Manifest { files: list, scope: Scope::Nodes(nodes), carry: Carry::None, ..a_manifest() },
         Manifest { scope: Scope::Labels(labels), carry: Carry::Nodes(vec![Author::named(2).id()]), ..a_manifest() },
+        Manifest { files: Files::Inline(gone), removes: true, together: false, ..a_manifest() },
     ]
 }
 

@@ -221,6 +221,7 @@ fn manifest(sender: EndpointId, number: usize, scope: Scope, made_at: Timestamp,
         carry: Carry::Members,
         together: true,
         package: None,
+        removes: false,
     }
 }
 

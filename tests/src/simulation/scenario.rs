@@ -187,6 +187,7 @@ impl Scenario {
             carry,
             together: self.rng.chance(50),
             package: None,
+            removes: false,
         };
         let (id, _) = manifest.seal().expect("a valid manifest");
         world.nodes[sender].blobs.extend(blobs_of(&manifest));
@@ -254,6 +255,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
     };
     let policy = Policy {
         inbox_only: false,
+        deletions: true,
         accepted_senders: None,
         max_file_bytes: rng.chance(5).then_some(1_000_000),
         quota_bytes: None,

@@ -6,16 +6,29 @@ use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 
-use peat_blob_tests::fleet::{Fleet, eventually};
-use peat_blobcore::{Node, OutboxOptions, WatchedOutbox};
+use peat_blob_tests::fleet::{Fleet, completed, contents, eventually};
+use peat_blobcore::model::{DistributionId, Files};
+use peat_blobcore::{Node, NodeEvent, OutboxOptions, SendRequest, WatchedOutbox};
 
-async fn watch(node: &Node, root: &Path) -> WatchedOutbox {
-    let options = OutboxOptions {
+fn options(root: &Path) -> OutboxOptions {
+    OutboxOptions {
         stable: Duration::from_millis(200),
         interval: Duration::from_millis(50),
         max_file_bytes: Some(1000),
         ..OutboxOptions::new(root, "box")
-    };
+    }
+}
+
+async fn watch(node: &Node, root: &Path) -> WatchedOutbox {
+    watch_as(node, options(root)).await
+}
+
+/// The same, and what is removed there goes from inboxes.
+async fn mirror(node: &Node, root: &Path) -> WatchedOutbox {
+    watch_as(node, OutboxOptions { deletions: true, ..options(root) }).await
+}
+
+async fn watch_as(node: &Node, options: OutboxOptions) -> WatchedOutbox {
     node.watch_outbox(options).await.expect("watched")
 }
 
@@ -118,4 +131,138 @@ async fn a_root_that_is_not_there_is_said_and_waited_for() {
     until(&mut outbox, "the second watch goes on", |status| status.sent == 1).await;
     alpha.shutdown().await;
     while outbox.changed().await {}
+}
+
+/// The names in an inbox, with their contents.
+fn shown(inbox: &Path) -> Vec<(String, String)> {
+    let text =
+        |(path, bytes): (std::path::PathBuf, Vec<u8>)| (path.display().to_string(), String::from_utf8(bytes).expect("text"));
+    contents(inbox).into_iter().map(text).collect()
+}
+
+async fn shows(inbox: &Path, what: &[(&str, &str)]) {
+    let what: Vec<_> = what.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+    eventually(&format!("it shows {what:?}"), || async { shown(inbox) == what }).await;
+}
+
+/// The distribution of a node that has this file removed.
+async fn removal(node: &Node, path: &str) -> DistributionId {
+    for id in node.distributions() {
+        let manifest = node.distribution(id).await.expect("known").manifest.clone();
+        let Files::Inline(files) = &manifest.files else { continue };
+        if manifest.removes && files.iter().any(|file| file.path == path.as_bytes()) {
+            return id;
+        }
+    }
+    panic!("there is none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_removed_goes_where_it_was_delivered_also_at_a_node_that_was_away_and_what_was_edited_stays() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"a"), ("b", b"b"), ("c", b"c")]);
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    let charlie = fleet.start("charlie", &[&alpha]).await;
+    let mut outbox = mirror(&alpha, &root).await;
+    let (of_bravo, of_charlie) = (fleet.inbox("bravo"), fleet.inbox("charlie"));
+    for inbox in [&of_bravo, &of_charlie] {
+        shows(inbox, &[("a", "a"), ("b", "b"), ("c", "c")]).await;
+    }
+    for id in alpha.distributions() {
+        completed(&alpha, id).await;
+    }
+    charlie.shutdown().await;
+    fs::write(of_bravo.join("b"), "mine").expect("edited");
+    let mut events = bravo.events();
+    fs::remove_file(root.join("a")).expect("removed");
+    fs::remove_file(root.join("b")).expect("removed");
+    shows(&of_bravo, &[("b", "mine"), ("c", "c")]).await;
+    until(&mut outbox, "both are told", |status| status.removed == 2 && status.held.is_none()).await;
+    // One or two distributions, as they are looked at.
+    let (of_a, of_b) = (removal(&alpha, "a").await, removal(&alpha, "b").await);
+    let told = async {
+        loop {
+            match events.next().await {
+                Some(NodeEvent::Removed { distribution, index }) => break (distribution, index),
+                Some(_) => {}
+                None => panic!("no event told of it"),
+            }
+        }
+    };
+    let told = tokio::time::timeout(peat_blob_tests::fleet::DEADLINE, told).await.expect("it is told");
+    assert_eq!(told, (of_a, 0));
+    let bravo_id = bravo.id();
+    eventually("alpha is told what became of both", || async {
+        let status = alpha.status(of_b).await.expect("known");
+        status.targets.get(&bravo_id).is_some_and(|target| {
+            target.why.starts_with("removed there since") && target.why.contains("files stay: they were edited there")
+        })
+    })
+    .await;
+    assert_eq!(shown(&of_charlie).len(), 3, "it was away");
+    // The sender goes; who has the documents is enough.
+    outbox = {
+        drop(outbox);
+        alpha.shutdown().await;
+        let charlie = fleet.restart("charlie", &[&bravo]).await;
+        shows(&of_charlie, &[("c", "c")]).await;
+        let alpha = fleet.restart("alpha", &[&bravo, &charlie]).await;
+        for id in [of_a, of_b] {
+            completed(&alpha, id).await;
+        }
+        // What was removed comes back with its content, and as often as it changes.
+        let mut outbox = mirror(&alpha, &root).await;
+        put(&root, "a", "a");
+        for inbox in [&of_bravo, &of_charlie] {
+            eventually("it is there again", || async { fs::read(inbox.join("a")).is_ok() }).await;
+        }
+        until(&mut outbox, "all has been looked at", |status| status.waiting == 0 && status.sent == 1).await;
+        assert_eq!(outbox.status().removed, 0, "nothing is told twice");
+        alpha.shutdown().await;
+        charlie.shutdown().await;
+        outbox
+    };
+    while outbox.changed().await {}
+    bravo.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_where_nobody_says_so_nor_while_the_root_is_away_and_a_rename_moves() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"a"), ("b", b"b"), ("c", b"c")]);
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    let inbox = fleet.inbox("bravo");
+    let mut outbox = watch(&alpha, &root).await;
+    shows(&inbox, &[("a", "a"), ("b", "b"), ("c", "c")]).await;
+    // Off, which is the default.
+    fs::remove_file(root.join("a")).expect("removed");
+    put(&root, "d", "d");
+    until(&mut outbox, "d is sent", |status| status.sent == 4 && status.waiting == 0).await;
+    drop(outbox);
+    let mut outbox = mirror(&alpha, &root).await;
+    until(&mut outbox, "it is looked at", |_| true).await;
+    let away = fleet.path("away");
+    fs::rename(&root, &away).expect("moved");
+    until(&mut outbox, "the root is missed", |status| status.problem.is_some()).await;
+    fs::create_dir(&root).expect("a directory");
+    until(&mut outbox, "the root is another", |status| status.held.is_some() && status.problem.is_none()).await;
+    let held = outbox.status().held.expect("it is held");
+    assert!(held.contains("3 files are missed, and the root is another directory"), "{held}");
+    // What comes after it has come: nothing was told before that.
+    let after = alpha.send(SendRequest::new(fleet.write("after", &[("e", b"e")]))).await.expect("sent");
+    completed(&alpha, after.distribution).await;
+    let all = [("a", "a"), ("b", "b"), ("c", "c"), ("d", "d"), ("e", "e")];
+    shows(&inbox, &all).await;
+    fs::remove_dir(&root).expect("removed");
+    fs::rename(&away, &root).expect("moved back");
+    until(&mut outbox, "it is back", |status| status.held.is_none() && status.problem.is_none()).await;
+    let received = bravo.block_bytes().received;
+    fs::rename(root.join("b"), root.join("moved")).expect("renamed");
+    shows(&inbox, &[("a", "a"), ("c", "c"), ("d", "d"), ("e", "e"), ("moved", "b")]).await;
+    assert_eq!(bravo.block_bytes().received, received, "no byte was moved");
+    until(&mut outbox, "that is all", |status| (status.removed, status.sent) == (1, 1)).await;
+    alpha.shutdown().await;
+    bravo.shutdown().await;
 }

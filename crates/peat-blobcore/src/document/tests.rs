@@ -68,6 +68,7 @@ fn manifest(sender: &Life) -> Manifest {
         carry: Carry::Members,
         together: false,
         package: None,
+        removes: false,
     }
 }
 

@@ -9,6 +9,7 @@ use crate::reconcile::FileOutcome;
 pub(super) struct Deliveries {
     files: u64,
     failures: u64,
+    removed: u64,
 }
 
 impl Deliveries {
@@ -17,7 +18,8 @@ impl Deliveries {
             match outcome {
                 FileOutcome::Delivered | FileOutcome::AlreadyThere => self.files += 1,
                 FileOutcome::Failed { .. } => self.failures += 1,
-                FileOutcome::Superseded => {}
+                FileOutcome::Removed => self.removed += 1,
+                FileOutcome::Superseded | FileOutcome::Kept => {}
             }
         }
     }
@@ -31,6 +33,7 @@ impl Driver {
             fetching_bytes: self.memory.bytes_in_flight(),
             delivered_files: self.delivered.files,
             failed_deliveries: self.delivered.failures,
+            removed_files: self.delivered.removed,
         }
     }
 }

@@ -150,6 +150,8 @@ fn file_outcome((index, outcome): (u32, Outcome)) -> (u32, FileOutcome) {
         Outcome::Delivered => FileOutcome::Delivered,
         Outcome::AlreadyThere => FileOutcome::AlreadyThere,
         Outcome::Superseded => FileOutcome::Superseded,
+        Outcome::Removed => FileOutcome::Removed,
+        Outcome::Kept => FileOutcome::Kept,
         Outcome::Failed { error, retry } => failed(&error, retry),
     };
     (index, outcome)

@@ -23,7 +23,7 @@ use crate::content::Content;
 use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox};
 use crate::identity::Identity;
-use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, NodeRecord, Timestamp};
+use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, Manifest, NodeRecord, Timestamp};
 use crate::network::wire::Message;
 use crate::network::{Network, NetworkEvent};
 use crate::node::{Activity, NodeEvent, TargetStatus};
@@ -371,6 +371,7 @@ impl Driver {
             priority: manifest.priority,
             file_count: manifest.file_count(),
             together: manifest.together,
+            removes: manifest.removes,
             files: indices.iter().filter_map(|&index| Some((index, files.get(index as usize)?.clone()))).collect(),
         });
     }
@@ -718,15 +719,17 @@ impl Driver {
     }
 
     fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
-        let is_package = self.world.distribution(&distribution).is_some_and(|found| found.manifest.package.is_some());
+        let is_files = |manifest: &Manifest| manifest.package.is_none() && !manifest.removes;
+        let is_files = self.world.distribution(&distribution).is_none_or(|found| is_files(&found.manifest));
         for (index, outcome) in outcomes {
             match outcome {
-                // What went into the registry is no file of the inbox.
-                FileOutcome::Delivered | FileOutcome::AlreadyThere if is_package => {}
+                // What went into the registry is no file of the inbox, and what was to go was gone.
+                FileOutcome::Delivered | FileOutcome::AlreadyThere if !is_files => {}
                 FileOutcome::Delivered | FileOutcome::AlreadyThere => {
                     self.tell(NodeEvent::File { distribution, index: *index });
                 }
-                FileOutcome::Superseded => {}
+                FileOutcome::Removed => self.tell(NodeEvent::Removed { distribution, index: *index }),
+                FileOutcome::Superseded | FileOutcome::Kept => {}
                 FileOutcome::Failed { error, retry } => {
                     tracing::warn!(%distribution, index, ?retry, error, "a file cannot be delivered");
                 }

@@ -82,7 +82,7 @@ impl Driver {
                 wanted.blobs.push((*blob, *size));
                 wanted.lists.push((*blob, id));
             }
-            (_, Some(Ok(files))) => {
+            (_, Some(Ok(files))) if !distribution.manifest.removes => {
                 let missing = files.iter().filter(|file| !self.world.holds(&file.blob));
                 wanted.blobs.extend(missing.map(|file| (file.blob, file.size)));
             }

@@ -67,13 +67,15 @@ impl World {
         }
     }
 
-    /// Every blob of a distribution that is known by now: its list first, then its files.
+    /// Every blob of a distribution that is known by now: its list first, then its files, where these have a content.
     pub(super) fn blobs(&self, distribution: &Distribution) -> Vec<BlobHash> {
         let mut blobs = Vec::new();
         if let Files::List { blob, .. } = &distribution.manifest.files {
             blobs.push(*blob);
         }
-        if let Some(Ok(files)) = self.files(distribution) {
+        if !distribution.manifest.removes
+            && let Some(Ok(files)) = self.files(distribution)
+        {
             blobs.extend(files.iter().map(|file| file.blob));
         }
         blobs

@@ -17,11 +17,11 @@ fn places() -> Vec<&'static str> {
 /// The environment variable that tells the child where its inbox is.
 const DIRECTORY: &str = "PEAT_BLOB_TEST_CRASH_DIRECTORY";
 
-/// Two files and a directory that belong together, one over a file that the user edited, and two loose files.
+/// Two files and a directory that belong together, one over a file that the user edited, two loose files, and one that goes.
 fn deliveries(bench: &Bench, with_group: bool) -> Vec<Delivery> {
     let mut group = bench.make(2, 20, &[(b"a", "two"), (b"d/b", "b"), (b"d/c", "c")]);
     group.together = with_group;
-    vec![group, bench.make(3, 20, &[(b"x", "x"), (b"e/f/y", "y")])]
+    vec![group, bench.make(3, 20, &[(b"x", "x"), (b"e/f/y", "y")]), bench.unmake(4, 20, &["g"])]
 }
 
 fn open(dir: &Path) -> Inbox {
@@ -53,7 +53,7 @@ fn run_child(dir: &Path, crash_at: &str) -> ExitStatus {
 /// Kills one delivery at `first` and the next at `second`; `None` when `first` is never reached.
 fn crash_twice(first: &str, second: &str, with_group: bool) -> Option<()> {
     let bench = Bench::new();
-    assert_eq!(bench.deliver(&bench.make(1, 10, &[(b"a", "one")])), ["delivered"]);
+    assert_eq!(bench.deliver(&bench.make(1, 10, &[(b"a", "one"), (b"g", "goes")])), ["delivered"; 2]);
     bench.write("a", "mine");
     if with_group {
         std::fs::write(bench.dir.path().join("canary/together"), "").expect("a note for the child");

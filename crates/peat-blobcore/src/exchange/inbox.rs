@@ -13,7 +13,7 @@ use super::beneath::Dirs;
 use super::blobs::Blobs;
 use super::error::ExchangeError;
 use super::ledger::Ledger;
-use super::{name, recover, sidecar};
+use super::{name, recover, remove, sidecar};
 use crate::model::{DistributionId, EndpointId, FileEntry, Priority, Timestamp};
 
 /// Files between two barriers. What is delivered together is never split, whatever its number.
@@ -81,6 +81,8 @@ pub struct Delivery {
     pub file_count: u64,
     /// Whether these files, which are then all that the distribution has, appear all at once or not at all.
     pub together: bool,
+    /// Whether these files are to go from the inbox, and not to come.
+    pub removes: bool,
     /// The files, each with its place in the manifest's list.
     pub files: Vec<(u32, FileEntry)>,
 }
@@ -90,10 +92,15 @@ pub struct Delivery {
 pub enum Outcome {
     /// It is in the inbox now.
     Delivered,
-    /// An equal file is there; or this very file was delivered before, and what the user has done with it since stands.
+    /// An equal file is there; or this very file was delivered before, and what the user has done with it since stands. Of what is
+    /// to go: nothing of it is there.
     AlreadyThere,
     /// The inbox has had something newer under that path.
     Superseded,
+    /// It was to go, and is gone.
+    Removed,
+    /// It was to go, and stays: it is not what was delivered there, or what another sender delivered.
+    Kept,
     /// It is not in the inbox, and nothing else was lost for it.
     Failed {
         /// Why.
@@ -170,10 +177,10 @@ impl Inbox {
         let mut outcomes: Vec<Vec<Option<Outcome>>> =
             deliveries.iter().map(|delivery| delivery.files.iter().map(|_| None).collect()).collect();
         let mut batch = Batch::default();
-        let mut flush = |batch: &mut Batch<'_>, outcomes: &mut Vec<Vec<Option<Outcome>>>| {
+        let flush = |dirs: &mut Dirs, batch: &mut Batch<'_>, outcomes: &mut Vec<Vec<Option<Outcome>>>| {
             batch.paths.clear();
             let jobs = std::mem::take(&mut batch.jobs);
-            let done = batch::run(&mut dirs, &self.0.ledger, self.0.policy, &jobs, blobs, now)?;
+            let done = batch::run(dirs, &self.0.ledger, self.0.policy, &jobs, blobs, now)?;
             self.0.arrived.notify_one();
             for (job, outcome) in jobs.iter().zip(done) {
                 outcomes[job.slot.0][job.slot.1] = Some(outcome);
@@ -185,17 +192,26 @@ impl Inbox {
         order.sort_by_key(|&at| std::cmp::Reverse((deliveries[at].made_at, deliveries[at].id)));
         for at in order {
             let jobs = plan(self.0.policy.layout, at, &deliveries[at], &mut outcomes[at]);
+            if deliveries[at].removes {
+                flush(&mut dirs, &mut batch, &mut outcomes)?;
+                for jobs in jobs.chunks(BATCH_FILES) {
+                    for (job, outcome) in jobs.iter().zip(remove::run(&mut dirs, &self.0.ledger, self.0.policy.owner, jobs)?) {
+                        outcomes[job.slot.0][job.slot.1] = Some(outcome);
+                    }
+                }
+                continue;
+            }
             let block = if deliveries[at].together { jobs.len().max(1) } else { 1 };
             let mut jobs = jobs.into_iter().peekable();
             while jobs.peek().is_some() {
                 let block: Vec<Job<'_>> = jobs.by_ref().take(block).collect();
                 if !batch.takes(&block) {
-                    flush(&mut batch, &mut outcomes)?;
+                    flush(&mut dirs, &mut batch, &mut outcomes)?;
                 }
                 batch.add(block);
             }
         }
-        flush(&mut batch, &mut outcomes)?;
+        flush(&mut dirs, &mut batch, &mut outcomes)?;
         let whole = outcomes.into_iter().zip(deliveries).map(|(outcomes, delivery)| {
             let indices = delivery.files.iter().map(|(index, _)| *index);
             indices
@@ -297,7 +313,7 @@ impl<'a> Batch<'a> {
 }
 
 /// Gives each file its path, and settles what the delivery says twice: of two files under one path the later one counts; of
-/// a file and a directory of one name the file fails, and with it all when they are delivered together.
+/// a file and a directory of one name the file fails, and with it all when they are delivered together. Both may go.
 fn plan<'a>(layout: Layout, at: usize, delivery: &'a Delivery, outcomes: &mut [Option<Outcome>]) -> Vec<Job<'a>> {
     let mut places: BTreeMap<String, usize> = BTreeMap::new();
     let mut jobs: Vec<Option<Job<'a>>> = Vec::with_capacity(delivery.files.len());
@@ -317,7 +333,7 @@ fn plan<'a>(layout: Layout, at: usize, delivery: &'a Delivery, outcomes: &mut [O
         }
     }
     let mut clashes = 0;
-    for (path, slot) in &places {
+    for (path, slot) in places.iter().filter(|_| !delivery.removes) {
         let beneath = format!("{path}/");
         let next = places.range::<str, _>((Bound::Included(beneath.as_str()), Bound::Unbounded)).next();
         if next.is_some_and(|(next, _)| next.starts_with(&beneath)) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::Delivery;
 use super::testing::{Bench, NOW, sender, word};
 use crate::model::Timestamp;
 
@@ -24,12 +25,29 @@ struct Sent {
     made_at: u64,
     sender: u8,
     together: bool,
+    /// Whether its files are to go.
+    removes: bool,
     files: BTreeMap<usize, u8>,
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
-    (0_u64..6, 1_u8..4, any::<bool>(), proptest::collection::btree_map(0..PATHS.len(), 0_u8..4, 1..PATHS.len()))
-        .prop_map(|(made_at, sender, together, files)| Sent { made_at, sender, together, files })
+    let files = proptest::collection::btree_map(0..PATHS.len(), 0_u8..4, 1..PATHS.len());
+    (0_u64..6, 1_u8..4, any::<bool>(), proptest::bool::weighted(0.3), files)
+        .prop_map(|(made_at, sender, together, removes, files)| Sent { made_at, sender, together, removes, files })
+}
+
+/// The `n`-th distribution.
+fn delivery(bench: &Bench, n: usize, sent: &Sent) -> Delivery {
+    let made = if sent.removes {
+        let paths: Vec<&str> = sent.files.keys().map(|path| PATHS[*path]).collect();
+        bench.unmake(n as u8, sent.made_at, &paths)
+    } else {
+        let texts: Vec<(&[u8], String)> =
+            sent.files.iter().map(|(path, text)| (PATHS[*path].as_bytes(), format!("text {text}"))).collect();
+        let files: Vec<(&[u8], &str)> = texts.iter().map(|(path, text)| (*path, text.as_str())).collect();
+        Delivery { together: sent.together, ..bench.make(n as u8, sent.made_at, &files) }
+    };
+    Delivery { sender: sender(sent.sender), ..made }
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -46,6 +64,8 @@ fn event() -> impl Strategy<Value = Event> {
 struct Shown {
     greatest: Option<(u64, usize)>,
     text: Option<String>,
+    /// Whose version was shown last, while it was not removed.
+    sender: Option<u8>,
     /// Whether the user wrote `text`.
     edited: bool,
 }
@@ -67,15 +87,7 @@ proptest! {
                     let mut which = which.clone();
                     which.sort_unstable();
                     which.dedup();
-                    let deliveries: Vec<_> = which.iter().map(|&n| {
-                        let texts: Vec<(&[u8], String)> =
-                            all[n].files.iter().map(|(path, text)| (PATHS[*path].as_bytes(), format!("text {text}"))).collect();
-                        let files: Vec<(&[u8], &str)> = texts.iter().map(|(path, text)| (*path, text.as_str())).collect();
-                        let mut delivery = bench.make(n as u8, all[n].made_at, &files);
-                        delivery.sender = sender(all[n].sender);
-                        delivery.together = all[n].together;
-                        delivery
-                    }).collect();
+                    let deliveries: Vec<_> = which.iter().map(|&n| delivery(&bench, n, &all[n])).collect();
                     let now = NOW.plus(std::time::Duration::from_millis(step as u64));
                     let outcomes = bench.inbox.deliver(&deliveries, &bench.blobs, now).expect("the inbox is in order");
                     prop_assert!(outcomes.iter().flatten().all(|(_, outcome)| !word(outcome).starts_with("failed")));
@@ -83,17 +95,27 @@ proptest! {
                     let exports = bench.blobs.exports.get();
                     bench.inbox.deliver(&deliveries, &bench.blobs, Timestamp::from_millis(0)).expect("the inbox is in order");
                     prop_assert_eq!(bench.blobs.exports.get(), exports);
+                    // The newest first, as they are delivered: it matters to what another sender has removed.
+                    which.sort_by_key(|&n| std::cmp::Reverse((all[n].made_at, n)));
                     for n in which {
                         for (path, text) in &all[n].files {
                             let shown = &mut model[*path];
                             if shown.greatest.is_some_and(|greatest| greatest >= (all[n].made_at, n)) {
                                 continue;
                             }
+                            shown.greatest = Some((all[n].made_at, n));
+                            if all[n].removes {
+                                let theirs = shown.sender.is_some_and(|sender| sender != all[n].sender);
+                                if !theirs && !shown.edited {
+                                    (shown.text, shown.sender) = (None, None);
+                                }
+                                continue;
+                            }
                             let text = format!("text {text}");
                             if shown.edited && shown.text.as_ref() != Some(&text) {
                                 kept.extend(shown.text.take());
                             }
-                            *shown = Shown { greatest: Some((all[n].made_at, n)), text: Some(text), edited: false };
+                            *shown = Shown { text: Some(text), sender: Some(all[n].sender), edited: false, ..shown.clone() };
                         }
                     }
                 }
@@ -118,5 +140,28 @@ proptest! {
         aside.sort();
         kept.sort();
         prop_assert_eq!(aside, kept, "each edit that was replaced is kept once, and nothing else is");
+    }
+
+    #[test]
+    fn versions_and_removals_of_one_sender_end_the_same_in_whatever_order_they_come_and_however_often(
+        all in proptest::collection::vec(sent(), 8),
+        order in proptest::collection::vec((0_usize..8, any::<bool>()), 0..16),
+    ) {
+        let all: Vec<Sent> = all.into_iter().map(|sent| Sent { sender: 1, ..sent }).collect();
+        let mut bench = Bench::new();
+        for (n, restart) in order.into_iter().chain((0..8).map(|n| (n, false))) {
+            let outcomes = bench.inbox.deliver(&[delivery(&bench, n, &all[n])], &bench.blobs, NOW).expect("the inbox is in order");
+            prop_assert!(outcomes.iter().flatten().all(|(_, outcome)| !word(outcome).starts_with("failed") && word(outcome) != "kept"));
+            if restart {
+                bench = bench.reopen();
+            }
+        }
+        for (path, name) in PATHS.iter().enumerate() {
+            let of_path = all.iter().enumerate().filter_map(|(n, sent)| Some(((sent.made_at, n), sent, sent.files.get(&path)?)));
+            let last = of_path.max_by_key(|(order, ..)| *order);
+            let text = last.and_then(|(_, sent, text)| (!sent.removes).then(|| format!("text {text}")));
+            prop_assert_eq!(bench.read(name), text, "{}", name);
+        }
+        prop_assert!(!bench.names().iter().any(|name| name.contains(".conflict-")));
     }
 }

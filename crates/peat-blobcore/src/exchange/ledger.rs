@@ -9,6 +9,7 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefi
 
 use super::arrivals::{self, ARRIVED, Arrival};
 use super::error::ExchangeError;
+use super::gone::ROOTS;
 use super::look::Print;
 use super::name;
 use super::sent::{SENDING, SENT};
@@ -53,6 +54,17 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// That nothing newer came than what had the file removed. No content is the one that it stands for: whatever lies under the
+    /// path is the user's.
+    pub(super) fn nothing(self) -> Self {
+        Self { blob: BlobHash::from_bytes([0; 32]), size: u64::MAX, print: None, sidecar: None, ..self }
+    }
+
+    /// Whether it is such a one.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.size == u64::MAX
+    }
+
     /// What deliveries under one path are ordered by.
     pub(super) fn order(&self) -> (Timestamp, DistributionId, u32) {
         (self.made_at, self.distribution, self.index)
@@ -118,6 +130,7 @@ impl Ledger {
             write.open_table(ARRIVED)?;
             write.open_table(SENT)?;
             write.open_table(SENDING)?;
+            write.open_table(ROOTS)?;
             Ok(())
         })?;
         Ok(ledger)
@@ -179,19 +192,21 @@ impl Ledger {
         })
     }
 
+    /// Remembers what went, and forgets the sidecars that went with it.
+    pub(super) fn removed(&self, records: &[(String, Record)], sidecars: &[String]) -> Result<(), ExchangeError> {
+        self.write(|write| {
+            let mut delivered = write.open_table(DELIVERED)?;
+            for sidecar in sidecars {
+                delivered.remove(sidecar.as_str())?;
+            }
+            remember(write, &mut delivered, records)
+        })
+    }
+
     /// Ends the batch and remembers what it delivered, and what is to be told of it.
     pub(super) fn finish(&self, records: &[(String, Record)], arrivals: &[Arrival]) -> Result<(), ExchangeError> {
         self.write(|write| {
-            let mut delivered = write.open_table(DELIVERED)?;
-            let mut stamped = write.open_table(STAMPED)?;
-            for (path, record) in records {
-                delivered.insert(path.as_str(), &*encode(record))?;
-                // What this node sends under that name is to be later, wherever it lies here.
-                if let Some(named) = name::beneath_origin(path, &record.sender) {
-                    let known = stamped.get(named.as_bytes())?.map_or(0, |millis| millis.value());
-                    stamped.insert(named.as_bytes(), known.max(record.made_at.as_millis()))?;
-                }
-            }
+            remember(write, &mut write.open_table(DELIVERED)?, records)?;
             arrivals::add(write, arrivals)?;
             write.open_table(PENDING)?.retain(|_, _| false)?;
             write.open_table(BATCH)?.remove(())?;
@@ -263,6 +278,23 @@ impl Ledger {
             Ok(stamp)
         })
     }
+}
+
+fn remember(
+    write: &WriteTransaction,
+    delivered: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    records: &[(String, Record)],
+) -> Result<(), ExchangeError> {
+    let mut stamped = write.open_table(STAMPED)?;
+    for (path, record) in records {
+        delivered.insert(path.as_str(), &*encode(record))?;
+        // What this node sends under that name is to be later, wherever it lies here.
+        if let Some(named) = name::beneath_origin(path, &record.sender) {
+            let known = stamped.get(named.as_bytes())?.map_or(0, |millis| millis.value());
+            stamped.insert(named.as_bytes(), known.max(record.made_at.as_millis()))?;
+        }
+    }
+    Ok(())
 }
 
 fn greatest(write: &WriteTransaction, path: &[u8]) -> Result<Option<Timestamp>, ExchangeError> {

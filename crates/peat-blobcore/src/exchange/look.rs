@@ -16,7 +16,7 @@ use crate::model::BlobHash;
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub(super) struct Print {
     #[n(0)]
-    inode: u64,
+    pub(super) inode: u64,
     #[n(1)]
     size: u64,
     #[n(2)]

@@ -11,12 +11,14 @@ mod beneath;
 mod blobs;
 mod error;
 mod export;
+mod gone;
 mod inbox;
 mod ledger;
 mod look;
 mod name;
 mod outbox;
 mod recover;
+mod remove;
 mod sent;
 mod sidecar;
 mod walk;
@@ -24,6 +26,8 @@ mod watch;
 
 #[cfg(all(test, feature = "crash-points"))]
 mod crash_tests;
+#[cfg(test)]
+mod gone_tests;
 #[cfg(test)]
 mod inbox_tests;
 #[cfg(test)]

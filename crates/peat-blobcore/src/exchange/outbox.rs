@@ -67,6 +67,24 @@ impl Outbox {
     }
 }
 
+impl Outbox {
+    /// Whether what is at `path`, which is checked, lies beneath a mount that is beneath the root: bind mounts of the same file system
+    /// among them.
+    pub(super) fn is_mounted(&self, path: &[u8]) -> Result<bool, Errno> {
+        let named = if path.is_empty() { b"." } else { path };
+        match fs::openat2(&self.0, named, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), STRICT | ResolveFlags::NO_XDEV) {
+            Ok(_) => Ok(false),
+            Err(Errno::XDEV) => Ok(true),
+            // Kernels and sandboxes without openat2, where a bind mount of the same file system looks like a directory.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let fd = self.resolve(path, OFlags::PATH, STRICT)?;
+                Ok(fs::fstat(&fd)?.st_dev != fs::fstat(&self.0)?.st_dev)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// A regular file that was found. It is not open: see [`Collected::open`].
 #[derive(Debug, Clone)]
 pub struct Collected {
@@ -124,6 +142,11 @@ impl Collected {
         let stat = fs::fstat(file).map_err(|error| ExchangeError::io(&self.text(), "look at it", error))?;
         let same = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && Print::of(&stat) == self.print;
         if same { Ok(()) } else { Err(ExchangeError::Changed { path: self.text() }) }
+    }
+
+    /// Whether it lies beneath a mount that is beneath the root, if that can be told.
+    pub(super) fn is_mounted(&self) -> Option<bool> {
+        self.outbox.is_mounted(&self.path).ok()
     }
 
     fn text(&self) -> String {

@@ -9,7 +9,8 @@ use crate::model::{BlobHash, Timestamp, encode};
 
 /// Root and path to [`SentFile`].
 pub(super) const SENT: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("sent v1");
-/// Root, bundle and path to [`SentFile`]: what is about to be sent, and is sent once there is a distribution of that bundle.
+/// Root, bundle and path to [`SentFile`]: what is about to be sent, and is sent once there is a distribution of that bundle. Of a file
+/// that is gone it is that which is told, and the file is forgotten then: should it come back, it is a new one.
 pub(super) const SENDING: TableDefinition<'_, (&str, &str, &[u8]), &[u8]> = TableDefinition::new("sending v1");
 
 /// A file as it was sent last.
@@ -25,6 +26,9 @@ pub(crate) struct SentFile {
     /// When it was first missed, if it is not there.
     #[n(2)]
     pub(super) gone: Option<Timestamp>,
+    /// Whether it lay beneath a mount that was beneath the root.
+    #[n(3)]
+    pub(super) mounted: Option<bool>,
 }
 
 impl Ledger {
@@ -82,6 +86,26 @@ impl Ledger {
         })
     }
 
+    /// Whether another root has sent a file of this path, and has it still.
+    pub(crate) fn is_sent_from_another(&self, root: &str, path: &[u8]) -> Result<bool, ExchangeError> {
+        self.read(|read| {
+            let sent = read.open_table(SENT)?;
+            let mut next = sent.first()?.map(|(key, _)| key.value().0.to_owned());
+            while let Some(other) = next {
+                if other != root
+                    && let Some(bytes) = sent.get((other.as_str(), path))?
+                    && parse::<SentFile>(bytes.value())?.gone.is_none()
+                {
+                    return Ok(true);
+                }
+                // The least name that is greater: roots are few, and what they sent is not.
+                let beyond = format!("{other}\0");
+                next = sent.range((beyond.as_str(), &[][..])..)?.next().transpose()?.map(|(key, _)| key.value().0.to_owned());
+            }
+            Ok(false)
+        })
+    }
+
     /// Notes what a bundle is about to send from a root.
     pub(crate) fn begin_sending(&self, root: &str, bundle: &str, files: &[(Vec<u8>, SentFile)]) -> Result<(), ExchangeError> {
         self.write(|write| {
@@ -105,8 +129,10 @@ impl Ledger {
                 if (of, by) != (root, bundle) {
                     break;
                 }
-                if was_sent {
-                    sent.insert((root, path), bytes.value())?;
+                match parse::<SentFile>(bytes.value())?.gone {
+                    _ if !was_sent => {}
+                    None => _ = sent.insert((root, path), bytes.value())?,
+                    Some(_) => _ = sent.remove((root, path))?,
                 }
                 ended.push(path.to_vec());
             }

@@ -169,7 +169,19 @@ impl Bench {
             priority: Priority::Critical,
             file_count: files.len() as u64,
             together: false,
+            removes: false,
             files,
+        }
+    }
+
+    /// A distribution that has these removed.
+    pub(super) fn unmake(&self, id: u8, made_at: u64, paths: &[&str]) -> Delivery {
+        let entries = paths.iter().map(|path| FileEntry::removed("outbox".into(), path.as_bytes().to_vec()));
+        Delivery {
+            file_count: paths.len() as u64,
+            removes: true,
+            files: (0..).zip(entries).collect(),
+            ..self.make(id, made_at, &[])
         }
     }
 
@@ -222,12 +234,14 @@ fn list(dir: &Path, prefix: &str, names: &mut Vec<String>) {
     }
 }
 
-/// `delivered`, `already there`, `superseded`, `failed: …` or `failed for good: …`.
+/// `delivered`, `already there`, `superseded`, `removed`, `kept`, `failed: …` or `failed for good: …`.
 pub(super) fn word(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Delivered => "delivered".into(),
         Outcome::AlreadyThere => "already there".into(),
         Outcome::Superseded => "superseded".into(),
+        Outcome::Removed => "removed".into(),
+        Outcome::Kept => "kept".into(),
         Outcome::Failed { error, retry: true } => format!("failed: {error}"),
         Outcome::Failed { error, retry: false } => format!("failed for good: {error}"),
     }

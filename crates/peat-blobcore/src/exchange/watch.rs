@@ -3,16 +3,17 @@
 //!
 //! Looking works on every file system, mounts from other hosts included, and misses nothing while the process is down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use super::error::ExchangeError;
+use super::gone::{Absent, Missed, Place, Seen};
 use super::ledger::Ledger;
 use super::look::Print;
-use super::outbox::{Collected, Outbox, STRICT};
+use super::outbox::{Collected, Outbox, STRICT, SkipReason};
 use super::sent::SentFile;
 use super::walk::Found;
 use crate::model::{BlobHash, Timestamp};
@@ -34,6 +35,8 @@ pub(crate) struct Watcher {
     name: String,
     ledger: Ledger,
     window: Duration,
+    /// Whether somebody is to be told of files that have gone, and which have.
+    missed: Option<Missed>,
     /// Files to be sent once they are still: what they were, and since when that is so.
     unsettled: BTreeMap<Vec<u8>, (Print, Duration)>,
     /// Files that were sent and are there, once it is known how many.
@@ -49,12 +52,19 @@ pub(crate) struct Looked {
     pub(crate) unsettled: usize,
     /// Whether there are more that are ready.
     pub(crate) more: bool,
+    /// Files that were sent and have been removed since, where somebody is to be told.
+    pub(crate) gone: Vec<(Vec<u8>, SentFile)>,
+    /// Why files that are missed are not taken for removed, if that is so.
+    pub(crate) held: Option<String>,
 }
 
 impl Watcher {
-    /// `window` is how long a file's size and times are the same before it is sent.
-    pub(crate) fn new(root: &Path, name: &str, ledger: Ledger, window: Duration) -> Self {
-        Self { root: root.to_owned(), name: name.to_owned(), ledger, window, unsettled: BTreeMap::new(), present: None }
+    /// `window` is how long a file's size and times are the same before it is sent, and how long one that was sent is missed before
+    /// it counts as removed, where `deletions` says that this is of interest.
+    pub(crate) fn new(root: &Path, name: &str, ledger: Ledger, window: Duration, deletions: bool) -> Self {
+        let missed = deletions.then(Missed::default);
+        let (root, name) = (root.to_owned(), name.to_owned());
+        Self { root, name, ledger, window, missed, unsettled: BTreeMap::new(), present: None }
     }
 
     /// Looks at every file. `now` is on any clock that never goes back, `date` is the wall's.
@@ -63,12 +73,20 @@ impl Watcher {
     /// When the root or the ledger cannot be read. Single files that cannot be looked at are left for the next time.
     pub(crate) fn look(&mut self, now: Duration, date: Timestamp) -> Result<Looked, ExchangeError> {
         let outbox = Outbox::open(&self.root)?;
+        let (place, mut anything) = (Place::of(&outbox)?, false);
+        let present = match self.present {
+            Some(present) => present,
+            None => self.ledger.count_sent(&self.name)?,
+        };
         let (mut looked, mut bytes, mut known) = (Looked::default(), 0_u64, 0_u64);
         let mut unsettled = BTreeMap::new();
         let mut back = Vec::new();
-        let mut files = outbox.everything().filter_map(|found| match found {
-            Found::File(file) if is_wanted(&file.path) => Some(file),
-            _ => None,
+        let mut files = outbox.everything().filter_map(|found| {
+            anything |= !matches!(found, Found::Skipped { reason: SkipReason::Failed(_), .. });
+            match found {
+                Found::File(file) if is_wanted(&file.path) => Some(file),
+                _ => None,
+            }
         });
         loop {
             let some: Vec<Collected> = files.by_ref().take(MAX_TOGETHER).collect();
@@ -78,10 +96,11 @@ impl Watcher {
             let sent = self.ledger.sent_files(&self.name, some.iter().map(|file| file.path.as_slice()))?;
             for (file, sent) in some.into_iter().zip(sent) {
                 if let Some(sent) = sent {
-                    known += 1;
+                    known += u64::from(sent.gone.is_none());
                     if sent.print == file.print {
-                        if sent.gone.is_some() {
-                            back.push((file.path, Some(SentFile { gone: None, ..sent })));
+                        if sent.gone.is_some() || sent.mounted.is_none() {
+                            let mounted = file.is_mounted();
+                            back.push((file.path, Some(SentFile { gone: None, mounted, ..sent })));
                         }
                         continue;
                     }
@@ -103,35 +122,60 @@ impl Watcher {
             }
         }
         looked.unsettled = unsettled.len() - looked.ready.len();
+        drop(files);
         self.unsettled = unsettled;
-        self.notice_gone(&outbox, known, back, date)?;
+        let absent = if known < present {
+            self.find_gone(&outbox, place, anything, now, date)?
+        } else {
+            if let Some(missed) = &mut self.missed {
+                missed.settle(&self.ledger, &self.name, place)?;
+            }
+            Absent::default()
+        };
+        self.ledger.note_sent(&self.name, &back)?;
+        self.present = if back.is_empty() { Some(known + absent.all) } else { None };
+        (looked.gone, looked.held) = (absent.gone, absent.held);
         Ok(looked)
     }
 
-    /// Remembers which files have gone, if any have, and forgets those that did long ago.
-    fn notice_gone(
+    /// Looks after the files that were sent, some of which were not come across: says which have gone, or remembers that they have.
+    fn find_gone(
         &mut self,
         outbox: &Outbox,
-        known: u64,
-        mut changed: Vec<(Vec<u8>, Option<SentFile>)>,
+        place: Place,
+        anything: bool,
+        now: Duration,
         date: Timestamp,
-    ) -> Result<(), ExchangeError> {
-        let present = match self.present {
-            Some(present) => present,
-            None => self.ledger.count_sent(&self.name)?,
-        };
-        if known < present {
-            self.ledger.each_sent(&self.name, |path, file| match file.gone {
-                None if outbox.resolve(path, OFlags::PATH, STRICT).is_err() => {
-                    changed.push((path.to_vec(), Some(SentFile { gone: Some(date), ..file })));
-                }
-                Some(gone) if date > gone.plus(REMEMBERED) => changed.push((path.to_vec(), None)),
-                _ => {}
-            })?;
+    ) -> Result<Absent, ExchangeError> {
+        self.forget_long_gone(date)?;
+        match &mut self.missed {
+            Some(missed) => {
+                let waiting: BTreeSet<u64> = self.unsettled.values().map(|(print, _)| print.inode).collect();
+                missed.look(&self.ledger, &self.name, outbox, &Seen { place, anything, waiting: &waiting, now }, self.window)
+            }
+            None => self.notice_gone(outbox, date).map(|()| Absent::default()),
         }
-        self.ledger.note_sent(&self.name, &changed)?;
-        self.present = Some(known);
-        Ok(())
+    }
+
+    /// Remembers which files have gone: nobody is told, and a mount that is back makes nothing new.
+    fn notice_gone(&self, outbox: &Outbox, date: Timestamp) -> Result<(), ExchangeError> {
+        let mut changed = Vec::new();
+        self.ledger.each_sent(&self.name, |path, file| {
+            if file.gone.is_none() && outbox.resolve(path, OFlags::PATH, STRICT).is_err() {
+                changed.push((path.to_vec(), Some(SentFile { gone: Some(date), ..file })));
+            }
+        })?;
+        self.ledger.note_sent(&self.name, &changed)
+    }
+
+    fn forget_long_gone(&self, date: Timestamp) -> Result<(), ExchangeError> {
+        let mut forgotten = Vec::new();
+        self.ledger.each_sent(&self.name, |path, file| {
+            if file.gone.is_some_and(|gone| date > gone.plus(REMEMBERED)) {
+                forgotten.push((path.to_vec(), None));
+            }
+        })?;
+        self.ledger.note_sent(&self.name, &forgotten)
     }
 
     /// The files have been sent, or need not be.
@@ -140,6 +184,11 @@ impl Watcher {
             self.unsettled.remove(path);
             self.present = None;
         }
+    }
+
+    /// It was told which files have gone.
+    pub(crate) fn told(&mut self) {
+        self.present = None;
     }
 
     /// The file could not be read: it is left alone for a while.
@@ -153,7 +202,14 @@ impl Watcher {
 impl Collected {
     /// What is to be remembered once it was sent.
     pub(crate) fn as_sent(&self, blob: BlobHash) -> SentFile {
-        SentFile { print: self.print.clone(), blob, gone: None }
+        SentFile { print: self.print.clone(), blob, gone: None, mounted: self.is_mounted() }
+    }
+}
+
+impl SentFile {
+    /// What is to be remembered of a file that has gone, until it was told.
+    pub(crate) fn as_gone(&self, date: Timestamp) -> Self {
+        Self { gone: Some(date), ..self.clone() }
     }
 }
 
@@ -183,7 +239,7 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             fs::create_dir(dir.path().join("root")).expect("a root");
             let ledger = Ledger::open(&dir.path().join("ledger.redb")).expect("a ledger");
-            let watcher = Watcher::new(&dir.path().join("root"), "box", ledger, WINDOW);
+            let watcher = Watcher::new(&dir.path().join("root"), "box", ledger, WINDOW, false);
             Self { dir, watcher, now: Duration::from_secs(100) }
         }
 
@@ -213,7 +269,7 @@ mod tests {
         /// The same after a restart.
         fn restart(&mut self) {
             let ledger = self.watcher.ledger.clone();
-            self.watcher = Watcher::new(&self.dir.path().join("root"), "box", ledger, WINDOW);
+            self.watcher = Watcher::new(&self.dir.path().join("root"), "box", ledger, WINDOW, false);
         }
     }
 

@@ -56,6 +56,10 @@ pub struct Manifest {
     /// What it is, when its files are the blobs of a package.
     #[n(9)]
     pub package: Option<Package>,
+    /// Whether its files are gone at the sender's and are to go from inboxes; they are [`FileEntry::removed`]. Who knows nothing
+    /// of this finds files that nobody has the content of, and delivers nothing.
+    #[cbor(n(10), skip_if = "std::ops::Not::not")]
+    pub removes: bool,
 }
 
 /// The files of a distribution.
@@ -116,6 +120,13 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
+    /// A file that is to go. Zeros are the hash of nothing that anybody knows.
+    #[must_use]
+    pub fn removed(root: String, path: Vec<u8>) -> Self {
+        let (blob, sha256) = (BlobHash::from_bytes([0; 32]), Sha256Digest::from_bytes([0; 32]));
+        Self { root, path, size: 0, blob, sha256, mode: 0, mtime: 0, content_type: None, display_name: None }
+    }
+
     /// Where the file belongs beneath an inbox.
     ///
     /// # Errors
@@ -260,6 +271,9 @@ pub enum ManifestError {
     /// The list's blob is not what the manifest says of it.
     #[error("the list of files does not agree with the manifest")]
     ListDiffers,
+    /// It has files removed, and sends something too.
+    #[error("a manifest that has files removed has no bytes, no package, and nothing that comes together")]
+    Removal,
 }
 
 impl Manifest {
@@ -340,6 +354,9 @@ impl Manifest {
                 }
             }
         }
+        if self.removes && (self.total_bytes() > 0 || self.package.is_some() || self.together) {
+            return Err(ManifestError::Removal);
+        }
         if self.expiry <= self.made_at || self.expiry > self.made_at.plus(Self::MAX_LIFETIME) {
             return Err(ManifestError::Expiry);
         }
@@ -374,6 +391,7 @@ mod tests {
             carry: Carry::Members,
             together: true,
             package: None,
+            removes: false,
         }
     }
 
@@ -397,6 +415,19 @@ mod tests {
         files[0].size = u64::MAX;
         files.push(files[0].clone());
         assert!(matches!(sum.seal(), Err(ManifestError::SizeRange)));
+    }
+
+    #[test]
+    fn what_has_files_removed_sends_nothing_and_is_told_apart_by_a_key_that_others_lack() {
+        let files = Files::Inline(vec![FileEntry::removed("outbox".into(), b"a/b".to_vec())]);
+        let removal = Manifest { files, together: false, removes: true, ..manifest() };
+        let (_, bytes) = removal.seal().expect("a valid manifest");
+        assert_eq!(Manifest::decode(&bytes).expect("what was sealed decodes"), removal);
+        let (_, without) = Manifest { removes: false, ..removal.clone() }.seal().expect("a valid manifest");
+        assert_eq!(bytes.len(), without.len() + 2, "a key and a value, and nothing where it is not so");
+        for wrong in [Manifest { files: manifest().files, ..removal.clone() }, Manifest { together: true, ..removal }] {
+            assert!(matches!(wrong.seal(), Err(ManifestError::Removal)), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct Activity {
     pub delivered_files: u64,
     /// How often a file, or a part of a package, could not be delivered; each further try counts again.
     pub failed_deliveries: u64,
+    /// Files that went from the inbox since their sender removed them.
+    pub removed_files: u64,
 }
 
 impl Node {

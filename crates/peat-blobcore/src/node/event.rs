@@ -34,6 +34,13 @@ pub enum NodeEvent {
         /// The file's place in the manifest's list.
         index: u32,
     },
+    /// A file went from this node's inbox, since its sender removed it.
+    Removed {
+        /// The distribution that says so.
+        distribution: DistributionId,
+        /// The file's place in the manifest's list.
+        index: u32,
+    },
     /// Two lives or copies of one node speak at once.
     Clone(EndpointId),
     /// The listener was too slow, and missed so many events. [`Node::status`](crate::Node::status) tells what counts.

@@ -39,6 +39,8 @@ pub struct OutboxOptions {
     pub max_file_bytes: Option<u64>,
     /// How long a file's size and times have been the same before it is sent.
     pub stable: Duration,
+    /// Whether files that are removed there are to go from the inboxes that they were delivered into.
+    pub deletions: bool,
     /// How often the directory is looked at; less often if a look takes more than a tenth of that.
     pub interval: Duration,
 }
@@ -56,6 +58,7 @@ impl OutboxOptions {
             carry: Carry::Members,
             max_file_bytes: None,
             stable: Duration::from_secs(2),
+            deletions: false,
             interval: Duration::from_secs(2),
         }
     }
@@ -70,8 +73,12 @@ pub struct OutboxStatus {
     pub sent: u64,
     /// The distributions that they became.
     pub distributions: u64,
+    /// Files whose removal was told since the watch began.
+    pub removed: u64,
     /// What keeps files from being sent, if something does.
     pub problem: Option<String>,
+    /// Why files that are missed are not taken for removed, if that is so.
+    pub held: Option<String>,
 }
 
 /// Who watches the outbox of a name, one at a time.
@@ -83,7 +90,12 @@ pub type WatchedOutbox = Watched<OutboxStatus>;
 impl Node {
     /// Watches a directory and sends what is put there. Not sent are symbolic links, hidden files (`.name`, also what is in a hidden
     /// directory), `*.part` and `*~`: write under such a name and rename. A file that changes is sent again, one that stays the
-    /// same never, not even after a restart; one that is removed stays where it was delivered.
+    /// same never, not even after a restart.
+    ///
+    /// One that is removed stays where it was delivered, unless [`OutboxOptions::deletions`] says otherwise. Then it goes from the
+    /// inboxes of those in its scope, where it is as it was delivered, once it was missed for as long as files are to be still. Nothing
+    /// counts as removed while the root is empty or another directory or file system than when all was there, nor what lay
+    /// beneath a mount within it that is not there: [`OutboxStatus::held`] says so.
     ///
     /// Files that are ready together are one distribution, of 4096 files at most; each appears at its receivers as it comes. A second
     /// watch of the same `root_name` begins when the first has ended, with what it was at: this waits for that.
@@ -98,7 +110,7 @@ impl Node {
         let turn = turn.lock_owned().await;
         self.finish_interrupted(&options.root_name).await?;
         let (sender, status) = watch::channel(OutboxStatus::default());
-        let watcher = Watcher::new(&options.root, &options.root_name, self.ledger.clone(), options.stable);
+        let watcher = Watcher::new(&options.root, &options.root_name, self.ledger.clone(), options.stable, options.deletions);
         let watching = Watching {
             job: self.job(),
             clock: Arc::clone(&self.clock),
@@ -145,8 +157,10 @@ struct Round {
     sent: u64,
     distributions: u64,
     waiting: u64,
+    removed: u64,
     more: bool,
     problem: Option<String>,
+    held: Option<String>,
 }
 
 impl Watching {
@@ -166,11 +180,15 @@ impl Watching {
                 Err(Error::Stopped) => return,
                 Err(error) => {
                     pause = if error.kind() == ErrorKind::NoSpace { pause.max(REST) } else { pause };
-                    Round { problem: Some(error.to_string()), waiting: watching.status.borrow().waiting, ..Round::default() }
+                    let (waiting, held) = (watching.status.borrow().waiting, watching.status.borrow().held.clone());
+                    Round { problem: Some(error.to_string()), waiting, held, ..Round::default() }
                 }
             };
             if let Some(problem) = round.problem.as_ref().filter(|_| watching.status.borrow().problem != round.problem) {
                 tracing::warn!(root = watching.options.root_name, %problem, "files of a watched outbox are not sent");
+            }
+            if let Some(held) = round.held.as_ref().filter(|_| watching.status.borrow().held != round.held) {
+                tracing::warn!(root = watching.options.root_name, %held, "files of a watched outbox are not taken for removed");
             }
             let goes_on = round.more && round.problem.is_none();
             watching.status.send_if_modified(|status| {
@@ -178,7 +196,9 @@ impl Watching {
                 status.waiting = round.waiting;
                 status.sent += round.sent;
                 status.distributions += round.distributions;
+                status.removed += round.removed;
                 status.problem = round.problem;
+                status.held = round.held;
                 *status != before
             });
             if goes_on {
@@ -191,20 +211,36 @@ impl Watching {
         }
     }
 
-    /// Looks once, and sends what is ready.
+    /// Looks once, sends what is ready, and tells then what has gone: a file that was renamed is there under its new name first.
     fn round(&self, watcher: &mut Watcher, now: Duration) -> Result<Round, Error> {
         let date = self.clock.now();
         let looked = watcher.look(now, date)?;
-        let mut round = Round { waiting: looked.unsettled as u64, more: looked.more, ..Round::default() };
-        if looked.ready.is_empty() {
-            return Ok(round);
-        }
+        let (waiting, more, held) = (looked.unsettled as u64, looked.more, looked.held.clone());
+        let mut round = Round { waiting, more, held, ..Round::default() };
         let job = Job { now: date, ..self.job.clone() };
+        if !looked.ready.is_empty() {
+            self.send_ready(&job, watcher, &looked.ready, now, &mut round)?;
+        }
+        if !looked.gone.is_empty() {
+            self.tell_gone(&job, looked.gone, &mut round)?;
+            watcher.told();
+        }
+        Ok(round)
+    }
+
+    fn send_ready(
+        &self,
+        job: &Job,
+        watcher: &mut Watcher,
+        ready: &[Collected],
+        now: Duration,
+        round: &mut Round,
+    ) -> Result<(), Error> {
         let (taken, failed) = {
             // From the first byte that is taken in until it is pinned.
             let _no_collection = job.content.keep_unpinned();
-            let (taken, failed) = self.take_in(&job, &looked.ready)?;
-            self.send(&job, &taken, &mut round)?;
+            let (taken, failed) = self.take_in(job, ready)?;
+            self.send(job, &taken, round)?;
             (taken, failed)
         };
         watcher.settled(taken.iter().map(|taken| taken.path.as_slice()));
@@ -213,7 +249,48 @@ impl Watching {
             round.waiting += 1;
             round.problem.get_or_insert(why);
         }
-        Ok(round)
+        Ok(())
+    }
+
+    /// Makes a distribution that has files removed. What another root of the same path still has is not removed for this one.
+    fn tell_gone(&self, job: &Job, gone: Vec<(Vec<u8>, SentFile)>, round: &mut Round) -> Result<(), Error> {
+        let (root, ledger) = (&self.options.root_name, &job.ledger);
+        let (mut told, mut files, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
+        for (path, file) in gone {
+            if ledger.is_sent_from_another(root, &path)? {
+                elsewhere.push((path, None));
+                continue;
+            }
+            files.push(FileEntry::removed(root.clone(), path.clone()));
+            told.push((path, file.as_gone(job.now)));
+        }
+        ledger.note_sent(root, &elsewhere)?;
+        if files.is_empty() {
+            return Ok(());
+        }
+        let bundle = format!("{root} removed {} {}", job.me.short(), job.now.as_millis());
+        ledger.begin_sending(root, &bundle, &told)?;
+        let withdrawn = {
+            let _no_collection = job.content.keep_unpinned();
+            job.withdraw(&files, &self.terms(bundle.clone()))
+        };
+        ledger.end_sending(root, &bundle, withdrawn.is_ok())?;
+        let (id, accepted) = withdrawn?;
+        tracing::info!(root, distribution = %id.short(), files = files.len(), "files were removed from a watched outbox");
+        round.removed = files.len() as u64;
+        round.distributions += 1;
+        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
+    }
+
+    fn terms(&self, bundle: String) -> Terms {
+        Terms {
+            bundle,
+            scope: self.options.scope.clone(),
+            priority: self.options.priority,
+            lifetime: self.options.lifetime,
+            carry: self.options.carry.clone(),
+            together: false,
+        }
     }
 
     /// Takes files into the store. A file that cannot be read, or is written to meanwhile, holds up no other: it comes back with
@@ -258,19 +335,12 @@ impl Watching {
         }
         let bundle = format!("{root} {} {}", job.me.short(), job.now.as_millis());
         ledger.begin_sending(root, &bundle, &new)?;
-        let terms = Terms {
-            bundle: bundle.clone(),
-            scope: self.options.scope.clone(),
-            priority: self.options.priority,
-            lifetime: self.options.lifetime,
-            carry: self.options.carry.clone(),
-            together: false,
-        };
-        let distributed = job.distribute(&files, &terms, None);
+        let distributed = job.distribute(&files, &self.terms(bundle.clone()), None);
         ledger.end_sending(root, &bundle, distributed.is_ok())?;
         let (id, accepted) = distributed?;
         tracing::info!(root, distribution = %id.short(), files = files.len(), "a watched outbox has sent files");
-        (round.sent, round.distributions) = (files.len() as u64, 1);
+        round.sent = files.len() as u64;
+        round.distributions += 1;
         self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
     }
 }

@@ -273,6 +273,19 @@ impl Job {
         Ok((distribution, accepted))
     }
 
+    /// Makes a distribution that has files removed. Its document is all of it, unless it has a list: then that is carried like others.
+    pub(super) fn withdraw(&self, files: &[FileEntry], terms: &Terms) -> Result<(DistributionId, Accepted), Error> {
+        let mut manifest = Manifest { removes: true, ..self.manifest(files, terms, None)? };
+        match &manifest.files {
+            Files::Inline(_) => manifest.carry = Carry::None,
+            Files::List { blob, .. } => {
+                let (id, _) = manifest.seal()?;
+                self.content.pin(&Pin::Distribution(id, PinRole::Sender), &[*blob])?;
+            }
+        }
+        Ok(self.replica.create_distribution(&manifest)?)
+    }
+
     /// The same for a package whose blobs come into the store when somebody asks for them: nothing keeps them there.
     pub(super) fn tell_of(
         &self,
@@ -297,6 +310,7 @@ impl Job {
             carry: terms.carry.clone(),
             together: terms.together,
             package,
+            removes: false,
         })
     }
 

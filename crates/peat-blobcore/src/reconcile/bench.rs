@@ -61,6 +61,7 @@ impl Sketch {
             carry: self.carry.clone(),
             together: self.together,
             package: None,
+            removes: false,
         };
         let (id, _) = manifest.seal().expect("a valid manifest");
         let (targets, carriers) = (BTreeMap::new(), BTreeMap::new());

@@ -64,6 +64,8 @@ pub enum Refusal {
         /// The quota in bytes.
         quota: u64,
     },
+    /// It has files removed, and this inbox keeps what came.
+    Deletions,
     /// Its list of files is none, or contradicts its manifest.
     BadList(String),
 }
@@ -74,6 +76,7 @@ impl fmt::Display for Refusal {
             Self::Sender => f.write_str("the sender is not among those that this node accepts"),
             Self::FileTooLarge { size, cap } => write!(f, "a file of {size} bytes is over the cap of {cap} bytes"),
             Self::OverQuota { size, quota } => write!(f, "{size} bytes are over the quota of {quota} bytes"),
+            Self::Deletions => f.write_str("this node keeps files that their sender has removed"),
             Self::BadList(why) => write!(f, "the list of files cannot be used: {why}"),
         }
     }
@@ -149,6 +152,9 @@ fn refusal(policy: &Policy, view: &dyn View, distribution: &Arc<Distribution>) -
     let manifest = &distribution.manifest;
     if policy.accepted_senders.as_ref().is_some_and(|senders| !senders.contains(&manifest.sender)) {
         return Some(Refusal::Sender);
+    }
+    if manifest.removes && !policy.deletions {
+        return Some(Refusal::Deletions);
     }
     let size = manifest.total_bytes();
     if let Some(quota) = policy.quota_bytes.filter(|quota| size > *quota) {

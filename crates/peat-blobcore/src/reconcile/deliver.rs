@@ -81,7 +81,11 @@ impl Pass<'_> {
                 continue;
             }
             match outcome {
-                FileOutcome::Delivered | FileOutcome::AlreadyThere => _ = delivery.done.insert(index),
+                FileOutcome::Delivered | FileOutcome::AlreadyThere | FileOutcome::Removed => _ = delivery.done.insert(index),
+                FileOutcome::Kept => {
+                    delivery.kept += 1;
+                    delivery.done.insert(index);
+                }
                 FileOutcome::Superseded => {
                     delivery.superseded += 1;
                     delivery.done.insert(index);
@@ -113,6 +117,7 @@ impl Pass<'_> {
         let (state, error) = match delivery.failed.values().next() {
             Some(error) => (TargetState::Failed, Some(cut(format!("{} of {count} files: {error}", delivery.failed.len())))),
             None if delivery.superseded == count => (TargetState::Superseded, None),
+            None if delivery.kept > 0 => (TargetState::Delivered, Some(kept(delivery.kept, count))),
             None => (TargetState::Delivered, None),
         };
         let said = self.record(id, state, error);
@@ -256,6 +261,11 @@ impl Pass<'_> {
         ];
         times.into_iter().flatten().filter(|at| *at > self.now).min()
     }
+}
+
+/// What a receipt says beside.
+fn kept(kept: usize, count: usize) -> String {
+    format!("{kept} of {count} files stay: they were edited there, or came from others")
 }
 
 impl Fetching {

@@ -129,6 +129,10 @@ pub enum FileOutcome {
     AlreadyThere,
     /// The inbox has something newer under that name.
     Superseded,
+    /// It was to go, and is gone from the inbox.
+    Removed,
+    /// It was to go, and stays: the user edited it, or it is another sender's. There is nothing more to do about it.
+    Kept,
     /// It could not be written.
     Failed {
         /// Why.

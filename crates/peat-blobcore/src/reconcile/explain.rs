@@ -8,7 +8,7 @@ use super::fetch::{Choice, choose};
 use super::memory::{Fetching, Job, Memory, Work};
 use super::targets::is_target;
 use super::{Policy, Refusal, View};
-use crate::model::{DistributionId, EndpointId, NodeRef, Priority, Scope, TargetRecord, Timestamp};
+use crate::model::{DistributionId, EndpointId, NodeRef, Priority, Scope, TargetRecord, TargetState, Timestamp};
 
 /// Why a distribution is, or is not, at a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub enum Reason {
     TooEarly(Timestamp),
     /// What the target itself says last.
     Recorded(TargetRecord),
+    /// What was to go is gone there, by the target's own word.
+    Removed(TargetRecord),
     /// The target has said nothing: the document has not reached it, or its answer has not reached us.
     NothingHeard {
         /// Whether this node has a connection to it.
@@ -98,6 +100,8 @@ impl fmt::Display for Reason {
             Self::TooEarly(at) => write!(f, "it was made in the future and is held until {at}: check the clocks"),
             Self::Recorded(TargetRecord { state, error: Some(error), time, .. }) => write!(f, "{state} since {time}: {error}"),
             Self::Recorded(TargetRecord { state, time, .. }) => write!(f, "{state} since {time}"),
+            Self::Removed(TargetRecord { time, error: Some(kept), .. }) => write!(f, "removed there since {time}; {kept}"),
+            Self::Removed(TargetRecord { time, .. }) => write!(f, "removed there since {time}"),
             Self::NothingHeard { connected: true, .. } => f.write_str("it is connected and has not answered yet"),
             Self::NothingHeard { dialling: true, .. } => f.write_str("it is being dialled"),
             Self::NothingHeard { .. } => f.write_str("nothing was heard of it, and it is not connected to this node"),
@@ -138,7 +142,8 @@ pub fn explain(
     let record = distribution.targets.get(target).cloned();
     let again = *target == view.me() && memory.known.get(id).is_some_and(|known| known.again);
     if let Some(receipt) = record.clone().filter(|record| record.state.is_receipt() && !again) {
-        return Reason::Recorded(receipt);
+        let gone = distribution.manifest.removes && receipt.state == TargetState::Delivered;
+        return if gone { Reason::Removed(receipt) } else { Reason::Recorded(receipt) };
     }
     if *target == distribution.manifest.sender {
         return Reason::IsSender;

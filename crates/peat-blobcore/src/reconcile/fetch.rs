@@ -161,13 +161,15 @@ impl Pass<'_> {
             fetching.miss_list(id, listed, &mut self.memory.wanted);
         }
         fetching.bytes = 0;
+        let removes = job.distribution.manifest.removes;
         let asked = self.memory.known.get(&id).filter(|_| fetching.reason.is_none()).map(|known| &known.asked);
         for (index, file) in (0_u32..).zip(files.entries()) {
             if asked.is_some_and(|asked| !asked.contains(&file.blob)) {
                 continue;
             }
             let over = fetching.delivery.done.contains(&index) || fetching.delivery.failed.contains_key(&index);
-            if over || self.view.holds(&file.blob) {
+            // What is to go has no content.
+            if over || removes || self.view.holds(&file.blob) {
                 fetching.bytes += file.size;
                 let delivery = &mut fetching.delivery;
                 if !over && !delivery.under_way.contains(&index) && !delivery.postponed.contains(&index) {

@@ -148,6 +148,8 @@ pub(super) struct Delivery {
     pub(super) under_way: BTreeSet<u32>,
     pub(super) done: BTreeSet<u32>,
     pub(super) superseded: usize,
+    /// Files that were to go and stay.
+    pub(super) kept: usize,
     /// Files that only a person can help.
     pub(super) failed: BTreeMap<u32, String>,
     pub(super) retry_at: Option<Timestamp>,

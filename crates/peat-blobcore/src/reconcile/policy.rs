@@ -16,6 +16,8 @@ pub struct Policy {
     pub quota_bytes: Option<u64>,
     /// How many bytes may be held at once for others; zero turns carrying off.
     pub carry_quota_bytes: u64,
+    /// Whether files go from the inbox that their sender has removed.
+    pub deletions: bool,
     /// Whether there is an inbox. A node without one holds what is meant for it and never signs a receipt.
     pub inbox: bool,
     /// Whether the store keeps nothing of a distribution of files once this node has signed its receipt: the inbox has the only
@@ -66,6 +68,7 @@ impl Default for Policy {
             max_file_bytes: None,
             quota_bytes: None,
             carry_quota_bytes: 10 * 1024 * 1024 * 1024,
+            deletions: true,
             inbox: true,
             inbox_only: false,
             metered: false,

@@ -256,6 +256,7 @@ mod tests {
                 carry: Carry::Members,
                 together: true,
                 package: Some(Package { repository: repository.into(), digest, subject: None, artifact_type: None }),
+                removes: false,
             },
             targets: BTreeMap::new(),
             carriers: BTreeMap::new(),

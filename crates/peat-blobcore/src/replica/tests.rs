@@ -222,6 +222,7 @@ fn manifest(sender: EndpointId, name: &str, made_at: Timestamp) -> Manifest {
         carry: Carry::Members,
         together: false,
         package: None,
+        removes: false,
     }
 }
 

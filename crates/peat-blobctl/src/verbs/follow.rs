@@ -210,6 +210,7 @@ fn event_json(event: &WatchResponse) -> Value {
             }),
         ),
         Some(Event::File(file)) => ("file", json!({ "distribution_id": file.distribution_id, "index": file.index })),
+        Some(Event::Removed(file)) => ("removed", json!({ "distribution_id": file.distribution_id, "index": file.index })),
         Some(Event::Clone(id)) => ("clone", json!({ "endpoint_id": id })),
         Some(Event::Missed(count)) => ("missed", json!({ "count": count })),
         None => ("unknown", json!({})),
@@ -235,6 +236,10 @@ fn event_text(event: &WatchResponse) -> String {
         ),
         Some(Event::File(file)) => {
             format!("distribution {}  file {} is in the inbox", show::short(&file.distribution_id), file.index)
+        }
+        Some(Event::Removed(file)) => {
+            let id = show::short(&file.distribution_id);
+            format!("distribution {id}  file {} is removed from the inbox, as at its sender", file.index)
         }
         Some(Event::Clone(id)) => format!("{}  speaks twice: two copies or lives of one node", show::short(id)),
         Some(Event::Missed(0)) => "events were missed: the daemon started again".to_owned(),

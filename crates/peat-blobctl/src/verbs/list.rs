@@ -72,7 +72,7 @@ pub(super) fn text<'a>(found: impl ExactSizeIterator<Item = &'a Distribution>) -
             show::node(&distribution.sender_name, &distribution.sender),
             show::printable(&show::scope(&distribution.scope)),
             show::count(distribution.file_count, "file"),
-            HumanBytes(distribution.bytes).to_string(),
+            if distribution.removes { "removed".to_owned() } else { HumanBytes(distribution.bytes).to_string() },
             show::printable(&distribution.bundle),
         ]
     });

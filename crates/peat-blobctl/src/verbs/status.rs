@@ -142,13 +142,17 @@ fn outbox_json(outbox: &WatchedOutbox) -> Value {
         "waiting": outbox.waiting,
         "sent": outbox.sent,
         "distributions": outbox.distributions,
+        "removed": outbox.removed,
         "problem": outbox.problem,
+        "held": outbox.held,
     })
 }
 
 fn outbox_text(outbox: &WatchedOutbox) -> String {
     let sent = format!("{} sent in {}", show::count(outbox.sent, "file"), show::count(outbox.distributions, "distribution"));
-    format!("{} ({}): {sent}, {} waiting", show::printable(&outbox.root_name), show::printable(&outbox.root), outbox.waiting)
+    let removed = if outbox.removed == 0 { String::new() } else { format!(", {} removed", outbox.removed) };
+    let (name, root) = (show::printable(&outbox.root_name), show::printable(&outbox.root));
+    format!("{name} ({root}): {sent}, {} waiting{removed}", outbox.waiting)
 }
 
 fn node_text(node: &GetNodeResponse) -> String {

@@ -146,6 +146,7 @@ pub(crate) fn distribution(
         expiry: manifest.expiry.as_millis(),
         state: state(at).into(),
         root_name,
+        removes: manifest.removes,
         ..Default::default()
     }
 }

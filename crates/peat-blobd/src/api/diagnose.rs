@@ -52,8 +52,12 @@ pub(super) async fn diagnose(daemon: &Daemon) -> Vec<Finding> {
     directories.extend(config.inbox.as_ref().map(|inbox| Directory::look("the inbox", inbox, true)));
     let outboxes = config.outbox.iter().map(|(name, root)| Directory::look(&format!("the outbox {name}"), root, false));
     directories.extend(outboxes);
-    let stuck = daemon.outboxes.statuses().await.into_iter().filter(|outbox| !outbox.problem.is_empty());
-    let stuck = stuck.map(|outbox| {
+    let outboxes = daemon.outboxes.statuses().await;
+    let held = outboxes.iter().filter(|outbox| !outbox.held.is_empty()).map(|outbox| {
+        let what = format!("nothing is taken for removed from the outbox {}: {}", outbox.root_name, outbox.held);
+        problem("disk", what, "bring back what is away; where it is meant to be gone, turn its deletions off and on again")
+    });
+    let stuck = outboxes.iter().filter(|outbox| !outbox.problem.is_empty()).map(|outbox| {
         let what = format!("files of the outbox {} are not sent: {}", outbox.root_name, outbox.problem);
         problem("disk", what, "mend what it says; they are sent by themselves then")
     });
@@ -64,7 +68,7 @@ pub(super) async fn diagnose(daemon: &Daemon) -> Vec<Finding> {
     let failures = node.peer_failures();
 
     let mut findings = vec![clock(stats.clock_plausible, stats.held)];
-    findings.extend(directories.iter().map(disk).chain(stuck));
+    findings.extend(directories.iter().map(disk).chain(stuck).chain(held));
     findings.push(ports(&node.listening_on(), &node.addresses()));
     findings.push(mtu(&node.peer_stats(), &peers));
     findings.extend(reach(&peers, &named, &failures));

@@ -91,6 +91,12 @@ impl BlobService for Native {
                 .filter(|outbox| !outbox.problem.is_empty())
                 .map(|outbox| format!("files of the watched outbox {} are not sent: {}", outbox.root_name, outbox.problem)),
         );
+        let held = outboxes.iter().filter(|outbox| !outbox.held.is_empty());
+        warnings.extend(
+            held.map(|outbox| {
+                format!("nothing is taken for removed from the watched outbox {}: {}", outbox.root_name, outbox.held)
+            }),
+        );
         let problem = self.0.hooks.problem();
         warnings.extend(problem.map(|problem| format!("the inbox hook failed: {problem}")));
         let problem = self.0.upstreams_watched().and_then(|watched| watched.problem);

@@ -25,6 +25,8 @@ impl Outboxes {
                 sent: status.sent,
                 distributions: status.distributions,
                 problem: status.problem.unwrap_or_default(),
+                removed: status.removed,
+                held: status.held.unwrap_or_default(),
                 ..Default::default()
             }
         };

@@ -71,6 +71,8 @@ fn message(event: NodeEvent, only: Option<DistributionId>) -> Option<Event> {
         }),
         NodeEvent::File { distribution, index } => wanted(&distribution)
             .then(|| blob::FileDelivered { distribution_id: distribution.to_string(), index, ..Default::default() }.into()),
+        NodeEvent::Removed { distribution, index } => wanted(&distribution)
+            .then(|| blob::FileRemoved { distribution_id: distribution.to_string(), index, ..Default::default() }.into()),
         NodeEvent::Missed(count) => Some(Event::Missed(count)),
     }
 }

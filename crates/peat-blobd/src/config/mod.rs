@@ -117,6 +117,8 @@ pub struct Config {
     pub inbox_sidecar: bool,
     /// Whether the store keeps nothing of what was delivered.
     pub inbox_only: bool,
+    /// Whether files go from the inbox that their sender has removed.
+    pub inbox_deletions: bool,
     /// What is run for each file that came into the inbox.
     pub inbox_hook: Option<PathBuf>,
     /// How long one run may take.
@@ -215,6 +217,7 @@ impl Config {
             inbox_mtime: inbox.mtime,
             inbox_sidecar: inbox.sidecar,
             inbox_only: policy.inbox_only,
+            inbox_deletions: policy.deletions,
             inbox_hook: None,
             inbox_hook_deadline: Duration::from_secs(60),
             outbox: BTreeMap::new(),
@@ -259,6 +262,7 @@ impl Config {
             carry_quota_bytes: if self.carry { self.carry_quota } else { 0 },
             inbox: self.inbox.is_some(),
             inbox_only: self.inbox_only,
+            deletions: self.inbox_deletions,
             ..Policy::default()
         }
     }
@@ -287,6 +291,7 @@ impl Config {
                 scope: terms.scope,
                 priority: terms.priority.unwrap_or(self.default_priority),
                 lifetime: terms.lifetime,
+                deletions: terms.deletions,
                 max_file_bytes: self.max_file_bytes,
                 stable: self.outbox_stable,
                 interval: self.outbox_poll,

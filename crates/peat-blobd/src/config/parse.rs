@@ -255,6 +255,7 @@ fn watch_terms(text: &str, what: &str) -> Parsed<WatchTerms> {
             }
             Some(("priority", text)) => terms.priority = Some(priority(text)?),
             Some(("expires", text)) => terms.lifetime = duration(text)?,
+            Some(("deletions", text)) => terms.deletions = switch(text)?,
             _ => return allowed(what),
         }
     }

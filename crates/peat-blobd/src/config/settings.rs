@@ -371,6 +371,14 @@ pub static SETTINGS: &[Setting] = &[
     .default("false")
     .reloaded(),
     setting(
+        "inbox-deletions",
+        "BOOL",
+        "A file goes from the inbox when its sender has removed it and says so (`deletions=true` of `outbox_watch`), if it is as it was delivered.",
+        switch!(inbox_deletions),
+    )
+    .default("true")
+    .reloaded(),
+    setting(
         "inbox-hook",
         "PATH",
         "A program that is run for each file that came into the inbox, with what is known of it in its environment. None: nothing is run.",
@@ -395,7 +403,7 @@ pub static SETTINGS: &[Setting] = &[
     setting(
         "outbox-watch",
         "NAME[=TERMS],…|all",
-        "The roots of `outbox` that are watched: what is put there is sent by itself, each version once. Terms, with a `;` between: to=NODE, labels=SELECTOR, priority=PRIORITY, expires=DURATION.",
+        "The roots of `outbox` that are watched: what is put there is sent by itself, each version once. Terms, with a `;` between: to=NODE, labels=SELECTOR, priority=PRIORITY, expires=DURATION, deletions=BOOL.",
         many!(outbox_watch, parse::watched),
     )
     .compat("PEAT_NODE_ATTACHMENT_OUTBOX_WATCH")

@@ -75,11 +75,13 @@ pub struct WatchTerms {
     pub priority: Option<Priority>,
     /// How long they are tried.
     pub lifetime: Duration,
+    /// Whether what is removed there goes from inboxes.
+    pub deletions: bool,
 }
 
 impl Default for WatchTerms {
     fn default() -> Self {
-        Self { scope: Scope::All, priority: None, lifetime: Manifest::DEFAULT_LIFETIME }
+        Self { scope: Scope::All, priority: None, lifetime: Manifest::DEFAULT_LIFETIME, deletions: false }
     }
 }
 
