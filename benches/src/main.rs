@@ -3,7 +3,7 @@
 //! ```text
 //! cargo run --release -p peat-blob-benches [-- [--quick] [--runs N] [--dir DIRECTORY] [NAME...]]
 //! cargo run --release -p peat-blob-benches -- scale [--quick] [--most NODES] [--out DIRECTORY]
-//! cargo run --release -p peat-blob-benches -- month [--quick] [--days NUMBER] [--out DIRECTORY]
+//! cargo run --release -p peat-blob-benches -- month [--quick] [--days NUMBER] [--every MINUTES] [--out DIRECTORY]
 //! ```
 use std::process::ExitCode;
 

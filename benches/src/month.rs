@@ -33,7 +33,7 @@ const QUOTA: u64 = 128 << 20;
 /// How long an hour's files may take in real time before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(600);
 const MINUTE: u64 = 60_000;
-/// A file a minute; every fourth hour in a quick run.
+/// How many minutes lie between two files, and how many days it goes on: by itself, and in a quick run.
 const EVERY: [u64; 2] = [1, 240];
 const DAYS: [u64; 2] = [30, 2];
 
@@ -64,17 +64,19 @@ struct Day {
 /// # Errors
 /// When an argument is not known, something does not arrive, or the page cannot be read or written.
 pub fn run(arguments: &[String]) -> Outcome<()> {
-    let (mut quick, mut days, mut out) = (false, None, None);
+    let (mut quick, mut days, mut every, mut out) = (false, None, None, None);
     let mut rest = arguments.iter();
     while let Some(argument) = rest.next() {
         match argument.as_str() {
             "--quick" => quick = true,
             "--days" => days = Some(rest.next().ok_or("--days wants a number")?.parse()?),
+            "--every" => every = Some(rest.next().ok_or("--every wants minutes")?.parse()?),
             "--out" => out = Some(PathBuf::from(rest.next().ok_or("--out wants a directory")?)),
-            other => return Err(format!("{other:?} is none of --quick, --days NUMBER, --out DIRECTORY").into()),
+            other => return Err(format!("{other:?} is none of --quick, --days NUMBER, --every MINUTES, --out DIRECTORY").into()),
         }
     }
-    let (every, days) = (EVERY[usize::from(quick)], days.unwrap_or(DAYS[usize::from(quick)]));
+    let at = usize::from(quick);
+    let (every, days) = (every.unwrap_or(EVERY[at]).max(1), days.unwrap_or(DAYS[at]));
     let figures = table(&runtime()?.block_on(month(days, every))?);
     print!("{figures}");
     match out {
@@ -103,7 +105,8 @@ async fn month(days: u64, every: u64) -> Outcome<Vec<Day>> {
         for _hour in 0..24 {
             let mut hour = Vec::new();
             for _ in 0..60 {
-                if hands.0.fetch_add(MINUTE, Ordering::Relaxed) / MINUTE % every != 0 {
+                let minute = hands.0.fetch_add(MINUTE, Ordering::Relaxed) / MINUTE;
+                if !minute.is_multiple_of(every) {
                     continue;
                 }
                 let sender = &nodes[sent % NODES];
