@@ -41,7 +41,7 @@ fn send(address: &str, method: &str, sent: &Sent) -> Option<String> {
     let (status, code) = (answer.status.to_string(), answer.error().unwrap_or_default().0);
     let grpc =
         answer.head.lines().chain(std::str::from_utf8(answer.body.get(5..).unwrap_or_default()).unwrap_or_default().lines());
-    let grpc = grpc.filter_map(|line| line.strip_prefix("grpc-status:")).last().unwrap_or_default().trim().to_owned();
+    let grpc = grpc.filter_map(|line| line.strip_prefix("grpc-status:")).next_back().unwrap_or_default().trim().to_owned();
     let is_wanted = |wanted: &&str| [&status, &code, &grpc].into_iter().any(|got| got == wanted);
     let well = if sent.wanted.is_empty() { answer.status < 500 } else { sent.wanted.iter().any(is_wanted) };
     (!well).then(|| format!("{method}, {}: wanted {:?}, got {status} {code:?} grpc {grpc:?}", sent.what, sent.wanted))

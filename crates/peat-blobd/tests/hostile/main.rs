@@ -26,7 +26,7 @@ fn calls() -> Vec<String> {
         let of = |service: &'static str| {
             let call =
                 move |symbol: &&str| symbol.strip_prefix(service)?.strip_prefix('.').map(|call| format!("{service}/{call}"));
-            file.symbols.iter().filter_map(move |symbol| call(symbol))
+            file.symbols.iter().filter_map(call)
         };
         file.services.iter().flat_map(move |service| of(service))
     });

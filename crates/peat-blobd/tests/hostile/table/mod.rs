@@ -94,7 +94,7 @@ impl Row {
     fn wrong(&self, answer: Option<Answer>) -> Option<String> {
         let Some(answer) = answer else { return Some("no answer".to_owned()) };
         if matches!(self.sends, Sends::Opens(_)) {
-            return (answer.status != 200).then(|| answer.head);
+            return (answer.status != 200).then_some(answer.head);
         }
         let (code, says) = answer.error().unwrap_or_default();
         if code != self.code || !says.contains(self.says) {
