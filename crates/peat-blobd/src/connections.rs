@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
-use crate::places::{Place, Places, Told};
+use crate::places::{Place, Places, Silent, Told};
 use crate::silence;
 use crate::tcp::{Caller, Door};
 
@@ -51,7 +51,7 @@ pub(crate) async fn serve(door: Door, app: Router, bounds: Bounds, stopped: impl
     let mut stopped = std::pin::pin!(stopped);
     loop {
         let full = places.taken() > bounds.connections;
-        let longest = if full { bounds.chance } else { bounds.longest_idle };
+        let (silent, longest) = if full { (Silent::OrDeaf, bounds.chance) } else { (Silent::Only, bounds.longest_idle) };
         tokio::select! {
             accepted = door.accept(), if !full => match accepted {
                 Ok(caller) => {
@@ -63,7 +63,7 @@ pub(crate) async fn serve(door: Door, app: Router, bounds: Bounds, stopped: impl
                     tokio::time::sleep(PAUSE).await;
                 }
             },
-            () = places.lose_silent(longest) => {}
+            () = places.lose_silent(silent, longest) => {}
             () = places.left(), if full => {}
             Some(_) = connections.join_next() => {}
             () = &mut stopped => break,
