@@ -266,3 +266,31 @@ async fn nothing_is_removed_where_nobody_says_so_nor_while_the_root_is_away_and_
     alpha.shutdown().await;
     bravo.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_files_go_than_a_document_names() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("stays", b"stays")]);
+    let many: Vec<_> = (0..300).map(|number| format!("many/{number}")).collect();
+    let _ = fleet.write("outbox", &many.iter().map(|path| (path.as_str(), &b"goes"[..])).collect::<Vec<_>>());
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    let inbox = fleet.inbox("bravo");
+    let mut outbox = mirror(&alpha, &root).await;
+    eventually("all are there", || async { shown(&inbox).len() == 301 }).await;
+    until(&mut outbox, "all were sent", |status| status.sent == 301 && status.waiting == 0).await;
+    // All in one go, so that one look misses all.
+    fs::rename(root.join("many"), fleet.path("elsewhere")).expect("moved");
+    shows(&inbox, &[("stays", "stays")]).await;
+    until(&mut outbox, "all are told", |status| status.removed == 300 && status.held.is_none()).await;
+    let mut longest = 0;
+    for id in alpha.distributions() {
+        let manifest = alpha.distribution(id).await.expect("known").manifest.clone();
+        longest = longest.max(if manifest.removes { manifest.file_count() } else { 0 });
+        completed(&alpha, id).await;
+    }
+    assert!(longest > 256, "{longest} files went at once, which a document names");
+    drop(outbox);
+    alpha.shutdown().await;
+    bravo.shutdown().await;
+}

@@ -12,7 +12,8 @@ use super::{Node, blocking};
 use crate::clock::Clock;
 use crate::driver::Request;
 use crate::exchange::{Collected, SentFile, Watcher};
-use crate::model::{Carry, FileEntry, Manifest, Priority, Scope};
+use crate::model::{Carry, DistributionId, FileEntry, Manifest, Priority, Scope};
+use crate::replica::Accepted;
 use crate::{Error, ErrorKind, Watched};
 
 /// How long a watch rests after the disk was full.
@@ -269,28 +270,39 @@ impl Watching {
             return Ok(());
         }
         let bundle = format!("{root} removed {} {}", job.me.short(), job.now.as_millis());
-        ledger.begin_sending(root, &bundle, &told)?;
-        let withdrawn = {
+        let id = {
             let _no_collection = job.content.keep_unpinned();
-            job.withdraw(&files, &self.terms(bundle.clone()))
+            self.announce(job, bundle, &told, |terms| job.withdraw(&files, terms))?
         };
-        ledger.end_sending(root, &bundle, withdrawn.is_ok())?;
-        let (id, accepted) = withdrawn?;
         tracing::info!(root, distribution = %id.short(), files = files.len(), "files were removed from a watched outbox");
         round.removed = files.len() as u64;
         round.distributions += 1;
-        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
+        Ok(())
     }
 
-    fn terms(&self, bundle: String) -> Terms {
-        Terms {
-            bundle,
-            scope: self.options.scope.clone(),
-            priority: self.options.priority,
-            lifetime: self.options.lifetime,
-            carry: self.options.carry.clone(),
+    /// Makes a distribution, and remembers these files as what it says of them. What a crash leaves of it is ended by
+    /// [`Node::finish_interrupted`].
+    fn announce(
+        &self,
+        job: &Job,
+        bundle: String,
+        files: &[(Vec<u8>, SentFile)],
+        make: impl FnOnce(&Terms) -> Result<(DistributionId, Accepted), Error>,
+    ) -> Result<DistributionId, Error> {
+        let (root, ledger, options) = (&self.options.root_name, &job.ledger, &self.options);
+        ledger.begin_sending(root, &bundle, files)?;
+        let made = make(&Terms {
+            bundle: bundle.clone(),
+            scope: options.scope.clone(),
+            priority: options.priority,
+            lifetime: options.lifetime,
+            carry: options.carry.clone(),
             together: false,
-        }
+        });
+        ledger.end_sending(root, &bundle, made.is_ok())?;
+        let (id, accepted) = made?;
+        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)?;
+        Ok(id)
     }
 
     /// Takes files into the store. A file that cannot be read, or is written to meanwhile, holds up no other: it comes back with
@@ -315,8 +327,7 @@ impl Watching {
         Ok((taken, failed))
     }
 
-    /// Makes a distribution of the files that are not as they were sent before. What a crash leaves of it is ended by
-    /// [`Node::finish_interrupted`].
+    /// Makes a distribution of the files that are not as they were sent before.
     fn send(&self, job: &Job, taken: &[TakenFile], round: &mut Round) -> Result<(), Error> {
         let (root, ledger) = (&self.options.root_name, &job.ledger);
         let before = ledger.sent_files(root, taken.iter().map(|file| file.path.as_slice()))?;
@@ -334,14 +345,11 @@ impl Watching {
             return Ok(());
         }
         let bundle = format!("{root} {} {}", job.me.short(), job.now.as_millis());
-        ledger.begin_sending(root, &bundle, &new)?;
-        let distributed = job.distribute(&files, &self.terms(bundle.clone()), None);
-        ledger.end_sending(root, &bundle, distributed.is_ok())?;
-        let (id, accepted) = distributed?;
+        let id = self.announce(job, bundle, &new, |terms| job.distribute(&files, terms, None))?;
         tracing::info!(root, distribution = %id.short(), files = files.len(), "a watched outbox has sent files");
         round.sent = files.len() as u64;
         round.distributions += 1;
-        self.requests.blocking_send(Request::Wrote(accepted)).map_err(|_| Error::Stopped)
+        Ok(())
     }
 }
 
