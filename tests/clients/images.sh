@@ -53,6 +53,18 @@ make_image() { # make_image NAME BYTES: an OCI layout of three layers in $layout
   printf '{"imageLayoutVersion":"1.0.0"}' > "$layout/oci-layout"
 }
 
+on_xfs() { # on_xfs MIB: a file system of its own, of that size, whose files can share blocks, in $xfs
+  xfs=$work/xfs
+  mkdir "$xfs"
+  truncate -s "$1M" "$work/disk"
+  mkfs.xfs -q -m reflink=1 "$work/disk"
+  mount -o loop "$work/disk" "$xfs"
+  trap unmount EXIT
+}
+# What still has a file open there keeps it no longer than its own end.
+unmount() { umount -l "$xfs"; finish; }
+used() { sync -f "$xfs"; df -B1 --output=used "$xfs" | tail -1; } # bytes of the file system of on_xfs that are taken
+
 enroll() { # enroll NODE...: members of one formation
   local node
   peat-blobctl keygen "$work/formation" >/dev/null

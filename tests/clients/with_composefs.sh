@@ -8,20 +8,12 @@
 set -euo pipefail
 . "$(dirname "$0")/images.sh"
 size=${SIZE:-48}
-xfs=$work/xfs
-unmount() { umount -l "$xfs"; finish; }
-trap unmount EXIT
-mkdir "$xfs"
-truncate -s $((size * 8 + 1024))M "$work/disk"
-mkfs.xfs -q -m reflink=1 "$work/disk"
-mount -o loop "$work/disk" "$xfs"
-
+on_xfs $((size * 8 + 1024))
 make_image layout $((size * 1024 * 1024 / 6))
 copy() { peat-blobctl --output json image copy team/app:1 "$@" > "$work/report"; }
 count() { # count WAY: files or layers that came so, by the last report
   sed -n "s/.*\"$1\": \([0-9]*\).*/\1/p" "$work/report" | head -1
 }
-used() { sync -f "$xfs"; df -B1 --output=used "$xfs" | tail -1; }
 serve() { # serve NAME: the service of composefs; its pid is daemon[NAME]
   rm -f "$work/$1.sock"
   cfsctl varlink --address "$work/$1.sock" 2> "$work/$1.log" & daemon[$1]=$!

@@ -7,20 +7,12 @@
 set -euo pipefail
 . "$(dirname "$0")/images.sh"
 size=${SIZE:-48}
-xfs=$work/xfs
-unmount() { umount "$xfs" 2>/dev/null || umount -l "$xfs" 2>/dev/null || true; finish; }
-trap unmount EXIT
-mkdir "$xfs"
-truncate -s $((size * 8 + 1024))M "$work/disk"
-mkfs.xfs -q -m reflink=1 "$work/disk"
-mount -o loop "$work/disk" "$xfs"
-
+on_xfs $((size * 8 + 1024))
 make_image layout $((size * 1024 * 1024 / 6))
 copy() { peat-blobctl --output json image copy "$@" > "$work/report"; }
 count() { # count WAY: bytes that came so, by the last report
   sed -n "/\"$1\"/,/}/s/.*\"bytes\": \([0-9]*\).*/\1/p" "$work/report"
 }
-used() { sync -f "$xfs"; df -B1 --output=used "$xfs" | tail -1; }
 same_image() { # same_image LAYOUT: it has the very image
   grep -qF "$manifest" "$1/index.json" || fail "$1 does not name the image"
   same "$1" "what is in $1 differs"

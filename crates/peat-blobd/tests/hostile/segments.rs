@@ -29,15 +29,9 @@ fn a_file_arrives_whole_where_segmentation_offload_fails() {
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let peer = format!("{}@{}", text(&node["endpointId"]), text(&node["addresses"][0]));
     let bravo = start("bravo", &format!("peers = ['{peer}']"));
-    // Noise (xorshift64), since what can be compressed hardly crosses.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let mut noise = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    let bytes: Vec<u8> = (0..8 << 20).map(|_| noise()).collect();
+    // Noise, since what can be compressed hardly crosses.
+    let mut bytes = vec![0; 8 << 20];
+    getrandom::fill(&mut bytes).unwrap();
     let file = made.path().join("noise");
     std::fs::write(&file, &bytes).unwrap();
     let request = format!(r#"{{"root":"{}","options":{{"scope":{{"all":{{}}}}}}}}"#, file.display());
