@@ -147,35 +147,24 @@ impl Watcher {
         now: Duration,
         date: Timestamp,
     ) -> Result<Absent, ExchangeError> {
-        self.forget_long_gone(date)?;
-        match &mut self.missed {
-            Some(missed) => {
-                let waiting: BTreeSet<u64> = self.unsettled.values().map(|(print, _)| print.inode).collect();
-                missed.look(&self.ledger, &self.name, outbox, &Seen { place, anything, waiting: &waiting, now }, self.window)
-            }
-            None => self.notice_gone(outbox, date).map(|()| Absent::default()),
-        }
+        self.remember_gone(outbox, date)?;
+        let Some(missed) = &mut self.missed else { return Ok(Absent::default()) };
+        let waiting: BTreeSet<u64> = self.unsettled.values().map(|(print, _)| print.inode).collect();
+        missed.look(&self.ledger, &self.name, outbox, &Seen { place, anything, waiting: &waiting, now }, self.window)
     }
 
-    /// Remembers which files have gone: nobody is told, and a mount that is back makes nothing new.
-    fn notice_gone(&self, outbox: &Outbox, date: Timestamp) -> Result<(), ExchangeError> {
+    /// Forgets what has gone long ago. Where nobody is to be told, remembers also what has gone since, so that a mount that is back
+    /// makes nothing new.
+    fn remember_gone(&self, outbox: &Outbox, date: Timestamp) -> Result<(), ExchangeError> {
         let mut changed = Vec::new();
-        self.ledger.each_sent(&self.name, |path, file| {
-            if file.gone.is_none() && outbox.resolve(path, OFlags::PATH, STRICT).is_err() {
+        self.ledger.each_sent(&self.name, |path, file| match file.gone {
+            Some(gone) if date > gone.plus(REMEMBERED) => changed.push((path.to_vec(), None)),
+            None if self.missed.is_none() && outbox.resolve(path, OFlags::PATH, STRICT).is_err() => {
                 changed.push((path.to_vec(), Some(SentFile { gone: Some(date), ..file })));
             }
+            _ => {}
         })?;
         self.ledger.note_sent(&self.name, &changed)
-    }
-
-    fn forget_long_gone(&self, date: Timestamp) -> Result<(), ExchangeError> {
-        let mut forgotten = Vec::new();
-        self.ledger.each_sent(&self.name, |path, file| {
-            if file.gone.is_some_and(|gone| date > gone.plus(REMEMBERED)) {
-                forgotten.push((path.to_vec(), None));
-            }
-        })?;
-        self.ledger.note_sent(&self.name, &forgotten)
     }
 
     /// The files have been sent, or need not be.

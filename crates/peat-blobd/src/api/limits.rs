@@ -55,7 +55,8 @@ pub(super) fn change(mut limits: Limits, request: &blob::SetLimitsRequest) -> Re
     }
     for wanted in &request.peers {
         if !(1..=MAX_PEER_BYTES).contains(&wanted.peer.len()) {
-            return Err(invalid("peers.peer", "name a peer, or give its endpoint id"));
+            let why = format_args!("name a peer, or give its endpoint id: at most {MAX_PEER_BYTES} bytes");
+            return Err(invalid("peers.peer", why));
         }
         let peer = NodeRef::from(wanted.peer.as_str());
         let before = limits.peers.get(&peer).copied().unwrap_or_default();
