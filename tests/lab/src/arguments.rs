@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use peat_blob_lab::{Duty, LabError, Partition, Profile, Reorder, host_index};
+use peat_blob_lab::{Direction, Duty, LabError, Partition, Profile, Reorder, host_index};
 
 /// Runs programs in hosts (network namespaces) that thin links join. Needs root.
 #[derive(Debug, Parser)]
@@ -42,6 +42,9 @@ pub(crate) struct Run {
     /// Bits in a second, of each link: 256k, 2M, 1G.
     #[arg(long, value_parser = rate)]
     rate: Option<u64>,
+    /// The same of what one host sends (up) or what comes to it (down), where it is another: b,up,256k.
+    #[arg(long, value_name = "HOST,up|down,RATE", value_parser = rate_of)]
+    rate_of: Vec<((usize, Direction), u64)>,
     /// Milliseconds from one host to its neighbour and back.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     rtt: Option<Duration>,
@@ -90,6 +93,7 @@ impl Run {
         link.reorder = self.reorder.or(link.reorder);
         link.queue = self.queue.unwrap_or(link.queue);
         link.duty = self.duty.or(link.duty);
+        profile.rates.extend(self.rate_of.iter().copied());
         profile.mtu = self.mtu.unwrap_or(profile.mtu);
         profile.seed = self.seed.unwrap_or(profile.seed);
         profile.partitions.extend(&self.cut);
@@ -119,6 +123,20 @@ fn rate(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| "bits in a second, as in 256k, 2M, 1G".into())
 }
 
+fn rate_of(text: &str) -> Result<((usize, Direction), u64), String> {
+    let [name, direction, bits] = text.split(',').collect::<Vec<_>>()[..] else { return Err("HOST,up|down,RATE".into()) };
+    let direction = match direction {
+        "up" => Direction::Up,
+        "down" => Direction::Down,
+        other => return Err(format!("{other:?} is neither up nor down")),
+    };
+    Ok(((host(name)?, direction), rate(bits)?))
+}
+
+fn host(name: &str) -> Result<usize, String> {
+    host_index(name).ok_or_else(|| format!("no host {name:?}"))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
@@ -141,6 +159,5 @@ fn duty(text: &str) -> Result<Duty, String> {
 
 fn cut(text: &str) -> Result<Partition, String> {
     let [one, other, from, until] = text.split(',').collect::<Vec<_>>()[..] else { return Err("HOST,HOST,FROM,UNTIL".into()) };
-    let host = |name| host_index(name).ok_or_else(|| format!("no host {name:?}"));
     Ok(Partition { one: host(one)?, other: host(other)?, from: seconds(from)?, until: seconds(until)? })
 }

@@ -30,4 +30,4 @@ pub use host::Host;
 pub use lab::Lab;
 pub use link::{Duty, Link, Reorder};
 pub use medium::{Arrival, Medium};
-pub use profile::{MAX_HOSTS, Partition, Profile, Shape, host_index, host_name};
+pub use profile::{Direction, MAX_HOSTS, Partition, Profile, Shape, host_index, host_name};

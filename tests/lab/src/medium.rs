@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::LabError;
 use crate::counts::Counts;
 use crate::link::{Fate, Link, Transmitter};
-use crate::profile::{Partition, Profile, Shape, host_name};
+use crate::profile::{Direction, Partition, Profile, Shape, host_name};
 use crate::random::Random;
 
 /// A packet that has come to its host.
@@ -86,16 +86,20 @@ impl Medium {
         let mut links: Vec<(String, Link)> = Vec::new();
         match profile.shape {
             Shape::Star => {
-                let down = Link { cut_through: true, ..Link::new(profile.link.rate, Duration::ZERO, profile.link.queue) };
-                for host in (0..profile.hosts).map(host_name) {
-                    links.push((format!("{host} up"), profile.link.clone()));
-                    links.push((format!("{host} down"), down.clone()));
+                for host in 0..profile.hosts {
+                    let (up, down) = (profile.rate(host, Direction::Up), profile.rate(host, Direction::Down));
+                    let down = Link { cut_through: true, ..Link::new(down, Duration::ZERO, profile.link.queue) };
+                    links.push((format!("{} up", host_name(host)), Link { rate: up, ..profile.link.clone() }));
+                    links.push((format!("{} down", host_name(host)), down));
                 }
             }
             Shape::Chain => {
-                for (one, other) in (1..profile.hosts).map(|right| (host_name(right - 1), host_name(right))) {
-                    links.push((format!("{one} to {other}"), profile.link.clone()));
-                    links.push((format!("{other} to {one}"), profile.link.clone()));
+                for right in 1..profile.hosts {
+                    for (one, other) in [(right - 1, right), (right, right - 1)] {
+                        let rate = profile.rate(one, Direction::Up).min(profile.rate(other, Direction::Down));
+                        let name = format!("{} to {}", host_name(one), host_name(other));
+                        links.push((name, Link { rate, ..profile.link.clone() }));
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! What a lab is like: how many hosts, in what shape, over what links. The named profiles, and their parsing.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -46,6 +47,15 @@ pub struct Partition {
     pub until: Duration,
 }
 
+/// A direction of a host's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// What the host sends.
+    Up,
+    /// What comes to it.
+    Down,
+}
+
 /// What a lab is like.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
@@ -55,6 +65,8 @@ pub struct Profile {
     pub hosts: usize,
     /// Each link, in each direction. In a star it is the one up; the one down has its rate and its queue, and adds nothing else.
     pub link: Link,
+    /// Bits in a second where a host's are others, by its number. Of a hop of a chain, the lesser of the two hosts' counts.
+    pub rates: BTreeMap<(usize, Direction), u64>,
     /// The greatest IP packet, in bytes.
     pub mtu: u16,
     /// What is cut when.
@@ -75,7 +87,12 @@ impl Profile {
     ];
 
     fn new(shape: Shape, hosts: usize, link: Link) -> Self {
-        Self { shape, hosts, link, mtu: 1500, partitions: Vec::new(), seed: 0 }
+        Self { shape, hosts, link, rates: BTreeMap::new(), mtu: 1500, partitions: Vec::new(), seed: 0 }
+    }
+
+    /// Bits in a second of a host in a direction.
+    pub(crate) fn rate(&self, host: usize, direction: Direction) -> u64 {
+        self.rates.get(&(host, direction)).copied().unwrap_or(self.link.rate)
     }
 
     /// Refuses what makes no lab.
@@ -86,7 +103,9 @@ impl Profile {
         let shares = [self.link.loss, self.link.duplicate, self.link.reorder.map_or(0.0, |reorder| reorder.share)];
         let wrong = if !(2..=MAX_HOSTS).contains(&self.hosts) {
             Some(format!("a lab has 2 to {MAX_HOSTS} hosts, not {}", self.hosts))
-        } else if self.link.rate == 0 {
+        } else if self.rates.keys().any(|(host, _)| *host >= self.hosts) {
+            Some("a rate is of a host that the lab does not have".into())
+        } else if self.link.rate == 0 || self.rates.values().any(|rate| *rate == 0) {
             Some("a link has a rate of at least 1 bit/s".into())
         } else if shares.iter().any(|share| !(0.0..=1.0).contains(share)) {
             Some("shares (of loss, duplicates, reordering) are from 0 to 1".into())

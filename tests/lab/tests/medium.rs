@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use peat_blob_lab::{Arrival, Counts, Duty, Link, Medium, Partition, Profile, Reorder};
+use peat_blob_lab::{Arrival, Counts, Direction, Duty, Link, Medium, Partition, Profile, Reorder};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,6 +61,32 @@ fn twice_the_rate_of_each_profile_comes_out_at_its_rate() {
         let ratio = delivered_rate(&arrivals) / profile.link.rate as f64;
         assert!((ratio - 1.0).abs() < 0.001, "{name}: {ratio}");
     }
+}
+
+#[test]
+fn each_host_has_its_own_rate_in_each_direction() {
+    let own = |profile: &mut Profile, host, direction, rate| _ = profile.rates.insert((host, direction), rate);
+    for (name, far) in [("star:3", 3), ("mesh", 1)] {
+        let mut profile = profile(name);
+        own(&mut profile, 0, Direction::Up, 1_000_000);
+        own(&mut profile, far, Direction::Down, 2_000_000);
+        own(&mut profile, far, Direction::Up, 4_000_000);
+        own(&mut profile, 0, Direction::Down, 3_000_000);
+        for (from, to, rate) in [(0, far, 1e6), (far, 0, 3e6)] {
+            let (arrivals, _) = run(&profile, &load(from, to, 8_000_000, 20 * SECOND));
+            let ratio = delivered_rate(&arrivals) / rate;
+            assert!((ratio - 1.0).abs() < 0.001, "{name}, {from} to {to}: {ratio}");
+        }
+    }
+    let mut star = profile("star:3");
+    own(&mut star, 3, Direction::Down, 2_000_000);
+    let (arrivals, _) = run(&star, &load(1, 3, 8_000_000, 20 * SECOND));
+    assert!((delivered_rate(&arrivals) / 2e6 - 1.0).abs() < 0.001, "what comes to it from anywhere");
+    let (arrivals, _) = run(&star, &load(1, 2, 8_000_000, 5 * SECOND));
+    assert!((delivered_rate(&arrivals) / 8e6 - 1.0).abs() < 0.01, "others are as they were");
+    own(&mut star, 4, Direction::Up, 1);
+    assert!(star.check().is_err());
+    assert!(Profile { rates: [((0, Direction::Up), 0)].into(), ..profile("lan") }.check().is_err());
 }
 
 #[test]
