@@ -6,6 +6,7 @@
 //! Each run is a new lab and a new directory. Every run goes on record when it ends, and the table is made of the record: so
 //! some of it can be measured anew without the rest. It fails when something does not work, never because it was slow.
 mod goal;
+mod install;
 mod payload;
 mod plot;
 mod record;
@@ -37,6 +38,9 @@ struct Arguments {
     /// Small files, once: shows that it works.
     #[arg(long, conflicts_with = "out")]
     quick: bool,
+    /// Installs first what is not there, by apt-get and cargo, and has hosts choose their congestion control. Else it is left out.
+    #[arg(long)]
+    install: bool,
     /// Where peat-blobd and peat-blobctl are; without it, beside this program.
     #[arg(long, env = "PEAT_BLOB_BIN_DIR")]
     programs: Option<PathBuf>,
@@ -81,6 +85,9 @@ fn compare(arguments: &Arguments) -> Outcome<()> {
     if let (true, Some(out)) = (arguments.render, &arguments.out) {
         return render(out, &Records::open(&out.with_extension("jsonl"))?.runs);
     }
+    if arguments.install {
+        install::install(&TOOLS.into_iter().filter(|tool| is_wanted(arguments, tool)).collect::<Vec<_>>())?;
+    }
     let wanted = |work: &Work| arguments.work.is_empty() || arguments.work.iter().any(|name| name == work.name);
     let (mut runs, mut failed) = (Vec::new(), 0);
     for work in WORKS.into_iter().filter(wanted) {
@@ -110,12 +117,15 @@ fn compare(arguments: &Arguments) -> Outcome<()> {
 
 /// The tools for some work that are wanted, and are here. Says why others are left out.
 fn tools(arguments: &Arguments, work: &Work) -> Vec<Tool> {
-    let wanted = |tool: &Tool| arguments.tool.is_empty() || arguments.tool.iter().any(|name| tool.name().starts_with(name));
     let can = |tool: &Tool| {
         let reason = tool.lacks(work).map(str::to_owned).or_else(|| tool.is_here().err());
         reason.inspect(|reason| eprintln!("{}, {}: left out: {reason}", work.what(), tool.name())).is_none()
     };
-    TOOLS.into_iter().filter(|tool| tool.fits(work)).filter(wanted).filter(can).collect()
+    TOOLS.into_iter().filter(|tool| tool.fits(work) && is_wanted(arguments, tool)).filter(can).collect()
+}
+
+fn is_wanted(arguments: &Arguments, tool: &Tool) -> bool {
+    arguments.tool.is_empty() || arguments.tool.iter().any(|name| tool.name().starts_with(name))
 }
 
 fn once(arguments: &Arguments, work: &Work, tool: Tool, seed: u64) -> Outcome<Record> {

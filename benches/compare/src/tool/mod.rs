@@ -86,6 +86,23 @@ impl Tool {
         }
     }
 
+    /// The packages of Debian that it comes in.
+    pub(crate) fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Ours | Self::Sendme => &[],
+            Self::Rsync(_) => &["rsync"],
+            Self::Ssh => &["rsync", "openssh-server"],
+            Self::Syncthing(_) => &["syncthing"],
+            Self::Aria2 => &["aria2", "mktorrent"],
+            Self::Registry => &["docker-registry", "skopeo"],
+        }
+    }
+
+    /// The crate that it comes in.
+    pub(crate) fn a_crate(self) -> Option<&'static str> {
+        (self == Self::Sendme).then_some(sendme::PROGRAM)
+    }
+
     /// What its first program says of itself; none if one of them is not installed.
     pub(crate) fn version(self) -> Option<String> {
         if self == Self::Ours {
