@@ -98,6 +98,32 @@ for who in ours theirs; do
 done
 say "killed half way, ours or theirs, nothing has the name, and the next copy is whole"
 
+# The client of composefs imports an image from our daemon.
+enroll alpha
+mv "$work/alpha" "$xfs/alpha"; ln -s "$xfs/alpha" "$work/alpha"
+start alpha --varlink "unix://$xfs/alpha.layers"
+copy --from "dir:$xfs/ours" --to "unix://$xfs/alpha.layers" --zerocopy
+files() { ls "/proc/${daemon[alpha]}/fd" | wc -l; }
+repo=$xfs/imported
+cfsctl init --insecure "$repo" >/dev/null
+cfs-copy "$xfs/alpha.layers" "$work/theirs.sock" "$repo" team/app:1 > "$work/imported" # makes the layers
+steady() { [ "$(files)" = "$(read -rt 0.2 <> <(:) || true; files)" ]; }
+until_true "the daemon is at rest" steady
+before=$(files)
+for n in 1 2 3 4 5; do
+  rm -rf "$repo"; cfsctl init --insecure "$repo" >/dev/null
+  blocks=$(used)
+  cfs-copy "$xfs/alpha.layers" "$work/theirs.sock" "$repo" team/app:1 zerocopy > "$work/imported"
+  grown=$((($(used) - blocks) / 1024))
+done
+grep -qF "$manifest" "$work/imported" || fail "another image came: $(cat "$work/imported")"
+cfsctl --repo "$repo" oci fsck > "$work/fsck"
+grep -q '^oci images: 1/1 ok' "$work/fsck" || fail "composefs finds fault: $(cat "$work/fsck")"
+[ $grown -lt $((size * 1024 / 8)) ] || fail "$grown KiB of new blocks for $size MiB"
+no_more() { [ "$(files)" -le "$before" ]; }
+until_true "the daemon has $before files open, as before" no_more
+say "the client of composefs imports it from a daemon of ours, with $grown KiB of new blocks; after five more the daemon has as many files open: $before"
+
 # Fifty copies, and its service has no more descriptors open than before.
 held() { ls "/proc/${daemon[theirs]}/fd" | wc -l; }
 before=$(held)
