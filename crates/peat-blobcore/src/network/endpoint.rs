@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    AfterHandshakeOutcome, ConnectOptions, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig,
-    QuicTransportConfigBuilder, VarInt, WeakConnectionHandle, presets,
+    Accepting, AfterHandshakeOutcome, ConnectOptions, Connection, ConnectionError, EndpointHooks, Incoming, MtuDiscoveryConfig,
+    PortmapperConfig, QuicTransportConfig, QuicTransportConfigBuilder, VarInt, WeakConnectionHandle, presets,
 };
 use iroh::{Endpoint, EndpointAddr};
 
@@ -73,16 +73,9 @@ pub(crate) async fn bind(
     addresses: &[SocketAddr],
     lookup: MemoryLookup,
     gate: Gate,
-    gossip: bool,
+    protocols: Vec<Vec<u8>>,
     relays: &[Relay],
 ) -> Result<Endpoint, NetworkError> {
-    let mut protocols = vec![ALPN.to_vec()];
-    if gossip {
-        protocols.push(iroh_gossip::ALPN.to_vec());
-    }
-    if !gate.stock.is_empty() {
-        protocols.push(stock::ALPN.to_vec());
-    }
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(identity.key().as_iroh().clone())
         .relay_mode(relay::mode(relays))
@@ -100,12 +93,27 @@ pub(crate) async fn bind(
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
 }
 
-/// Dials a peer to speak our protocol.
+/// Begins to take a connection, with the endpoint's own configuration or as that of a machine that refuses segments.
+pub(crate) fn accept(
+    endpoint: &Endpoint,
+    incoming: Incoming,
+    protocols: Vec<Vec<u8>>,
+    segments: bool,
+) -> Result<Accepting, ConnectionError> {
+    if segments {
+        return incoming.accept();
+    }
+    let transport = transport().enable_segmentation_offload(false).build();
+    incoming.accept_with(endpoint.create_server_config_builder(protocols).set_transport_config(transport).build().into())
+}
+
+/// Dials a peer to speak our protocol, with segments of UDP or without.
 ///
 /// # Errors
 /// [`SessionError::Dial`] when there is no connection.
-pub(crate) async fn dial(endpoint: &Endpoint, address: EndpointAddr) -> Result<Connection, SessionError> {
-    let transport = transport().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).build();
+pub(crate) async fn dial(endpoint: &Endpoint, address: EndpointAddr, segments: bool) -> Result<Connection, SessionError> {
+    let transport =
+        transport().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).enable_segmentation_offload(segments).build();
     let options = ConnectOptions::new().with_transport_config(transport);
     let failed = |error: &dyn std::fmt::Display| SessionError::Dial(error.to_string());
     let connecting = endpoint.connect_with_opts(address, ALPN, options).await.map_err(|error| failed(&error))?;
@@ -151,6 +159,11 @@ struct Passed {
 impl Gate {
     pub(crate) fn new(admitted: Admitted, clock: Arc<dyn Clock>, stock: BTreeSet<EndpointId>) -> Self {
         Self { admitted, clock, stock: Arc::new(stock), passed: Arc::default() }
+    }
+
+    /// Whether the user has listed stock clients.
+    pub(crate) fn lets_stock_through(&self) -> bool {
+        !self.stock.is_empty()
     }
 
     fn lets_through(&self, peer: &EndpointId, stock: bool, now: Timestamp) -> bool {

@@ -6,6 +6,7 @@
 //! - `service`: accepts, dials, and owns the task of each connection.
 //! - `addresses`, `names`, `dialing`: where a peer may be, and when to dial it.
 //! - `mdns`, `found`: who is on the local network, and which of them to try.
+//! - `segments`: whether this machine takes several packets in one call.
 //! - `idle`: when a connection that has nothing to carry is let go.
 //! - `lobby`: who came in and is not admitted yet.
 //! - `session`: one connection, from admission to its end.
@@ -30,6 +31,7 @@ mod names;
 mod peers;
 mod queue;
 mod relay;
+mod segments;
 mod service;
 mod session;
 pub mod stock;

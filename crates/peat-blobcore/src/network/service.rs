@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
 use super::dialing::Dialing;
-use super::endpoint::{Gate, bind, dial};
+use super::endpoint::{Gate, accept, bind, dial};
 use super::failures::PeerFailure;
 use super::found::Found;
 use super::gossip::Hints;
@@ -22,6 +22,7 @@ use super::lobby::Lobby;
 use super::mdns::Mdns;
 use super::names::{Names, Resolver};
 use super::peers::{Peers, Reached};
+use super::segments::Segments;
 use super::session::{self, SessionError, Shared};
 use super::wire::ALPN;
 use super::{NetworkError, NetworkEvent, Peer, Relay, relay, stock};
@@ -111,8 +112,11 @@ impl Network {
         let admitted = Admitted::new();
         let gate = Gate::new(admitted.clone(), Arc::clone(&config.clock), config.serve_stock);
         let lookup = MemoryLookup::new();
+        let mut protocols = vec![ALPN.to_vec()];
+        protocols.extend(config.gossip.then(|| iroh_gossip::ALPN.to_vec()));
+        protocols.extend(gate.lets_stock_through().then(|| stock::ALPN.to_vec()));
         let endpoint =
-            bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), config.gossip, &config.relays).await?;
+            bind(&config.identity, &config.listen, lookup.clone(), gate.clone(), protocols.clone(), &config.relays).await?;
         let hints = config.gossip.then(|| Hints::start(&endpoint, config.identity.formation().key.topic()));
         let mdns = if config.mdns { Mdns::start(&endpoint).await.inspect_err(|error| tracing::warn!(%error)).ok() } else { None };
         let (peers, traffic) = (Arc::new(Peers::default()), Arc::new(Traffic::new(config.limiter)));
@@ -130,6 +134,7 @@ impl Network {
             peers: Arc::clone(&peers),
             events: config.events,
             idle: config.idle,
+            segments: Segments::default(),
             instance: config.instance,
         };
         let service = Service {
@@ -137,6 +142,7 @@ impl Network {
             gate,
             lookup,
             endpoint: endpoint.clone(),
+            protocols,
             hints,
             commands: commands.clone(),
             dialing: Dialing::default(),
@@ -289,6 +295,8 @@ struct Service {
     gate: Gate,
     lookup: MemoryLookup,
     endpoint: Endpoint,
+    /// What the endpoint speaks.
+    protocols: Vec<Vec<u8>>,
     hints: Option<Hints>,
     commands: mpsc::Sender<Command>,
     dialing: Dialing,
@@ -377,16 +385,21 @@ impl Service {
             return;
         }
         let address = match incoming.remote_addr() {
-            IncomingAddr::Ip(address) => address.ip(),
+            IncomingAddr::Ip(address) => {
+                self.shared.segments.try_towards(address);
+                address.ip()
+            }
             // Whoever comes through a relay shares one place.
             _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let mut seat = self.lobby.enter(address);
         let (shared, commands) = (self.shared.clone(), self.commands.clone());
+        let (endpoint, protocols) = (self.endpoint.clone(), self.protocols.clone());
         let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
         self.tasks.spawn(async move {
             let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
-            let Ok(accepting) = incoming.accept() else { return nobody(Ok(())) };
+            let segments = shared.segments.are_taken();
+            let Ok(accepting) = accept(&endpoint, incoming, protocols, segments) else { return nobody(Ok(())) };
             let connection = tokio::select! {
                 connection = tokio::time::timeout(DIAL_DEADLINE, accepting) => connection,
                 () = seat.lost() => return nobody(Err(SessionError::Crowded)),
@@ -394,7 +407,7 @@ impl Service {
             let Ok(Ok(connection)) = connection else { return nobody(Ok(())) };
             let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
             if connection.alpn() == ALPN {
-                let outcome = session::accepted(shared, connection, seat, stands(commands, peer)).await;
+                let outcome = session::accepted(shared, connection, segments, seat, stands(commands, peer)).await;
                 return Ended { peer: Some(peer), dialled: false, outcome };
             }
             if connection.alpn() == stock::ALPN {
@@ -428,15 +441,18 @@ impl Service {
                     let address = address.ok_or(SessionError::NoEndpoint)?;
                     let dial = async {
                         let address = names.extend(peer, address).await;
-                        tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint, address)).await
+                        address.ip_addrs().for_each(|address| shared.segments.try_towards(*address));
+                        let segments = shared.segments.are_taken();
+                        let dialled = tokio::time::timeout(DIAL_DEADLINE, dial(&endpoint, address, segments)).await;
+                        (dialled, segments)
                     };
-                    let connection = tokio::select! {
+                    let (connection, segments) = tokio::select! {
                         connection = dial => connection,
                         _ = given_up => return Err(SessionError::Moved),
                     };
                     let connection = connection.map_err(|_| SessionError::Slow)??;
                     shared.peers.dialled(&peer, true);
-                    session::dialled(shared, connection, stands(commands, peer)).await
+                    session::dialled(shared, connection, segments, stands(commands, peer)).await
                 }
                 .await;
                 Ended { peer: Some(peer), dialled: true, outcome }

@@ -16,6 +16,7 @@ use super::idle::IdleLinks;
 use super::lobby::Seat;
 use super::peers::{Entered, Origin, Peer, Peers};
 use super::queue::Next;
+use super::segments::Segments;
 use super::wire::{
     ENVELOPE_BATCH_BYTES, EnvelopeBytes, MAX_FRAME_BYTES, MAX_WANTED, Message, WireError, read_frame, write_frame,
 };
@@ -59,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) events: mpsc::Sender<NetworkEvent>,
     /// When connections are let go.
     pub(crate) idle: IdleLinks,
+    pub(crate) segments: Segments,
     /// Drawn when the node started.
     pub(crate) instance: u64,
 }
@@ -77,6 +79,8 @@ struct Started {
     version: u16,
     control: Control,
     dialled: bool,
+    /// It was made with segments of UDP.
+    segments: bool,
 }
 
 /// Why a session ended.
@@ -106,6 +110,8 @@ pub(crate) enum SessionError {
     Crowded,
     #[error("there is nothing to say over a thin link")]
     Idle,
+    #[error("segments of UDP are refused on one of the machines: to be dialled anew, without")]
+    Segments,
     #[error("the peer is not admitted any more")]
     Expelled,
     #[error("the peer breaks the protocol: {0}")]
@@ -127,7 +133,7 @@ impl SessionError {
             Self::Full | Self::Crowded | Self::Left => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
             Self::Idle => CloseCode::Idle,
-            Self::Replica(_) | Self::Stopped => CloseCode::Stopped,
+            Self::Replica(_) | Self::Stopped | Self::Segments => CloseCode::Stopped,
         }
     }
 
@@ -142,7 +148,12 @@ impl SessionError {
 }
 
 /// Runs a connection that this node dialled until it ends. `admitted` hears when it stands.
-pub(crate) async fn dialled(shared: Shared, connection: Connection, admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
+pub(crate) async fn dialled(
+    shared: Shared,
+    connection: Connection,
+    segments: bool,
+    admitted: impl FnOnce() + Send,
+) -> Result<(), SessionError> {
     let outcome = async {
         let admission = async {
             let terms = shared.terms(&connection)?;
@@ -155,7 +166,7 @@ pub(crate) async fn dialled(shared: Shared, connection: Connection, admitted: im
             write_frame(&mut send, &hello).await?;
             let answer = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
             let peer = initiator.finish(&answer, |id| shared.replica.is_revoked(id))?;
-            shared.start(peer, &connection, Control { send, recv }, true).await
+            shared.start(peer, &connection, Control { send, recv }, true, segments).await
         };
         let session = tokio::time::timeout(ADMISSION_DEADLINE, admission).await.map_err(|_| SessionError::Slow)??;
         shared.enter(&session, usize::MAX, admitted).await?;
@@ -169,6 +180,7 @@ pub(crate) async fn dialled(shared: Shared, connection: Connection, admitted: im
 pub(crate) async fn accepted(
     shared: Shared,
     connection: Connection,
+    segments: bool,
     mut seat: Seat,
     admitted: impl FnOnce() + Send,
 ) -> Result<(), SessionError> {
@@ -179,7 +191,7 @@ pub(crate) async fn accepted(
             let hello = read_frame(&mut recv, MAX_MESSAGE_BYTES).await?;
             let (peer, answer) = responder.receive(&hello, |id| shared.replica.is_revoked(id))?;
             write_frame(&mut send, &answer).await?;
-            shared.start(peer, &connection, Control { send, recv }, false).await
+            shared.start(peer, &connection, Control { send, recv }, false, segments).await
         };
         let session = tokio::select! {
             admission = tokio::time::timeout(ADMISSION_DEADLINE, admission) => admission.map_err(|_| SessionError::Slow)??,
@@ -222,6 +234,7 @@ impl Shared {
         connection: &Connection,
         mut control: Control,
         dialled: bool,
+        segments: bool,
     ) -> Result<Started, SessionError> {
         let now = self.clock.now();
         if !self.admitted.admit(peer.id, peer.lease_end(now, LEASE)) {
@@ -242,7 +255,7 @@ impl Shared {
             origin: Origin { smaller_dialled, instance },
             in_use: Arc::default(),
         });
-        Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled })
+        Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled, segments })
     }
 
     /// Makes a connection the pair's own, if it is the one to stay.
@@ -273,7 +286,7 @@ impl Shared {
     }
 
     async fn run(&self, session: Started) -> Result<(), SessionError> {
-        let Started { peer: entry, clock, control: Control { mut send, mut recv }, dialled, .. } = session;
+        let Started { peer: entry, clock, control: Control { mut send, mut recv }, dialled, segments, .. } = session;
         let mut reader = Reader { shared: self.clone(), peer: Arc::clone(&entry), clock, initiator: dialled, session: None };
         let outcome = tokio::select! {
             outcome = reader.run(&mut recv) => outcome,
@@ -281,6 +294,7 @@ impl Shared {
             outcome = self.serve(&entry) => outcome,
             () = self.has_nothing_to_carry(&entry), if !dialled => Err(SessionError::Idle),
             () = ask_whether_it_is_back(&entry) => Ok(()),
+            () = self.segments.are_refused(&entry.connection), if segments => Err(SessionError::Segments),
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
         // Whoever lets it go has waited longer than a message takes: what the other has said since then was not heard.

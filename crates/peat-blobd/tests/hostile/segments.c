@@ -1,5 +1,5 @@
 /* A kernel or device that cannot segment UDP, as some containers have: what is sent in several segments at once fails with EIO, and
-   that it was tried is noted in a file. Loaded into the daemon before the C library. */
+   that it was tried is noted in a file. While another file is there it can. Loaded into the daemon before the C library. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -11,12 +11,12 @@
 enum { UDP_LEVEL = 17, UDP_SEGMENTS = 103 };
 
 ssize_t sendmsg(int socket, const struct msghdr *message, int flags) {
+    const char *refused = getenv("SEGMENTS_REFUSED"), *taken = getenv("SEGMENTS_TAKEN");
     struct cmsghdr *item = CMSG_FIRSTHDR(message);
     for (; item; item = CMSG_NXTHDR((struct msghdr *)message, item)) {
-        if (item->cmsg_level == UDP_LEVEL && item->cmsg_type == UDP_SEGMENTS) {
-            const char *path = getenv("SEGMENTS_REFUSED");
-            int refused = path ? open(path, O_WRONLY | O_CREAT, 0600) : -1;
-            if (refused >= 0) close(refused);
+        if (item->cmsg_level == UDP_LEVEL && item->cmsg_type == UDP_SEGMENTS && access(taken, F_OK) != 0) {
+            int note = open(refused, O_WRONLY | O_CREAT, 0600);
+            if (note >= 0) close(note);
             errno = EIO;
             return -1;
         }
