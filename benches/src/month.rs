@@ -1,8 +1,8 @@
 //! A month of ten nodes with a new file each minute: whether the store, the documents and the memory stay as they are once what
 //! is old goes as fast as what is new comes.
 //!
-//! The nodes are real, in one process over loopback; only their clock is not, which they have in common and which goes on when
-//! all of an hour's files have come to everybody. So an hour takes seconds, and what a node does each minute of its own time
+//! The nodes are real, in one process over loopback; only their clock is not, which they have in common and which leaps on when
+//! all of an hour's files have come to everybody (and goes with ours between leaps, since nodes wait by it). So an hour takes seconds, and what a node does each minute of its own time
 //! (dropping what has expired is among it) it does once in many hours of this one.
 
 use std::fmt::Write as _;
@@ -28,8 +28,11 @@ const NODES: usize = 10;
 const FILE_BYTES: [u64; 2] = [4096, 20 * 1024];
 /// How long a file is tried for. What is said of it stays for two days more (DESIGN.md, expiry without tombstones).
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// What a node's store may have: less than it would have of a month without collection.
+/// What a node's store may have with a file each minute, and in proportion with fewer: less than it would have of a month without
+/// collection.
 const QUOTA: u64 = 128 << 20;
+/// The least that a store can work with.
+const LEAST_QUOTA: u64 = 8 << 20;
 /// How long an hour's files may take in real time before something must be wrong.
 const PATIENCE: Duration = Duration::from_secs(600);
 const MINUTE: u64 = 60_000;
@@ -37,12 +40,13 @@ const MINUTE: u64 = 60_000;
 const EVERY: [u64; 2] = [1, 240];
 const DAYS: [u64; 2] = [30, 2];
 
-/// Everybody's clock.
+/// Everybody's clock: how many milliseconds it is ahead of ours.
+#[derive(Default)]
 struct Hands(AtomicU64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::Relaxed))
+        SystemClock.now().plus(Duration::from_millis(self.0.load(Ordering::Relaxed)))
     }
 }
 
@@ -86,12 +90,12 @@ pub fn run(arguments: &[String]) -> Outcome<()> {
 }
 
 async fn month(days: u64, every: u64) -> Outcome<Vec<Day>> {
-    let (fleet, hands) = (Fleet::new(), Arc::new(Hands(AtomicU64::new(SystemClock.now().as_millis()))));
+    let (fleet, hands) = (Fleet::new(), Arc::new(Hands::default()));
     let names: Vec<String> = (0..NODES).map(|number| format!("node-{number}")).collect();
     let mut nodes: Vec<Node> = Vec::new();
     for name in &names {
         fleet.enroll(name, &[]);
-        let store = Store { quota: Some(QUOTA), ..Store::default() };
+        let store = Store { quota: Some((QUOTA / every).max(LEAST_QUOTA)), ..Store::default() };
         let node = fleet.describe(name).clock(hands.clone()).content(store);
         nodes.push(nodes.iter().fold(node, |node, peer| node.peer(peer.id(), peer.addresses())).start().await?);
     }

@@ -29,6 +29,8 @@ struct Peer {
     /// Named by the user: never forgotten, and dialled whatever the number of connections.
     fixed: bool,
     state: State,
+    /// How long its last pause was to be.
+    pause: Duration,
     failures: u32,
     /// When a connection with it that had stood for a while ended.
     lost: Option<Timestamp>,
@@ -47,6 +49,12 @@ enum State {
     Connected(Timestamp),
     /// A user wants no connection with it.
     Left,
+}
+
+impl Peer {
+    fn pause_for(&mut self, pause: Duration, now: Timestamp) {
+        (self.pause, self.state) = (pause, State::At(now.plus(pause)));
+    }
 }
 
 impl Dialing {
@@ -126,7 +134,7 @@ impl Dialing {
     /// The connection was let go for having nothing to carry: look at the peer after a while. `dialled` when this side had made it.
     pub(crate) fn rests(&mut self, peer: &EndpointId, now: Timestamp, idle: &IdleLinks, dialled: bool) {
         if let Some(entry) = self.peers.get_mut(peer).filter(|entry| entry.state != State::Left) {
-            entry.state = State::At(now.plus(idle.until_look(entry.looks, dialled)));
+            entry.pause_for(idle.until_look(entry.looks, dialled), now);
             entry.looks = entry.looks.saturating_add(1);
             entry.failures = 0;
             entry.rests = true;
@@ -165,7 +173,7 @@ impl Dialing {
             let longest = MIN_PAUSE.saturating_mul(1 << entry.failures.min(16)).min(most);
             // Between half of the pause and all of it, so that nodes that failed together do not dial together.
             let share = (seed ^ u64::from(peer.as_bytes()[0])) % 512;
-            entry.state = State::At(now.plus(longest.mul_f64(0.5 + share as f64 / 1024.0)));
+            entry.pause_for(longest.mul_f64(0.5 + share as f64 / 1024.0), now);
         }
     }
 
@@ -177,7 +185,12 @@ impl Dialing {
         for (id, peer) in &mut self.peers {
             let ready = match peer.state {
                 State::Due => true,
-                State::At(time) => time <= now,
+                State::At(time) => {
+                    // The clock may have been set back, by years where a machine learns the time from others.
+                    let time = time.min(now.plus(peer.pause));
+                    peer.state = State::At(time);
+                    time <= now
+                }
                 State::Dialling | State::Connected(_) | State::Left => false,
             };
             if !ready || !(peer.fixed || peer.rests || room > 0) {
@@ -228,6 +241,25 @@ mod tests {
         let later = now.plus(STEADY);
         dialing.disconnected(&PEER, later, 0);
         assert!(dialing.next().expect("dialled again").since(later) <= MIN_PAUSE);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_lengthens_no_pause() {
+        let (year, idle) = (Duration::from_secs(365 * 24 * 3600), IdleLinks::default());
+        for rests in [false, true] {
+            let mut dialing = Dialing::default();
+            dialing.want(PEER, true);
+            assert_eq!(dialing.due(at(0).plus(year), 0), [PEER]);
+            if rests {
+                dialing.connected(PEER, at(0).plus(year));
+                dialing.rests(&PEER, at(0).plus(year), &idle, false);
+            } else {
+                dialing.failed(&PEER, at(0).plus(year), 0);
+            }
+            assert_eq!(dialing.due(at(0), 0), [], "its pause is not over by that");
+            let longest = if rests { idle.look } else { MAX_PAUSE };
+            assert_eq!(dialing.due(at(0).plus(longest), 0), [PEER]);
+        }
     }
 
     #[test]

@@ -65,6 +65,10 @@ impl Found {
 
     /// Whom to try now, who then count as being tried: those first who failed least.
     pub(crate) fn due(&mut self, now: Timestamp) -> Vec<(EndpointId, Vec<SocketAddr>)> {
+        for known in self.endpoints.values_mut() {
+            // The clock may have been set back.
+            known.not_before = known.not_before.min(now.plus(MAX_PAUSE));
+        }
         let room = MAX_TRIED.saturating_sub(self.endpoints.values().filter(|known| known.tried).count());
         let mut due: Vec<_> = self.endpoints.iter_mut().filter(|(_, known)| !known.tried && known.not_before <= now).collect();
         due.sort_by_key(|(_, known)| known.failures);
@@ -90,6 +94,16 @@ mod tests {
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_lengthens_no_pause() {
+        let mut found = Found::default();
+        found.discovered(id(1), vec![([192, 0, 2, 1], 1).into()]);
+        assert_eq!(found.due(at(1_000_000)).len(), 1);
+        found.failed(&id(1), at(1_000_000));
+        assert!(found.due(at(0)).is_empty());
+        assert_eq!(found.due(at(0).plus(MAX_PAUSE)).len(), 1);
     }
 
     #[test]

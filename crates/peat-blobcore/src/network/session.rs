@@ -333,6 +333,11 @@ impl Shared {
                 Next::Closed => return Ok(()),
                 Next::Message(message) => write_frame(send, &message.encode()).await?,
                 Next::Envelopes(ids) => {
+                    if let Some(frame) = ids.iter().map(|id| self.replica.recent(id)).collect::<Option<Vec<_>>>() {
+                        let frame = frame.into_iter().map(|envelope| EnvelopeBytes(envelope.into())).collect();
+                        write_frame(send, &Message::Envelopes(frame).encode()).await?;
+                        continue;
+                    }
                     let mut ids = VecDeque::from(ids);
                     while !ids.is_empty() {
                         let replica = self.replica.clone();
@@ -545,7 +550,11 @@ impl Reader {
     async fn accept(&mut self, envelopes: Vec<EnvelopeBytes>) -> Result<(), SessionError> {
         let (replica, peers, events) = (self.shared.replica.clone(), Arc::clone(&self.shared.peers), self.shared.events.clone());
         let from = self.peer.id;
-        let envelopes: Vec<_> = envelopes.into_iter().map(|envelope| Bytes::from(envelope.0)).collect();
+        let envelopes = envelopes.into_iter().filter(|envelope| !replica.came_again(&envelope.0));
+        let envelopes: Vec<_> = envelopes.map(|envelope| Bytes::from(envelope.0)).collect();
+        if envelopes.is_empty() {
+            return Ok(());
+        }
         blocking(move || {
             let accepted = replica.accept(Some(from), &envelopes)?;
             peers.push(&accepted.push, Some(&from));

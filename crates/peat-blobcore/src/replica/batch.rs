@@ -4,6 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::recent::Recent;
 use super::registers::{Effect, Value};
 use super::state::State;
 use super::store::Tables;
@@ -52,7 +55,8 @@ pub(super) struct Batch<'a, 'txn> {
     /// Whether there is anything to commit.
     pub(super) dirty: bool,
     changes: BTreeSet<Change>,
-    push: Vec<EnvelopeId>,
+    recent: &'a Recent,
+    stored: Vec<(EnvelopeId, Bytes)>,
     clones: BTreeSet<EndpointId>,
     held: Vec<EnvelopeId>,
     refused: u64,
@@ -68,6 +72,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         limits: &'a Limits,
         membership: &'a dyn Membership,
         signer: &'a Signer,
+        recent: &'a Recent,
         now: Timestamp,
     ) -> Self {
         Self {
@@ -79,7 +84,8 @@ impl<'a, 'txn> Batch<'a, 'txn> {
             now,
             dirty: false,
             changes: BTreeSet::new(),
-            push: Vec::new(),
+            recent,
+            stored: Vec::new(),
             clones: BTreeSet::new(),
             held: Vec::new(),
             refused: 0,
@@ -88,15 +94,16 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         }
     }
 
-    /// What became known.
-    pub(super) fn accepted(self) -> Accepted {
-        Accepted {
+    /// What became known, and what was stored for it.
+    pub(super) fn accepted(self) -> (Accepted, Vec<(EnvelopeId, Bytes)>) {
+        let accepted = Accepted {
             changes: self.changes.into_iter().collect(),
-            push: self.push,
+            push: self.stored.iter().map(|(id, _)| *id).collect(),
             clones: self.clones.into_iter().collect(),
             held: self.held,
             refused: self.refused,
-        }
+        };
+        (accepted, self.stored)
     }
 
     /// Takes an offer, and then whatever waited for it.
@@ -127,9 +134,9 @@ impl<'a, 'txn> Batch<'a, 'txn> {
         match self.admit(&offer) {
             Ok(()) => {
                 self.dirty = true;
-                self.push.push(id);
                 self.state.stats.accepted += 1;
                 self.state.snapshots.added(offer.envelope.expiry, id);
+                self.stored.push((id, offer.bytes));
                 Ok(Outcome::Stored)
             }
             Err(Halt::Refuse(reason, why)) => {
@@ -429,6 +436,7 @@ impl<'a, 'txn> Batch<'a, 'txn> {
     fn take_out(&mut self, id: &EnvelopeId) -> Result<Option<Envelope>, redb::Error> {
         self.dirty = true;
         self.state.snapshots.forget();
+        self.recent.remove(id);
         self.tables.remove(id)
     }
 

@@ -7,6 +7,7 @@ mod clock_trust;
 mod error;
 mod limits;
 mod outgoing;
+mod recent;
 mod refused;
 mod registers;
 #[expect(clippy::module_inception, reason = "the replica is what the module is named after")]

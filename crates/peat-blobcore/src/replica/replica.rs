@@ -11,6 +11,7 @@ use iroh::SecretKey;
 use tokio::sync::watch;
 
 use super::batch::{Batch, Outcome, load};
+use super::recent::Recent;
 use super::registers::{Slot, Value};
 use super::state::{self, State};
 use super::store::{CLOCK, RECONCILED, Store, Tables};
@@ -59,6 +60,7 @@ struct Core {
     clock: Arc<dyn Clock>,
     limits: Limits,
     state: Mutex<State>,
+    recent: Recent,
     /// The last to be dropped: who waits for it knows that the file is closed.
     open: watch::Sender<()>,
 }
@@ -78,7 +80,8 @@ impl Replica {
         let now = clock.now();
         let (store, state) = state::open(path, &limits, now, &signer.incarnation)?;
         let (state, open) = (Mutex::new(state), watch::Sender::new(()));
-        let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state, open }) };
+        let recent = Recent::default();
+        let replica = Self { core: Arc::new(Core { store, signer, membership, clock, limits, state, recent, open }) };
         if replica.core.store.meta(CLOCK)?.is_none() {
             replica.batch(|batch| {
                 batch.dirty = true;
@@ -142,6 +145,16 @@ impl Replica {
             Ok(())
         })?;
         Ok(accepted)
+    }
+
+    /// Whether an envelope came a moment ago, so that there is nothing to take in. Never waits for the disk.
+    pub(crate) fn came_again(&self, envelope: &[u8]) -> bool {
+        self.core.recent.came_again(&Envelope::id_of(envelope))
+    }
+
+    /// An envelope that came a moment ago. Never waits for the disk.
+    pub(crate) fn recent(&self, id: &EnvelopeId) -> Option<Bytes> {
+        self.core.recent.get(id)
     }
 
     /// Makes a distribution of a manifest whose sender is this node.
@@ -525,6 +538,7 @@ impl Replica {
             documents: state.documents.len(),
             loaded: state.loaded.len(),
             clock_plausible: state.clock.plausible(now),
+            known: state.stats.known + self.core.recent.known(),
             ..state.stats.clone()
         }
     }
@@ -565,6 +579,7 @@ impl Replica {
 
     fn reload(&self, state: &mut State) -> Result<(), ReplicaError> {
         let core = &self.core;
+        core.recent.clear();
         let fresh = State::load(&core.store, &core.limits, core.clock.now(), &core.signer.incarnation)?;
         let before = std::mem::replace(state, fresh);
         (state.stats, state.clock) = (before.stats, before.clock);
@@ -579,18 +594,20 @@ impl Replica {
         let core = &self.core;
         core.store.write(|write| {
             let tables = Tables::open(&write)?;
-            let mut batch = Batch::new(state, tables, &core.limits, &*core.membership, &core.signer, core.clock.now());
+            let (recent, now) = (&core.recent, core.clock.now());
+            let mut batch = Batch::new(state, tables, &core.limits, &*core.membership, &core.signer, recent, now);
             let result = run(&mut batch);
             if batch.state.clock.advance(batch.now) {
                 batch.dirty = true;
                 let saved = batch.state.clock.encode();
                 batch.tables.set_meta(CLOCK, &saved)?;
             }
-            let (dirty, accepted) = (batch.dirty, batch.accepted());
+            let (dirty, (accepted, stored)) = (batch.dirty, batch.accepted());
             if dirty {
                 fault::point("replica.commit.before");
                 write.commit().map_err(redb::Error::from)?;
                 fault::point("replica.commit.after");
+                recent.add(stored);
             }
             Ok((result?, accepted))
         })

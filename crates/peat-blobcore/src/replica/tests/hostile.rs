@@ -186,12 +186,15 @@ fn a_revoked_author_leaves_nothing_is_refused_and_stays_so_after_a_restart() {
     let theirs = b.send("theirs");
     sync(&a, &b);
     a.record(&theirs, TargetState::Delivered);
+    assert!(a.ids().iter().all(|id| a.replica.recent(id).is_some()), "all of it has just come");
     let accepted = a.replica.declare(revoked_by(&b, &authority())).expect("revoked");
     assert!(accepted.changes.contains(&Change::Revoked(b.id())) && accepted.changes.contains(&Change::Distribution(theirs)));
     assert_eq!((a.target(&id, &b.id()), a.replica.distribution(&theirs).expect("read")), (None, None));
     assert!(!a.replica.nodes().contains_key(&b.id()) && a.replica.credential(&b.id()).is_none());
     let everything: Vec<Bytes> = b.ids().iter().map(|id| b.replica.envelope(id).expect("read").expect("there")).collect();
     let before = a.ids();
+    let has = |id: &EnvelopeId| before.contains(id) == a.replica.recent(id).is_some();
+    assert!(b.ids().iter().all(has), "what has gone is not remembered either");
     let a = a.restart();
     assert!(a.replica.is_revoked(&b.id()));
     a.replica.accept(Some(b.id()), &everything).expect("refused quietly");
