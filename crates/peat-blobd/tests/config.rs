@@ -134,7 +134,7 @@ fn each_setting_can_be_given_in_each_of_its_ways() {
             "registry-upstream-keep" | "registry-upstream-stall" | "registry-watch-interval" => "7m",
             "registry-watch" => "a/app:v1.*,a/tools",
             "varlink" => "unix:///some/where",
-            "insecure" | "gossip" | "carry" | "inbox-mtime" | "inbox-deletions" => "false",
+            "insecure" | "gossip" | "carry" | "inbox-mtime" | "inbox-deletions" | "outbox-notices" => "false",
             "token-file" | "shared-key-file" => &secret,
             "registry-users" => &users,
             "shared-key" => KEY,

@@ -111,6 +111,74 @@ async fn a_burst_of_files_becomes_few_distributions_and_one_that_cannot_be_sent_
     alpha.shutdown().await;
 }
 
+/// Polls that a test would not live to see.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_is_not_waited_for_whatever_the_polls() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("there", b"before")]);
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    let inbox = fleet.inbox("bravo");
+    let mut outbox = watch_as(&alpha, OutboxOptions { interval: NEVER, deletions: true, ..options(&root) }).await;
+    shows(&inbox, &[("there", "before")]).await;
+    fs::write(root.join("closed"), "one").expect("written");
+    shows(&inbox, &[("closed", "one"), ("there", "before")]).await;
+    // The directory and what is in it come before anybody can watch it.
+    fs::create_dir(root.join("new")).expect("a directory");
+    put(&root, "new/file", "two");
+    shows(&inbox, &[("closed", "one"), ("new/file", "two"), ("there", "before")]).await;
+    put(&root, "new/file", "three");
+    fs::remove_file(root.join("there")).expect("removed");
+    shows(&inbox, &[("closed", "one"), ("new/file", "three")]).await;
+    until(&mut outbox, "nothing waits", |status| status.waiting == 0 && status.removed == 1).await;
+    assert_eq!(outbox.status().polled, None);
+    // A burst has a few looks for all of it, and so a few distributions.
+    let before = outbox.status();
+    for number in 0..500 {
+        put(&root, &format!("new/{number:03}"), "many");
+    }
+    until(&mut outbox, "all are sent", |status| status.sent == before.sent + 500 && status.waiting == 0).await;
+    // The root is made anew, with other files.
+    let away = fleet.path("away");
+    fs::rename(&root, &away).expect("moved");
+    until(&mut outbox, "it is missed", |status| status.problem.is_some()).await;
+    fs::rename(&away, &root).expect("moved back");
+    until(&mut outbox, "it is there", |status| status.problem.is_none()).await;
+    put(&root, "last", "four");
+    eventually("it came", || async { fs::read(inbox.join("last")).is_ok() }).await;
+    alpha.shutdown().await;
+    bravo.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_do_without_notices_and_say_so() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("a", b"one")]);
+    let alpha = fleet.start("alpha", &[]).await;
+    let mut outbox = watch_as(&alpha, OutboxOptions { notices: false, ..options(&root) }).await;
+    until(&mut outbox, "what was there is sent", |status| status.sent == 1).await;
+    put(&root, "b", "two");
+    until(&mut outbox, "what came is sent", |status| status.sent == 2 && status.waiting == 0).await;
+    assert_eq!(outbox.status().polled.as_deref(), Some("notices are turned off"));
+    alpha.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_find_what_nobody_tells_of_beside_notices() {
+    let fleet = Fleet::new();
+    let root = fleet.write("outbox", &[("elsewhere/file", b"one")]);
+    let alpha = fleet.start("alpha", &[]).await;
+    let mut outbox = watch(&alpha, &root).await;
+    until(&mut outbox, "what was there is sent", |status| status.sent == 1).await;
+    // A further name for a file is neither closed nor moved.
+    fs::hard_link(root.join("elsewhere/file"), root.join("link")).expect("linked");
+    until(&mut outbox, "it is sent", |status| status.sent >= 2 && status.waiting == 0).await;
+    assert_eq!(outbox.status().polled, None);
+    alpha.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_that_is_not_there_is_said_and_waited_for() {
     let fleet = Fleet::new();

@@ -104,6 +104,8 @@ pub(super) struct Absent {
     pub(super) held: Option<String>,
     /// How many are missed.
     pub(super) all: u64,
+    /// Whether some have not been gone for long enough yet.
+    pub(super) waits: bool,
 }
 
 impl Missed {
@@ -144,7 +146,7 @@ impl Missed {
             (true, true) => None,
         };
         if let Some(why) = why {
-            return Ok(Absent { gone: Vec::new(), held: Some(format!("{all} files are missed, and {why}")), all });
+            return Ok(Absent { gone: Vec::new(), held: Some(format!("{all} files are missed, and {why}")), all, waits: false });
         }
         let away = "in directories that cannot be looked at, or that were mounts and are not";
         let held = (unknown > 0).then(|| format!("{unknown} files are missed {away}"));
@@ -156,7 +158,8 @@ impl Missed {
             }
             self.since.insert(path, since.unwrap_or(seen.now));
         }
-        Ok(Absent { gone, held, all })
+        let waits = self.since.len() > gone.len();
+        Ok(Absent { gone, held, all, waits })
     }
 
     /// Nothing is missed: this is the root.

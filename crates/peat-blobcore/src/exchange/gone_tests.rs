@@ -55,7 +55,7 @@ impl Bench {
     /// was said against it.
     fn look(&mut self, after: u64) -> (Vec<String>, Vec<String>, String) {
         self.now += Duration::from_secs(after);
-        let looked = self.watcher.look(self.now, DATE).expect("looked");
+        let looked = self.watcher.look(self.now, DATE, None).expect("looked");
         let sent: Vec<_> =
             looked.ready.iter().map(|file| (file.path.clone(), file.as_sent(BlobHash::from_bytes([1; 32])))).collect();
         let gone: Vec<_> = looked.gone.iter().map(|(path, file)| (path.clone(), file.as_gone(DATE))).collect();
@@ -167,7 +167,7 @@ fn a_root_that_is_away_empty_or_another_one_removes_nothing_and_goes_on_when_it_
     let (root, away) = (bench.root(), bench.dir.path().join("away"));
     // As when a mount falls off: the empty directory beneath it shows.
     fs::rename(&root, &away).expect("moved");
-    assert!(bench.watcher.look(bench.now, DATE).is_err());
+    assert!(bench.watcher.look(bench.now, DATE, None).is_err());
     fs::create_dir(&root).expect("a directory");
     bench.holds("2 files are missed, and the root is another directory");
     bench.restart(true);

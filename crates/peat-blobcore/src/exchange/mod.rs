@@ -16,6 +16,7 @@ mod inbox;
 mod ledger;
 mod look;
 mod name;
+mod notices;
 mod outbox;
 mod recover;
 mod remove;
@@ -35,6 +36,8 @@ mod law_tests;
 #[cfg(test)]
 mod name_tests;
 #[cfg(test)]
+mod notices_tests;
+#[cfg(test)]
 mod outbox_tests;
 #[cfg(test)]
 mod testing;
@@ -46,6 +49,7 @@ pub use export::{Placed, export};
 pub use inbox::{Delivery, Inbox, InboxPolicy, Layout, Outcome, Owner};
 pub use ledger::Ledger;
 pub(crate) use name::inbox_path;
+pub(crate) use notices::{Notices, WatchLimit};
 pub use outbox::{Collected, Outbox, SkipReason};
 pub(crate) use sent::SentFile;
 pub use walk::{Found, Walk};

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::error::ExchangeError;
 use super::look::Print;
+use super::notices::Notices;
 use super::walk::Walk;
 
 /// Links are not followed.
@@ -35,15 +36,20 @@ impl Outbox {
 
     /// All files beneath the root, hidden ones too, in the order of their names.
     #[must_use]
-    pub fn everything(&self) -> Walk {
-        Walk::everything(self.clone())
+    pub fn everything(&self) -> Walk<'static> {
+        Walk::everything(self.clone(), None)
+    }
+
+    /// The same, and each directory is watched before it is listed.
+    pub(super) fn watched<'n>(&self, notices: Option<&'n mut Notices>) -> Walk<'n> {
+        Walk::everything(self.clone(), notices)
     }
 
     /// The files at these paths, and all files beneath those that are directories, in the order given. A path that was given
     /// twice, or lies beneath another one, is walked once. Unlike a link that a walk meets, one that is named is followed, as
     /// long as it stays beneath the root.
     #[must_use]
-    pub fn paths(&self, paths: &[&[u8]]) -> Walk {
+    pub fn paths(&self, paths: &[&[u8]]) -> Walk<'static> {
         Walk::paths(self.clone(), paths)
     }
 

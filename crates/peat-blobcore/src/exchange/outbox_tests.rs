@@ -24,7 +24,7 @@ fn open(dir: &tempfile::TempDir) -> Outbox {
 }
 
 /// `path` for a file, `path: reason` for what is skipped.
-fn words(walk: Walk) -> Vec<String> {
+fn words(walk: Walk<'_>) -> Vec<String> {
     walk.map(|found| match found {
         Found::File(file) => String::from_utf8_lossy(&file.path).into_owned(),
         Found::Skipped { path, reason } => format!("{}: {reason}", String::from_utf8_lossy(&path)),
@@ -32,7 +32,7 @@ fn words(walk: Walk) -> Vec<String> {
     .collect()
 }
 
-fn only(mut walk: Walk) -> Collected {
+fn only(mut walk: Walk<'_>) -> Collected {
     let found = walk.next();
     assert!(walk.next().is_none());
     let Some(Found::File(file)) = found else { panic!("{found:?}") };

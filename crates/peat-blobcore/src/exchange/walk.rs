@@ -7,6 +7,7 @@ use rustix::fs::{self, AtFlags, Dir, FileType, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::ExchangeError;
+use super::notices::Notices;
 use super::outbox::{BENEATH, Collected, Outbox, STRICT, SkipReason};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
@@ -27,8 +28,10 @@ pub enum Found {
 
 /// The files of an outbox, one after the other.
 #[derive(Debug)]
-pub struct Walk {
+pub struct Walk<'n> {
     outbox: Outbox,
+    /// Who is to watch the directories that are listed, if somebody is.
+    notices: Option<&'n mut Notices>,
     /// Found already, to be told first.
     first: Option<Found>,
     starts: std::vec::IntoIter<Vec<u8>>,
@@ -45,9 +48,9 @@ struct Level {
     names: std::vec::IntoIter<Vec<u8>>,
 }
 
-impl Walk {
-    pub(super) fn everything(outbox: Outbox) -> Self {
-        let mut walk = Self { outbox, first: None, starts: Vec::new().into_iter(), resolve: STRICT, stack: Vec::new() };
+impl<'n> Walk<'n> {
+    pub(super) fn everything(outbox: Outbox, notices: Option<&'n mut Notices>) -> Self {
+        let mut walk = Self { outbox, notices, first: None, starts: Vec::new().into_iter(), resolve: STRICT, stack: Vec::new() };
         walk.first = walk.enter(Vec::new());
         walk
     }
@@ -59,7 +62,7 @@ impl Walk {
         let mut seen = BTreeSet::new();
         let starts: Vec<Vec<u8>> =
             starts.iter().filter(|path| !beneath_another(path) && seen.insert(**path)).map(|path| path.to_vec()).collect();
-        Self { outbox, first: None, starts: starts.into_iter(), resolve: BENEATH, stack: Vec::new() }
+        Self { outbox, notices: None, first: None, starts: starts.into_iter(), resolve: BENEATH, stack: Vec::new() }
     }
 
     /// Begins with one of the paths that were given.
@@ -91,7 +94,14 @@ impl Walk {
     }
 
     fn enter(&mut self, path: Vec<u8>) -> Option<Found> {
-        let listed = self.outbox.resolve(&path, DIRECTORY, self.resolve).and_then(|fd| Ok((list(&fd)?, fd)));
+        let notices = self.notices.as_deref_mut();
+        let listed = self.outbox.resolve(&path, DIRECTORY, self.resolve).and_then(|fd| {
+            // Before it is listed: what comes later than that is told.
+            if let Some(notices) = notices {
+                notices.watch(&path, &fd);
+            }
+            Ok((list(&fd)?, fd))
+        });
         match listed {
             Ok((names, fd)) => {
                 if let Some(outer) = self.stack.last_mut() {
@@ -105,7 +115,7 @@ impl Walk {
     }
 }
 
-impl Iterator for Walk {
+impl Iterator for Walk<'_> {
     type Item = Found;
 
     fn next(&mut self) -> Option<Found> {

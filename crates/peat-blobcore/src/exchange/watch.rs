@@ -1,7 +1,8 @@
 //! Watching an outbox by looking at it: which of its files are to be sent next. Metadata decides whether a file is looked into;
 //! nothing is sent or written here but what is known of files that are gone.
 //!
-//! Looking works on every file system, mounts from other hosts included, and misses nothing while the process is down.
+//! Looking works on every file system, mounts from other hosts included, and misses nothing while the process is down. Notices of
+//! the kernel only say that it is time to look.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use super::error::ExchangeError;
 use super::gone::{Absent, Missed, Place, Seen};
 use super::ledger::Ledger;
 use super::look::Print;
+use super::notices::Notices;
 use super::outbox::{Collected, Outbox, STRICT, SkipReason};
 use super::sent::SentFile;
 use super::walk::Found;
@@ -56,6 +58,8 @@ pub(crate) struct Looked {
     pub(crate) gone: Vec<(Vec<u8>, SentFile)>,
     /// Why files that are missed are not taken for removed, if that is so.
     pub(crate) held: Option<String>,
+    /// Whether files wait until they are still, or were missed for long enough.
+    pub(crate) waits: bool,
 }
 
 impl Watcher {
@@ -67,12 +71,24 @@ impl Watcher {
         Self { root, name, ledger, window, missed, unsettled: BTreeMap::new(), present: None }
     }
 
-    /// Looks at every file. `now` is on any clock that never goes back, `date` is the wall's.
+    /// Looks at every file, and has `notices` tell of what comes later. `now` is on any clock that never goes back, `date` is the wall's.
     ///
     /// # Errors
     /// When the root or the ledger cannot be read. Single files that cannot be looked at are left for the next time.
-    pub(crate) fn look(&mut self, now: Duration, date: Timestamp) -> Result<Looked, ExchangeError> {
-        let outbox = Outbox::open(&self.root)?;
+    pub(crate) fn look(
+        &mut self,
+        now: Duration,
+        date: Timestamp,
+        mut notices: Option<&mut Notices>,
+    ) -> Result<Looked, ExchangeError> {
+        let outbox = match (Outbox::open(&self.root), &mut notices) {
+            (Err(_), Some(notices)) => {
+                notices.wait_for(&self.root);
+                // It may have come before that.
+                Outbox::open(&self.root)?
+            }
+            (opened, _) => opened?,
+        };
         let (place, mut anything) = (Place::of(&outbox)?, false);
         let present = match self.present {
             Some(present) => present,
@@ -81,7 +97,7 @@ impl Watcher {
         let (mut looked, mut bytes, mut known) = (Looked::default(), 0_u64, 0_u64);
         let mut unsettled = BTreeMap::new();
         let mut back = Vec::new();
-        let mut files = outbox.everything().filter_map(|found| {
+        let mut files = outbox.watched(notices.as_deref_mut()).filter_map(|found| {
             anything |= !matches!(found, Found::Skipped { reason: SkipReason::Failed(_), .. });
             match found {
                 Found::File(file) if is_wanted(&file.path) => Some(file),
@@ -123,6 +139,9 @@ impl Watcher {
         }
         looked.unsettled = unsettled.len() - looked.ready.len();
         drop(files);
+        if let Some(notices) = notices {
+            notices.looked();
+        }
         self.unsettled = unsettled;
         let absent = if known < present {
             self.find_gone(&outbox, place, anything, now, date)?
@@ -134,6 +153,7 @@ impl Watcher {
         };
         self.ledger.note_sent(&self.name, &back)?;
         self.present = if back.is_empty() { Some(known + absent.all) } else { None };
+        looked.waits = looked.unsettled > 0 || absent.waits;
         (looked.gone, looked.held) = (absent.gone, absent.held);
         Ok(looked)
     }
@@ -203,9 +223,13 @@ impl SentFile {
 }
 
 /// Whether a file is meant to be sent: not what is hidden, what is being written by those who say so, or what an editor left.
-fn is_wanted(path: &[u8]) -> bool {
-    let hidden = path.split(|byte| *byte == b'/').any(|part| part.starts_with(b"."));
-    !hidden && !path.ends_with(b".part") && !path.ends_with(b"~")
+pub(super) fn is_wanted(path: &[u8]) -> bool {
+    !is_hidden(path) && !path.ends_with(b".part") && !path.ends_with(b"~")
+}
+
+/// Whether it is hidden, or in a hidden directory.
+pub(super) fn is_hidden(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| part.starts_with(b"."))
 }
 
 #[cfg(test)]
@@ -240,13 +264,13 @@ mod tests {
 
         fn look(&mut self, after: u64) -> Vec<String> {
             self.now += Duration::from_secs(after);
-            let looked = self.watcher.look(self.now, DATE).expect("looked");
+            let looked = self.watcher.look(self.now, DATE, None).expect("looked");
             looked.ready.iter().map(|file| String::from_utf8_lossy(&file.path).into_owned()).collect()
         }
 
         /// What a sender does with what is ready.
         fn send(&mut self, bundle: &str) -> usize {
-            let ready = self.watcher.look(self.now, DATE).expect("looked").ready;
+            let ready = self.watcher.look(self.now, DATE, None).expect("looked").ready;
             let files: Vec<_> =
                 ready.iter().map(|file| (file.path.clone(), file.as_sent(BlobHash::from_bytes([1; 32])))).collect();
             self.watcher.ledger.begin_sending("box", bundle, &files).expect("noted");
@@ -300,7 +324,7 @@ mod tests {
         }
         bench.look(0);
         bench.now += WINDOW;
-        let looked = bench.watcher.look(bench.now, DATE).expect("looked");
+        let looked = bench.watcher.look(bench.now, DATE, None).expect("looked");
         assert_eq!((looked.ready.len(), looked.unsettled, looked.more), (MAX_TOGETHER, 10, true));
         assert_eq!([bench.send("1"), bench.send("2"), bench.send("3")], [MAX_TOGETHER, 10, 0]);
     }
@@ -328,7 +352,7 @@ mod tests {
         bench.send("c");
         let later = DATE.plus(REMEMBERED + WINDOW);
         fs::remove_file(root.join("two")).expect("removed");
-        bench.watcher.look(bench.now, later).expect("looked");
+        bench.watcher.look(bench.now, later, None).expect("looked");
         let mut known = Vec::new();
         bench.watcher.ledger.each_sent("box", |path, _| known.push(path.to_vec())).expect("read");
         assert_eq!(known, [b"two"]);
@@ -340,7 +364,7 @@ mod tests {
         bench.write("one", "1");
         bench.look(0);
         bench.now += WINDOW;
-        let ready = bench.watcher.look(bench.now, DATE).expect("looked").ready;
+        let ready = bench.watcher.look(bench.now, DATE, None).expect("looked").ready;
         let files = [(b"one".to_vec(), ready[0].as_sent(BlobHash::from_bytes([1; 32])))];
         let ledger = bench.watcher.ledger.clone();
         ledger.begin_sending("box", "b1", &files).expect("noted");

@@ -19,7 +19,7 @@ use crate::Error;
 use crate::clock::{Clock, SystemClock};
 use crate::content::{Content, Options};
 use crate::driver::{Driver, Parts, Progress, SharedNodes};
-use crate::exchange::{Inbox, InboxPolicy, Ledger};
+use crate::exchange::{Inbox, InboxPolicy, Ledger, WatchLimit};
 use crate::identity::admission::{VERSIONS, VersionRange};
 use crate::identity::{Formation, Identity, files};
 use crate::model::{BlobHash, Credential, DistributionId, EndpointId, Labels, NodeRecord, Priority, Timestamp};
@@ -363,6 +363,7 @@ impl NodeBuilder {
             fleet,
             sideload,
             outboxes: outbox::Turns::default(),
+            watches: Arc::new(WatchLimit::new(WatchLimit::DEFAULT)),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,

@@ -6,6 +6,7 @@ mod builder;
 mod data;
 mod errand;
 mod event;
+mod looks;
 mod outbox;
 mod package;
 mod package_events;
@@ -43,7 +44,7 @@ use crate::clock::Clock;
 use crate::content::{CheckReport, Content, GcReport};
 use crate::document::Distribution;
 use crate::driver::{Progress, Request, Status};
-use crate::exchange::{Arrival, Inbox, Ledger};
+use crate::exchange::{Arrival, Inbox, Ledger, WatchLimit};
 use crate::identity::{AuthorityKey, Identity};
 use crate::model::{DistributionId, DistributionState, EndpointId, FileEntry, FileList, Files, NodeRecord};
 use crate::network::{Network, PeerFailure};
@@ -72,6 +73,7 @@ pub struct Node {
     fleet: Arc<errand::Fleet>,
     sideload: Option<sideload::Watch>,
     outboxes: outbox::Turns,
+    watches: Arc<WatchLimit>,
     driver: JoinHandle<()>,
     bundles: AtomicU64,
     /// Released last.

@@ -3,23 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedMutexGuard, mpsc, watch};
 
+use super::looks::Looks;
 use super::send::{Job, Terms, entry};
 use super::{Node, blocking};
 use crate::clock::Clock;
 use crate::driver::Request;
-use crate::exchange::{Collected, SentFile, Watcher};
+use crate::exchange::{Collected, Notices, SentFile, Watcher};
 use crate::model::{Carry, DistributionId, FileEntry, Manifest, Priority, Scope};
 use crate::replica::Accepted;
 use crate::{Error, ErrorKind, Watched};
 
 /// How long a watch rests after the disk was full.
 const REST: Duration = Duration::from_secs(30);
-/// A look at a large root takes at most this part of the time.
-const SHARE: u32 = 10;
 
 /// What to watch, and how what is found there is sent. [`OutboxOptions::new`] sends everything to all; the fields say otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +43,8 @@ pub struct OutboxOptions {
     pub deletions: bool,
     /// How often the directory is looked at; less often if a look takes more than a tenth of that.
     pub interval: Duration,
+    /// Whether it is looked at sooner when the kernel tells that something was put there (inotify).
+    pub notices: bool,
 }
 
 impl OutboxOptions {
@@ -61,6 +62,7 @@ impl OutboxOptions {
             stable: Duration::from_secs(2),
             deletions: false,
             interval: Duration::from_secs(2),
+            notices: true,
         }
     }
 }
@@ -80,6 +82,8 @@ pub struct OutboxStatus {
     pub problem: Option<String>,
     /// Why files that are missed are not taken for removed, if that is so.
     pub held: Option<String>,
+    /// Why what is put there is found by polls alone ([`OutboxOptions::interval`]), if that is so.
+    pub polled: Option<String>,
 }
 
 /// Who watches the outbox of a name, one at a time.
@@ -119,7 +123,8 @@ impl Node {
             options,
             status: sender,
         };
-        let task = tokio::spawn(watching.run(watcher, turn));
+        let looks = Looks::new(&watching.options, Arc::clone(&self.watches));
+        let task = tokio::spawn(watching.run(looks, watcher, turn));
         Ok(Watched::new(status, task))
     }
 
@@ -160,64 +165,83 @@ struct Round {
     waiting: u64,
     removed: u64,
     more: bool,
+    /// Whether something waits until it was still for long enough.
+    waits: bool,
     problem: Option<String>,
     held: Option<String>,
 }
 
 impl Watching {
     /// `turn` goes where the watcher goes: a round that has begun ends though the task was ended, and nobody may watch before.
-    async fn run(self, mut watcher: Watcher, mut turn: OwnedMutexGuard<()>) {
-        let begun = Instant::now();
+    /// `looks` comes first, and so goes last: the kernel takes its time to end notices, and the ledger is to be free before that.
+    async fn run(self, mut looks: Looks, mut watcher: Watcher, mut turn: OwnedMutexGuard<()>) {
         let watching = Arc::new(self);
         loop {
-            let look = Instant::now();
-            let (this, mut moved) = (Arc::clone(&watching), watcher);
-            let round = move || (this.round(&mut moved, begun.elapsed()), moved, turn);
-            let Ok((outcome, back, kept)) = blocking(round).await else { return };
-            (watcher, turn) = (back, kept);
-            let mut pause = watching.options.interval.max(look.elapsed() * SHARE);
+            let (this, mut moved, mut moved_looks) = (Arc::clone(&watching), watcher, looks);
+            let round = move || {
+                let (now, notices) = moved_looks.begin();
+                let outcome = this.round(&mut moved, notices, now);
+                let (waits, rest) = match &outcome {
+                    Ok(round) => (round.waits, Duration::ZERO),
+                    Err(error) if error.kind() == ErrorKind::NoSpace => (true, REST),
+                    Err(_) => (true, Duration::ZERO),
+                };
+                moved_looks.end(now, waits, rest);
+                (outcome, moved, turn, moved_looks)
+            };
+            let Ok((outcome, back, kept, back_looks)) = blocking(round).await else { return };
+            (watcher, looks, turn) = (back, back_looks, kept);
             let round = match outcome {
                 Ok(round) => round,
                 Err(Error::Stopped) => return,
                 Err(error) => {
-                    pause = if error.kind() == ErrorKind::NoSpace { pause.max(REST) } else { pause };
                     let (waiting, held) = (watching.status.borrow().waiting, watching.status.borrow().held.clone());
                     Round { problem: Some(error.to_string()), waiting, held, ..Round::default() }
                 }
             };
-            if let Some(problem) = round.problem.as_ref().filter(|_| watching.status.borrow().problem != round.problem) {
-                tracing::warn!(root = watching.options.root_name, %problem, "files of a watched outbox are not sent");
-            }
-            if let Some(held) = round.held.as_ref().filter(|_| watching.status.borrow().held != round.held) {
-                tracing::warn!(root = watching.options.root_name, %held, "files of a watched outbox are not taken for removed");
-            }
             let goes_on = round.more && round.problem.is_none();
-            watching.status.send_if_modified(|status| {
-                let before = status.clone();
-                status.waiting = round.waiting;
-                status.sent += round.sent;
-                status.distributions += round.distributions;
-                status.removed += round.removed;
-                status.problem = round.problem;
-                status.held = round.held;
-                *status != before
-            });
+            watching.tell(round, looks.polled());
             if goes_on {
                 continue;
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = looks.next() => {}
                 () = watching.requests.closed() => return,
             }
         }
     }
 
+    /// Notes what came of a round, and logs what is new of what is amiss.
+    fn tell(&self, round: Round, polled: Option<&str>) {
+        let root = &self.options.root_name;
+        if let Some(problem) = round.problem.as_ref().filter(|_| self.status.borrow().problem != round.problem) {
+            tracing::warn!(root, %problem, "files of a watched outbox are not sent");
+        }
+        if let Some(held) = round.held.as_ref().filter(|_| self.status.borrow().held != round.held) {
+            tracing::warn!(root, %held, "files of a watched outbox are not taken for removed");
+        }
+        if let Some(why) = polled.filter(|why| self.status.borrow().polled.as_deref() != Some(*why)) {
+            tracing::info!(root, why, "what is put into a watched outbox is found by polls alone");
+        }
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            status.waiting = round.waiting;
+            status.sent += round.sent;
+            status.distributions += round.distributions;
+            status.removed += round.removed;
+            status.problem = round.problem;
+            status.held = round.held;
+            status.polled = polled.map(str::to_owned);
+            *status != before
+        });
+    }
+
     /// Looks once, sends what is ready, and tells then what has gone: a file that was renamed is there under its new name first.
-    fn round(&self, watcher: &mut Watcher, now: Duration) -> Result<Round, Error> {
+    fn round(&self, watcher: &mut Watcher, notices: Option<&mut Notices>, now: Duration) -> Result<Round, Error> {
         let date = self.clock.now();
-        let looked = watcher.look(now, date)?;
-        let (waiting, more, held) = (looked.unsettled as u64, looked.more, looked.held.clone());
-        let mut round = Round { waiting, more, held, ..Round::default() };
+        let looked = watcher.look(now, date, notices)?;
+        let (waiting, more, waits, held) = (looked.unsettled as u64, looked.more, looked.waits, looked.held.clone());
+        let mut round = Round { waiting, more, waits, held, ..Round::default() };
         let job = Job { now: date, ..self.job.clone() };
         if !looked.ready.is_empty() {
             self.send_ready(&job, watcher, &looked.ready, now, &mut round)?;

@@ -314,7 +314,7 @@ impl Job {
         })
     }
 
-    fn ingest(&self, walk: Walk, root: &Path, root_name: &str) -> Result<Taken, Error> {
+    fn ingest(&self, walk: Walk<'_>, root: &Path, root_name: &str) -> Result<Taken, Error> {
         let (mut files, mut skipped) = (Vec::new(), Vec::new());
         let mut batch = self.content.batch();
         let mut uncommitted = 0;

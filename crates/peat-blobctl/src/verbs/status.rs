@@ -145,6 +145,7 @@ fn outbox_json(outbox: &WatchedOutbox) -> Value {
         "removed": outbox.removed,
         "problem": outbox.problem,
         "held": outbox.held,
+        "polled": outbox.polled,
     })
 }
 
@@ -152,7 +153,9 @@ fn outbox_text(outbox: &WatchedOutbox) -> String {
     let sent = format!("{} sent in {}", show::count(outbox.sent, "file"), show::count(outbox.distributions, "distribution"));
     let removed = if outbox.removed == 0 { String::new() } else { format!(", {} removed", outbox.removed) };
     let (name, root) = (show::printable(&outbox.root_name), show::printable(&outbox.root));
-    format!("{name} ({root}): {sent}, {} waiting{removed}", outbox.waiting)
+    let polled =
+        if outbox.polled.is_empty() { String::new() } else { format!(", polled alone: {}", show::printable(&outbox.polled)) };
+    format!("{name} ({root}): {sent}, {} waiting{removed}{polled}", outbox.waiting)
 }
 
 fn node_text(node: &GetNodeResponse) -> String {

@@ -27,6 +27,7 @@ impl Outboxes {
                 problem: status.problem.unwrap_or_default(),
                 removed: status.removed,
                 held: status.held.unwrap_or_default(),
+                polled: status.polled.unwrap_or_default(),
                 ..Default::default()
             }
         };

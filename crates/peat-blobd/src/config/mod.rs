@@ -131,6 +131,8 @@ pub struct Config {
     pub outbox_poll: Duration,
     /// How long a file there is not written to before it is sent.
     pub outbox_stable: Duration,
+    /// Whether they are looked at sooner when the kernel tells of a change.
+    pub outbox_notices: bool,
     /// Labels that selectors match; a certificate's win over them.
     pub labels: Labels,
     /// The priority of what is sent without one.
@@ -224,6 +226,7 @@ impl Config {
             outbox_watch: Watched::Named(BTreeMap::new()),
             outbox_poll: Duration::from_secs(2),
             outbox_stable: Duration::from_secs(2),
+            outbox_notices: true,
             labels: Labels::new(),
             default_priority: Priority::Routine,
             max_file_bytes: policy.max_file_bytes,
@@ -295,6 +298,7 @@ impl Config {
                 max_file_bytes: self.max_file_bytes,
                 stable: self.outbox_stable,
                 interval: self.outbox_poll,
+                notices: self.outbox_notices,
                 ..OutboxOptions::new(self.outbox.get(&name)?, name.clone())
             };
             Some((name, options))

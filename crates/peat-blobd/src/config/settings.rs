@@ -421,6 +421,14 @@ pub static SETTINGS: &[Setting] = &[
     .default("2s")
     .reloaded(),
     setting(
+        "outbox-notices",
+        "BOOL",
+        "A watched root is looked at as soon as the kernel tells of a file that was closed or moved there (inotify), not only at each `outbox_poll`.",
+        switch!(outbox_notices),
+    )
+    .default("true")
+    .reloaded(),
+    setting(
         "labels",
         "KEY=VALUE,…",
         "Labels that selectors match; a certificate's win. In the file a table.",
