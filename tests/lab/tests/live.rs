@@ -32,10 +32,14 @@ fn socket(lab: &Lab, host: &str, wait: Duration) -> UdpSocket {
 
 fn receive(socket: &UdpSocket) -> Option<Vec<u8>> {
     let mut buffer = [0; 2048];
-    match socket.recv(&mut buffer) {
-        Ok(length) => Some(buffer[..length].to_vec()),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
-        Err(error) => panic!("{error}"),
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(length) => return Some(buffer[..length].to_vec()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+            // A machine that is stopped for a moment interrupts waits that have an end (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
