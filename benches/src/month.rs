@@ -2,8 +2,9 @@
 //! is old goes as fast as what is new comes.
 //!
 //! The nodes are real, in one process over loopback; only their clock is not, which they have in common and which leaps on when
-//! all of an hour's files have come to everybody (and goes with ours between leaps, since nodes wait by it). So an hour takes seconds, and what a node does each minute of its own time
-//! (dropping what has expired is among it) it does once in many hours of this one.
+//! all of an hour's files have come to everybody (and goes with ours between leaps, since nodes wait by it). So an hour takes
+//! seconds, and what a node does each minute of its own time (dropping what has expired is among it) it does once in many hours
+//! of this one.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
 use iroh::endpoint::{
-    Accepting, AfterHandshakeOutcome, ConnectOptions, Connection, ConnectionError, EndpointHooks, Incoming, MtuDiscoveryConfig,
-    PortmapperConfig, QuicTransportConfig, QuicTransportConfigBuilder, VarInt, WeakConnectionHandle, presets,
+    AfterHandshakeOutcome, ConnectOptions, Connection, EndpointHooks, MtuDiscoveryConfig, PortmapperConfig, QuicTransportConfig,
+    QuicTransportConfigBuilder, ServerConfig, VarInt, WeakConnectionHandle, presets,
 };
 use iroh::{Endpoint, EndpointAddr};
 
@@ -93,18 +93,10 @@ pub(crate) async fn bind(
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
 }
 
-/// Begins to take a connection, with the endpoint's own configuration or as that of a machine that refuses segments.
-pub(crate) fn accept(
-    endpoint: &Endpoint,
-    incoming: Incoming,
-    protocols: Vec<Vec<u8>>,
-    segments: bool,
-) -> Result<Accepting, ConnectionError> {
-    if segments {
-        return incoming.accept();
-    }
+/// How connections are taken on a machine that refuses segments of UDP: as the endpoint takes them by itself, but without.
+pub(crate) fn without_segments(endpoint: &Endpoint, protocols: Vec<Vec<u8>>) -> Arc<ServerConfig> {
     let transport = transport().enable_segmentation_offload(false).build();
-    incoming.accept_with(endpoint.create_server_config_builder(protocols).set_transport_config(transport).build().into())
+    endpoint.create_server_config_builder(protocols).set_transport_config(transport).build().into()
 }
 
 /// Dials a peer to speak our protocol, with segments of UDP or without.

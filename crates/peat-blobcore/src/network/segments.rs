@@ -5,7 +5,6 @@
 //! without segments, and those anew that have them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 
 use iroh::TransportAddr;
 use iroh::endpoint::Connection;
@@ -15,11 +14,11 @@ use tokio::sync::watch;
 
 /// What is known of it. Refused once is refused for good, on every device.
 #[derive(Debug, Clone)]
-pub(crate) struct Segments(Arc<watch::Sender<bool>>);
+pub(crate) struct Segments(watch::Sender<bool>);
 
 impl Default for Segments {
     fn default() -> Self {
-        Self(Arc::new(watch::Sender::new(true)))
+        Self(watch::Sender::new(true))
     }
 }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use iroh::address_lookup::memory::MemoryLookup;
-use iroh::endpoint::{Incoming, IncomingAddr};
+use iroh::endpoint::{Incoming, IncomingAddr, ServerConfig};
 use iroh::{Endpoint, Watcher};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
 use super::dialing::Dialing;
-use super::endpoint::{Gate, accept, bind, dial};
+use super::endpoint::{Gate, bind, dial, without_segments};
 use super::failures::PeerFailure;
 use super::found::Found;
 use super::gossip::Hints;
@@ -142,7 +142,7 @@ impl Network {
             gate,
             lookup,
             endpoint: endpoint.clone(),
-            protocols,
+            without_segments: without_segments(&endpoint, protocols),
             hints,
             commands: commands.clone(),
             dialing: Dialing::default(),
@@ -295,8 +295,8 @@ struct Service {
     gate: Gate,
     lookup: MemoryLookup,
     endpoint: Endpoint,
-    /// What the endpoint speaks.
-    protocols: Vec<Vec<u8>>,
+    /// How connections are taken once segments of UDP were refused.
+    without_segments: Arc<ServerConfig>,
     hints: Option<Hints>,
     commands: mpsc::Sender<Command>,
     dialing: Dialing,
@@ -384,22 +384,18 @@ impl Service {
             let _ = incoming.retry();
             return;
         }
-        let address = match incoming.remote_addr() {
-            IncomingAddr::Ip(address) => {
-                self.shared.segments.try_towards(address);
-                address.ip()
-            }
-            // Whoever comes through a relay shares one place.
-            _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        let mut seat = self.lobby.enter(address);
+        let address = if let IncomingAddr::Ip(address) = incoming.remote_addr() { Some(address) } else { None };
+        // Whoever comes through a relay shares one place.
+        let mut seat = self.lobby.enter(address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip()));
         let (shared, commands) = (self.shared.clone(), self.commands.clone());
-        let (endpoint, protocols) = (self.endpoint.clone(), self.protocols.clone());
+        let without_segments = Arc::clone(&self.without_segments);
         let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
         self.tasks.spawn(async move {
             let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
+            address.into_iter().for_each(|address| shared.segments.try_towards(address));
             let segments = shared.segments.are_taken();
-            let Ok(accepting) = accept(&endpoint, incoming, protocols, segments) else { return nobody(Ok(())) };
+            let accepting = if segments { incoming.accept() } else { incoming.accept_with(without_segments) };
+            let Ok(accepting) = accepting else { return nobody(Ok(())) };
             let connection = tokio::select! {
                 connection = tokio::time::timeout(DIAL_DEADLINE, accepting) => connection,
                 () = seat.lost() => return nobody(Err(SessionError::Crowded)),
