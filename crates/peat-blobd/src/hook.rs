@@ -74,8 +74,10 @@ pub(crate) async fn run(daemon: Arc<Daemon>, hook: Hook) {
     let stop = Arc::new(AtomicBool::new(false));
     loop {
         let arrival = tokio::select! {
-            arrival = daemon.node.arrival() => arrival,
+            // First: what was cut off by the daemon's end waits again, and is not to be begun once more by a daemon that ends.
+            biased;
             () = daemon.stopped() => return,
+            arrival = daemon.node.arrival() => arrival,
         };
         let ended = match arrival {
             Ok((number, arrival)) => see_to(&daemon, &hook, number, arrival, &stop).await,
