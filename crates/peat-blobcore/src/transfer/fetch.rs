@@ -223,8 +223,9 @@ pub(super) async fn request(
     traffic: Arc<Traffic>,
     pace: Pace,
 ) -> Result<Rates, FetchError> {
-    let (started, mut crossed) = (Instant::now(), 0);
+    let (started, mut crossed, source) = (Instant::now(), 0, pace.peer());
     let paid = Paid::take(pace, order.end - order.start).await;
+    let measured = traffic.speeds.asked(source, &connection);
     let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
     let mut recv = Incoming::new(recv, paid);
     order.pairs = assembly.known_pairs(order.start);
@@ -247,6 +248,7 @@ pub(super) async fn request(
                 BlockFrame::Block(bytes) | BlockFrame::Compressed(bytes) => {
                     crossed += bytes.len();
                     traffic.received(bytes.len());
+                    measured.came(bytes.len());
                 }
                 BlockFrame::Denied(Denial::NotAvailable) => return Err(FetchError::NotAvailable),
                 BlockFrame::Denied(Denial::Later) => return Err(FetchError::Later),

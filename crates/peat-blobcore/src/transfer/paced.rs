@@ -7,6 +7,7 @@ use iroh::endpoint::{RecvStream, SendStream, VarInt};
 
 use super::limiter::Pace;
 use super::limits::slice;
+use crate::model::EndpointId;
 use crate::network::wire::{FrameReader, FrameWriter, WireError};
 
 /// A stream to a peer.
@@ -77,6 +78,11 @@ impl Paid {
         let bytes = if pace.rate().is_some() { bytes } else { 0 };
         pace.take(bytes).await;
         Self { pace, bytes }
+    }
+
+    /// From whom.
+    pub(super) fn peer(&self) -> EndpointId {
+        self.pace.peer()
     }
 }
 

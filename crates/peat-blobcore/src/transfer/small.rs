@@ -80,6 +80,7 @@ async fn receive(
     traffic: &Traffic,
     came: mpsc::Sender<Vec<Came>>,
 ) -> Result<(), FetchError> {
+    let measured = traffic.speeds.asked(paid.peer(), connection);
     let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
     let mut recv = Incoming::new(recv, paid);
     let request = SmallRequest { blobs: blobs.iter().map(|(blob, _)| *blob).collect() };
@@ -110,6 +111,7 @@ async fn receive(
             BlockFrame::Denied(Denial::Damaged | Denial::Failed) => return Err(FetchError::SourceFailed),
         };
         traffic.received(encoded.len());
+        measured.came(encoded.len());
         let SmallBlobs { blobs } = SmallBlobs::decode(&encoded).map_err(FetchError::wire)?;
         if blobs.len() > asked.len() {
             return Err(FetchError::Protocol(WireError::Request));
