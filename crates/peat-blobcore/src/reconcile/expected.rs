@@ -22,17 +22,25 @@ impl Distance {
 }
 
 /// Microseconds until so many bytes would be here.
-fn expected(distance: Distance, rate: Option<u64>, bytes: u64) -> u64 {
-    let (round_trip, usual) = distance.usual();
-    let coming = u128::from(bytes) * 1_000_000 / u128::from(rate.unwrap_or(usual).max(1));
+fn expected(distance: Distance, rate: u64, bytes: u64) -> u64 {
+    let (round_trip, _) = distance.usual();
+    let coming = u128::from(bytes) * 1_000_000 / u128::from(rate.max(1));
     u64::try_from(coming).unwrap_or(u64::MAX).saturating_add(ROUND_TRIPS * round_trip)
 }
 
 /// How far behind the best of these nodes each is for so many bytes: 0 for all that would take at most twice as long as it, so that
 /// they share the work and small differences mean nothing, 1 for up to four times as long, and so on.
 pub(super) fn behind(view: &dyn View, peers: impl IntoIterator<Item = EndpointId>, bytes: u64) -> BTreeMap<EndpointId, u32> {
-    let expected = |peer: EndpointId| (peer, expected(view.distance(&peer), view.rate(&peer), bytes));
-    let mut all: BTreeMap<_, _> = peers.into_iter().map(expected).collect();
+    let links: Vec<_> = peers.into_iter().map(|peer| (peer, view.distance(&peer), view.rate(&peer))).collect();
+    // Of whom nothing is known the best may be hoped: else they would never be asked beside one that is fast, and never be known.
+    let hoped = |distance: Distance| {
+        let known = links.iter().filter(|(_, other, _)| *other == distance).filter_map(|(.., rate)| *rate);
+        known.fold(distance.usual().1, u64::max)
+    };
+    let expected = |(peer, distance, rate): &(EndpointId, Distance, Option<u64>)| {
+        (*peer, expected(*distance, rate.unwrap_or_else(|| hoped(*distance)), bytes))
+    };
+    let mut all: BTreeMap<_, _> = links.iter().map(expected).collect();
     let best = all.values().min().copied().unwrap_or_default();
     all.iter_mut().for_each(|(_, time)| *time = time.saturating_sub(1) / best.max(1));
     all.into_iter().map(|(peer, times)| (peer, times.checked_ilog2().unwrap_or_default())).collect()
@@ -97,6 +105,14 @@ mod tests {
                 prop_assert!(after.0 <= before.0 && after.1 >= before.1, "{before:?} {after:?}");
             }
         }
+    }
+
+    #[test]
+    fn of_whom_nothing_is_known_as_much_is_hoped_as_of_the_best_at_that_distance() {
+        let (known, unknown) = ((Distance::Near, Some(100 << 20)), (Distance::Near, None));
+        assert_eq!(two([known, unknown], 1 << 20), (0, 0));
+        assert_eq!(two([(Distance::Near, Some(1 << 10)), unknown], 1 << 20).1, 0);
+        assert!(two([known, (Distance::Wide, None)], 1 << 20).1 > 0);
     }
 
     #[test]

@@ -572,12 +572,12 @@ pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &Dist
         }
         sources.push(*source);
     }
-    // Those that it would come from soonest, as far as is known, since what lies next door must not cross a satellite; the least
-    // busy of those; among equals, different nodes and blobs prefer different sources.
+    // Those that it would come from soonest, as far as is known; the nearest of those, since what lies next door must not cross a
+    // satellite, and then the least busy; among equals, different nodes and blobs prefer different sources.
     let behind = behind(view, sources, fetching.bytes_to_ask_for(blob));
     let best = behind.into_iter().map(|(source, behind)| {
         let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
-        (behind, memory.flights.from(&source), spread, source)
+        (behind, view.distance(&source), memory.flights.from(&source), spread, source)
     });
     match (best.min(), soonest) {
         (Some((.., source)), _) => Choice::From(source),

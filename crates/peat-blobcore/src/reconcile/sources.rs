@@ -38,7 +38,10 @@ pub fn sources(
     let behind = behind(view, candidates.iter().map(|(_, peer)| *peer), size);
     // The best first, and else a different choice for each blob and node, so that all are asked by somebody.
     let spread = |peer: &EndpointId| mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(peer.as_bytes()));
-    let mut found: Vec<_> = candidates.into_iter().map(|(partial, peer)| (partial, behind[&peer], spread(&peer), peer)).collect();
+    let mut found: Vec<_> = candidates
+        .into_iter()
+        .map(|(partial, peer)| (partial, behind[&peer], view.distance(&peer), spread(&peer), peer))
+        .collect();
     found.sort_unstable();
     found.truncate(MOST);
     found.into_iter().map(|(partial, .., peer)| (peer, !partial)).collect()

@@ -18,6 +18,8 @@ mod limits;
 mod paced;
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod relief_tests;
 mod serve;
 mod small;
 mod sources;

@@ -82,7 +82,7 @@ async fn receive(
 ) -> Result<(), FetchError> {
     let measured = traffic.speeds.asked(paid.peer(), connection);
     let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-    let mut recv = Incoming::new(recv, paid);
+    let mut recv = Incoming::new(recv, paid).telling(move |bytes| measured.came(bytes));
     let request = SmallRequest { blobs: blobs.iter().map(|(blob, _)| *blob).collect() };
     let mut first = match write_frame(&mut send, &Request::Small(request).encode()).await {
         Ok(()) => {
@@ -111,7 +111,6 @@ async fn receive(
             BlockFrame::Denied(Denial::Damaged | Denial::Failed) => return Err(FetchError::SourceFailed),
         };
         traffic.received(encoded.len());
-        measured.came(encoded.len());
         let SmallBlobs { blobs } = SmallBlobs::decode(&encoded).map_err(FetchError::wire)?;
         if blobs.len() > asked.len() {
             return Err(FetchError::Protocol(WireError::Request));

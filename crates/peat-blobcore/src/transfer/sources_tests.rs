@@ -11,7 +11,7 @@ use crate::content::{Assembly, Content, Options};
 use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockRequest, GROUP_BYTES, Request};
 
-fn id(number: u8) -> EndpointId {
+pub(super) fn id(number: u8) -> EndpointId {
     EndpointId::from_bytes([number; 32])
 }
 
@@ -31,7 +31,7 @@ impl Store {
         Self { content, _directory: directory }
     }
 
-    fn with_blob(groups: u64) -> (Self, BlobHash, u64) {
+    pub(super) fn with_blob(groups: u64) -> (Self, BlobHash, u64) {
         let store = Self::new();
         let bytes: Vec<u8> = (0..groups * GROUP_BYTES - 7).map(|at| (at / 11) as u8).collect();
         let blob = store.content.ingest_bytes(&bytes).expect("ingested");
@@ -68,12 +68,17 @@ impl Fetcher {
 
     /// The oldest request to a source is answered; its groups.
     fn answer(&mut self, source: EndpointId, from: &Content) -> Option<Range<u64>> {
+        self.answer_at(1e5, source, from)
+    }
+
+    /// The same, at a rate in bytes a second.
+    fn answer_at(&mut self, rate: f64, source: EndpointId, from: &Content) -> Option<Range<u64>> {
         let at = self.asked.iter().position(|asking| asking.source == source)?;
         let asking = self.asked.remove(at);
         let (range, groups) = (asking.taken.range(), groups(&asking));
         let encoded = from.encode_block(&self.assembly.hash(), range.clone()).expect("it was said to have it");
         self.assembly.write_block(range, &encoded).expect("verified");
-        self.sources.answered(&source, 0, Rates { blob: 1e5, link: 1e5 });
+        self.sources.answered(&source, 0, asking.number, Rates { blob: rate, link: rate });
         Some(groups)
     }
 }
@@ -165,15 +170,13 @@ fn of_two_who_have_all_the_one_on_a_thin_link_is_asked_once_and_again_when_the_o
     let mut sent = [0, 0];
     for (source, rate) in [(THIN, 20e3), (SENDER, 50e6)] {
         assert_eq!(fetcher.asked.iter().filter(|asking| asking.source == id(source)).count(), 1, "nothing is known of it");
-        let groups = fetcher.answer(id(source), &sender.content).expect("it is asked");
+        let groups = fetcher.answer_at(rate, id(source), &sender.content).expect("it is asked");
         sent[usize::from(source)] += groups.end - groups.start;
-        fetcher.sources.answered(&id(source), 0, Rates { blob: rate, link: rate });
     }
     for _ in 0..4 {
         fetcher.ask();
         assert!(fetcher.asked.iter().all(|asking| asking.source == id(SENDER)));
-        assert!(fetcher.answer(id(SENDER), &sender.content).is_some());
-        fetcher.sources.answered(&id(SENDER), 0, Rates { blob: 50e6, link: 50e6 });
+        assert!(fetcher.answer_at(50e6, id(SENDER), &sender.content).is_some());
     }
     assert_eq!(sent, [2, 2]);
     fetcher.asked.clear();

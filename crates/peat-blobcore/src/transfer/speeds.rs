@@ -57,7 +57,8 @@ impl Speeds {
         all.retain(|_, speed| speed.requests > 0 || speed.known(now).is_some());
         let new = || Speed { path: None, requests: 0, since: now, bytes: 0, known: None };
         let speed = all.entry(peer).or_insert_with(new);
-        if speed.path != path {
+        // For a moment there may be none.
+        if path.is_some() && speed.path != path {
             (speed.path, speed.since, speed.bytes, speed.known) = (path, now, 0, None);
         }
         if speed.requests == 0 {
@@ -92,9 +93,10 @@ impl Speed {
     /// Ends the measurement under way, and begins the next.
     fn measure(&mut self, now: Instant) {
         let time = now.duration_since(self.since);
-        if time >= SPAN || self.bytes >= SPAN_BYTES {
+        let before = self.known(now);
+        // Where nothing has come and nothing is known, there may be a thousand reasons.
+        if (time >= SPAN || self.bytes >= SPAN_BYTES) && (self.bytes > 0 || before.is_some()) {
             let measured = self.bytes as f64 / time.as_secs_f64().max(1e-6);
-            let before = self.known(now);
             let mean = before.map_or(measured, |known| known.mean * REMEMBERED + measured * (1.0 - REMEMBERED));
             let stays = |told: &u64| (0.5..=2.0).contains(&(mean / *told as f64));
             let told = before.map(|known| known.told).filter(stays).unwrap_or_else(|| power_of_two(mean));
