@@ -319,6 +319,7 @@ impl NodeBuilder {
             replica: replica.clone(),
             content: content.clone(),
             inbox: inbox.clone(),
+            ledger: ledger.clone(),
             network: Arc::clone(&network),
             policy,
             stall,
