@@ -39,13 +39,7 @@ pub(super) struct Deliveries {
 }
 
 impl Deliveries {
-    pub(super) fn new(
-        inbox: Option<Inbox>,
-        ledger: Ledger,
-        registry: Registry,
-        content: Content,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub(super) fn new(inbox: Option<Inbox>, ledger: Ledger, registry: Registry, content: Content, clock: Arc<dyn Clock>) -> Self {
         let (waiting, under_way, packages) = (VecDeque::new(), JoinSet::new(), JoinSet::new());
         let forgetting = Some(Forgetting::new(ledger, inbox.clone()));
         Self { inbox, content, clock, waiting, under_way, registry, packages, forgetting, forgets: JoinSet::new() }

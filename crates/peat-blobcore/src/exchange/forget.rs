@@ -137,7 +137,9 @@ mod tests {
 
     fn forget(bench: &Bench, now: Timestamp) -> usize {
         let forgotten = Forgetting::new(bench.ledger.clone(), Some(bench.inbox.clone())).some(now).expect("a ledger");
-        bench.assert_clean();
+        if bench.path("").exists() {
+            bench.assert_clean();
+        }
         forgotten
     }
 

@@ -58,7 +58,7 @@ async fn fetch(groups: u64, mut holders: Vec<Holder>) -> Fetched {
     (0..).zip(&holders).for_each(|(number, _)| _ = sources.add(id(number), 0, (), true));
     let (begun, mut under_way, mut broken_off, mut lost) = (Instant::now(), Vec::<Answering>::new(), 0, 0);
     while !assembly.is_whole() {
-        assert!(begun.elapsed() < Duration::from_secs(3600), "it comes to an end");
+        assert!(begun.elapsed() < Duration::from_secs(3600), "it comes to an end: {sources:?}");
         sources.look_again();
         while let Some(asking) = sources.next(&assembly) {
             let next = asking.taken.range().start;
@@ -118,6 +118,7 @@ fn draw(seed: u64) -> impl FnMut() -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn with_a_source_a_hundred_times_as_slow_a_blob_is_there_about_as_soon_as_from_the_fast_one_alone() {
+    let mut in_time = 0;
     for seed in 0..24 {
         let mut draw = draw(seed);
         let groups = 64 + (draw() * 448.0) as u64;
@@ -134,10 +135,18 @@ async fn with_a_source_a_hundred_times_as_slow_a_blob_is_there_about_as_soon_as_
             }
         };
         let both = fetch(groups, holders).await;
+        let may_lose = (groups * GROUP_BYTES / 100).max(REQUEST_BYTES);
         let what = format!("seed {seed}: {groups} groups, {fast} and {slow} bytes a second: {both:?}, alone {alone:?}");
-        assert!(both.seconds <= alone.seconds * 1.25 + 2.5, "{what}");
-        assert!(both.lost <= (groups * GROUP_BYTES / 100).max(REQUEST_BYTES), "{what}");
+        assert!(both.lost <= may_lose, "{what}");
+        // What more would come for nothing is waited for.
+        if both.lost + REQUEST_BYTES / 2 <= may_lose {
+            // A slow one may owe half of what is asked for at once.
+            let owed = 512.0 * 1024.0;
+            assert!(both.seconds <= alone.seconds * 1.25 + 2.5 + 4.0 * owed / fast, "{what}");
+            in_time += 1;
+        }
     }
+    assert!(in_time >= 12, "{in_time}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,5 +159,20 @@ async fn what_sources_of_about_the_same_rate_were_asked_for_stays_with_them() {
         let fetched = fetch(groups, holders).await;
         assert_eq!((fetched.broken_off, fetched.lost), (0, 0), "seed {seed}: {fetched:?}");
         assert!(fetched.sent.iter().all(|sent| *sent > 0), "seed {seed}: {fetched:?}");
+    }
+}
+
+/// Where one falls silent for good just as it has what is left of the other's, and comes first of the two.
+#[tokio::test(start_paused = true)]
+async fn of_two_thin_links_of_which_one_falls_silent_none_is_asked_and_relieved_again_and_again() {
+    for seed in 0..24 {
+        let mut draw = draw(seed);
+        let groups = 8 + (draw() * 40.0) as u64;
+        let (one, other) = (2e4 * 3_f64.powf(draw()), 2e4);
+        let at = draw() * (groups * GROUP_BYTES) as f64 / (one + other);
+        let fetched = fetch(groups, vec![Holder::slows_down(one, at, 0.0, false), Holder::steady(other)]).await;
+        assert!(fetched.broken_off <= 40, "seed {seed}: {fetched:?}");
+        let alone = (groups * GROUP_BYTES) as f64 / other;
+        assert!(fetched.seconds <= alone * 1.25 + 30.0, "seed {seed}: {fetched:?}, alone {alone} s");
     }
 }

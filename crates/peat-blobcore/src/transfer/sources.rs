@@ -154,6 +154,10 @@ struct Source<C> {
     gained: Option<Instant>,
     /// When it was asked first of what is under way, or last answered.
     heard: Instant,
+    /// Since when something has been under way, and how many bytes of the blob were answered since.
+    busy: (Instant, u64),
+    /// Bytes a second that were answered while something was under way: steadier than the last request's.
+    pace: Option<f64>,
     /// Until when it is spared, since requests to it were broken off and none was answered since.
     relieved: Option<Instant>,
 }
@@ -179,14 +183,14 @@ impl<C> Source<C> {
         self.under_way.values().map(|request| assembly.missing(&request.range)).sum()
     }
 
-    /// Bytes a second that come from it now: those of the last answer, or fewer if not even the blocks that are under way since,
-    /// taken for whole, make as many.
+    /// Bytes a second that come from it now: those of the last answer, or fewer if what has come of the next ones, and a block more,
+    /// makes fewer.
     fn rate_now(&self, assembly: &Assembly) -> f64 {
-        let begun = self.under_way.values().map(|request| {
-            let bytes = request.range.end - request.range.start;
-            (bytes.saturating_sub(assembly.missing(&request.range)) + request.block).min(bytes)
+        let come = self.under_way.values().map(|UnderWay { range, loose, .. }| {
+            (range.end - range.start).saturating_sub(assembly.missing(range)) + loose.bytes()
         });
-        let seen = begun.sum::<u64>() as f64 / self.heard.elapsed().as_secs_f64().max(1e-6);
+        let block = self.under_way.values().map(|request| request.block).max().unwrap_or_default();
+        let seen = (come.sum::<u64>() + block) as f64 / self.heard.elapsed().as_secs_f64().max(1e-6);
         self.rate.map_or(seen, |rate| rate.min(seen))
     }
 
@@ -239,6 +243,8 @@ impl<C: Clone> Sources<C> {
                 link: None,
                 gained: None,
                 heard,
+                busy: (heard, 0),
+                pace: None,
                 relieved: None,
             },
         );
@@ -289,13 +295,13 @@ impl<C: Clone> Sources<C> {
         let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
         // They share the link.
         let sharing = source.under_way.len() as f64;
-        if source.under_way.remove(&number).is_none() {
-            // Its end came when it was about to be broken off: what it says is of no use any more.
-            return;
-        }
+        // Its end may have come when it was about to be broken off: what it says is of no use then.
+        let Some(UnderWay { range, .. }) = source.under_way.remove(&number) else { return };
         let (rate, link) = (rates.blob * sharing, rates.link * sharing);
         source.link = Some(source.link.map_or(link, |before| link.max(before * REMEMBERED)));
         (source.block, source.rate, source.heard) = (block_for(rate), Some(rate), Instant::now());
+        source.busy.1 += range.end - range.start;
+        source.pace = Some(source.busy.1 as f64 / source.busy.0.elapsed().as_secs_f64().max(1e-6));
         source.relieved = None;
     }
 
@@ -309,10 +315,10 @@ impl<C: Clone> Sources<C> {
         let idle = |source: &&Source<C>| source.has_all() && source.under_way.is_empty() && self.is_useful(source);
         // What is held to a limit of this node says nothing of who sends it.
         let idle = self.all.values().filter(idle).filter(|source| !source.limited);
-        let Some(best) = idle.filter_map(|source| source.rate).reduce(f64::max) else { return Vec::new() };
+        let Some(best) = idle.filter_map(|source| source.pace).reduce(f64::max) else { return Vec::new() };
         let slow = self.all.iter().filter(|(_, source)| !source.limited).filter_map(|(id, source)| {
-            // Whom others wait for by their own rules, they wait for.
-            let waited_for = source.parts.is_some() && self.is_waited_for(source);
+            // Whom others wait for by their own rules, they wait for; and a round trip says nothing yet.
+            let waited_for = source.parts.is_some() && self.is_waited_for(source) || source.heard.elapsed() < MOMENT;
             let left = Some(source.left(assembly) as f64).filter(|left| *left > 0.0 && !waited_for)?;
             let rate = source.rate_now(assembly);
             (left / rate > RELIEVED * left / best + MOMENT.as_secs_f64()).then_some((rate, *id))
@@ -338,7 +344,8 @@ impl<C: Clone> Sources<C> {
             ended.push(number);
         }
         if !ended.is_empty() {
-            (source.relieved, source.rate, source.block) = (Some(Instant::now() + SPARED), Some(rate), block_for(rate));
+            source.relieved = Some(Instant::now() + SPARED);
+            (source.rate, source.pace, source.block) = (Some(rate), Some(rate), block_for(rate));
         }
         ended
     }
@@ -386,6 +393,7 @@ impl<C: Clone> Sources<C> {
             let source = self.all.get_mut(&id).expect("it is one of them");
             if source.under_way.is_empty() {
                 source.heard = Instant::now();
+                source.busy = (source.heard, 0);
             }
             let (number, loose, range) = (self.number, Arc::<Loose>::default(), taken.range());
             self.number += 1;
@@ -406,15 +414,19 @@ impl<C: Clone> Sources<C> {
     /// has all is much faster and gets on.
     fn is_dispensable(&self, source: &Source<C>) -> bool {
         let gets_on = |other: &&Source<C>| other.has_all() && !other.stalls();
-        let Some(best) = self.all.values().filter(gets_on).filter_map(|other| other.rate).reduce(f64::max) else { return false };
-        let Some(rate) = source.rate else { return false };
-        let is_thin = source.has_all() && rate < THIN_RATE && rate * MUCH_SLOWER < best;
-        is_thin || source.is_spared() && rate < best
+        if source.is_spared() && self.all.values().filter(gets_on).any(|other| other.pace > source.pace) {
+            return true;
+        }
+        let Some(rate) = source.rate.filter(|rate| *rate < THIN_RATE && source.has_all()) else { return false };
+        self.all.values().filter(gets_on).filter_map(|other| other.rate).any(|other| rate * MUCH_SLOWER < other)
     }
 
     /// Whether to ask a source for several parts at once: not for the first ones, while there is another that could turn out to be
-    /// much faster.
+    /// much faster, and not while it has answered nothing since it was relieved.
     fn is_trusted(&self, source: &Source<C>) -> bool {
+        if source.relieved.is_some() {
+            return false;
+        }
         !source.has_all() || source.rate.is_some() || self.all.values().filter(|other| other.has_all()).count() == 1
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fetch::REQUESTS;
 use super::sources::{Asking, Rates, Sources};
@@ -229,4 +230,45 @@ fn many_who_fetch_the_same_get_it_from_each_other() {
         }
         assert!(sent * 100 <= 1024 * 125, "seed {seed}: the sender sent {sent} groups of 1024 in {round} rounds");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fellow_who_pauses_is_relieved_once_and_waited_for_again_when_it_gets_on() {
+    let (sender, blob, size) = Store::with_blob(200);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    fetcher.sources.add(id(SENDER), 0, (), true);
+    fetcher.sources.add(id(1), 0, (), false);
+    fetcher.sources.gained(&id(1), 0, vec![0..150]);
+    let from_sender = |fetcher: &mut Fetcher| {
+        let mut groups = 0;
+        loop {
+            fetcher.ask();
+            match fetcher.answer_at(5e6, id(SENDER), &sender.content) {
+                Some(sent) => groups += sent.end - sent.start,
+                None => return groups,
+            }
+        }
+    };
+    assert!((1..=50).contains(&from_sender(&mut fetcher)), "what the fellow has is left to it");
+    fetcher.sources.look_again();
+    assert_eq!(fetcher.sources.relieve(&fetcher.assembly), [0; 0], "it is waited for");
+    tokio::time::advance(Duration::from_millis(2500)).await;
+    assert_eq!(fetcher.sources.relieve(&fetcher.assembly), [0; 0], "that nothing was found to be left says nothing now");
+    fetcher.sources.look_again();
+    assert!(from_sender(&mut fetcher) > 100, "what is free is asked of the sender");
+    fetcher.sources.look_again();
+    fetcher.ask();
+    let relieved = fetcher.sources.relieve(&fetcher.assembly);
+    assert!(!relieved.is_empty() && fetcher.asked.iter().all(|asking| relieved.contains(&asking.number)));
+    fetcher.asked.clear();
+    let asked = |fetcher: &mut Fetcher, source: u8| {
+        fetcher.sources.look_again();
+        fetcher.ask();
+        let of_it = fetcher.asked.iter().filter(|asking| asking.source == id(source)).count();
+        (of_it, fetcher.asked.drain(..).count())
+    };
+    let (of_sender, all) = asked(&mut fetcher, SENDER);
+    assert!(of_sender > 0 && of_sender == all, "{of_sender} of {all}");
+    fetcher.sources.gained(&id(1), 0, vec![150..151]);
+    assert!(asked(&mut fetcher, 1).0 > 0);
 }
