@@ -202,7 +202,7 @@ mod tests {
             sender: sender(1),
             print: None,
             sidecar: None,
-            expiry: (n % 2 == 0).then_some(NOW),
+            expiry: n.is_multiple_of(2).then_some(NOW),
         };
         let records: Vec<_> = (0..2 * ROWS + 10).map(|n| (format!("{n:06}"), record(n))).collect();
         bench.ledger.removed(&records, &[]).expect("a ledger");

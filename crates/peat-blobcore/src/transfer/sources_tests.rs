@@ -238,7 +238,7 @@ async fn a_fellow_who_pauses_is_relieved_once_and_waited_for_again_when_it_gets_
     let mut fetcher = Fetcher::new(blob, size, 9);
     fetcher.sources.add(id(SENDER), 0, (), true);
     fetcher.sources.add(id(1), 0, (), false);
-    fetcher.sources.gained(&id(1), 0, vec![0..150]);
+    fetcher.sources.gained(&id(1), 0, vec![0..75, 75..150]);
     let from_sender = |fetcher: &mut Fetcher| {
         let mut groups = 0;
         loop {
@@ -269,6 +269,6 @@ async fn a_fellow_who_pauses_is_relieved_once_and_waited_for_again_when_it_gets_
     };
     let (of_sender, all) = asked(&mut fetcher, SENDER);
     assert!(of_sender > 0 && of_sender == all, "{of_sender} of {all}");
-    fetcher.sources.gained(&id(1), 0, vec![150..151]);
+    fetcher.sources.gained(&id(1), 0, vec![150..151, 151..152]);
     assert!(asked(&mut fetcher, 1).0 > 0);
 }
