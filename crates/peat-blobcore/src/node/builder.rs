@@ -364,7 +364,7 @@ impl NodeBuilder {
             fleet,
             sideload,
             outboxes: outbox::Turns::default(),
-            watches: Arc::new(WatchLimit::new(WatchLimit::DEFAULT)),
+            watches: Arc::new(WatchLimit::of_this_machine()),
             driver,
             bundles: AtomicU64::new(0),
             _data: data,
