@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use peat_blob_tests::fleet::{Fleet, completed, connected, eventually};
 use peat_blobcore::content::BlobStatus;
-use peat_blobcore::model::{BlobHash, Priority};
+use peat_blobcore::model::{BlobHash, NodeRef, Priority, Scope, TargetState};
 use peat_blobcore::{Limits, Node, RateChange, Rates, SendRequest, Sent};
 
 const RATE: u64 = 64 * 1024;
@@ -144,4 +144,50 @@ async fn a_metered_sender_serves_what_is_critical_alone_and_what_is_under_way_gi
     assert!(had > 0, "it goes on where it was");
     tokio::time::timeout(Duration::from_secs(20), alpha.shutdown()).await.expect("nothing is left waiting");
     bravo.shutdown().await;
+}
+
+/// Of two at the same distance that have the same blobs, who was slow with an earlier one is not asked while the other can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_holders_who_sent_faster_before_is_asked_first() {
+    const FILES: usize = 12;
+    // More than is asked for together, so that each is somebody's to be asked for.
+    const FILE: usize = 20 * 1024;
+    let fleet = Fleet::new();
+    let (alpha, bravo) = pair(&fleet, node("up=64KiB/s"), Limits::default()).await;
+    fleet.enroll("charlie", &[]);
+    let charlie = fleet.describe("charlie").peer(alpha.id(), alpha.addresses()).peer(bravo.id(), bravo.addresses());
+    let charlie = charlie.start().await.expect("charlie starts");
+    for holder in [&alpha, &bravo] {
+        connected(holder, charlie.id()).await;
+        connected(&charlie, holder.id()).await;
+    }
+    let to = |nodes: &[&Node]| Scope::Nodes(nodes.iter().map(|node| NodeRef::Id(node.id())).collect());
+    // Both have these.
+    let files: Vec<(String, Vec<u8>)> =
+        (0..FILES).map(|number| (number.to_string(), noise(number as u32)[..FILE].to_vec())).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    let outbox = fleet.write("both", &files);
+    let sent = bravo.send(SendRequest { scope: to(&[&alpha]), ..SendRequest::new(&outbox) }).await.expect("sent");
+    completed(&bravo, sent.distribution).await;
+    // One from each.
+    for (seed, holder) in [(100, &alpha), (101, &bravo)] {
+        let name = format!("from-{seed}");
+        let outbox = fleet.write(&name, &[(&name, &noise(seed)[..SIZE / 16])]);
+        let sent = holder.send(SendRequest { scope: to(&[&charlie]), ..SendRequest::new(outbox) }).await.expect("sent");
+        completed(holder, sent.distribution).await;
+    }
+    charlie.set_limits(metered()).await.expect("it runs");
+    let sent = alpha.send(SendRequest { scope: to(&[&bravo, &charlie]), ..SendRequest::new(outbox) }).await.expect("sent");
+    eventually("charlie knows that bravo has it", || async {
+        let known = charlie.distribution(sent.distribution).await;
+        known.is_ok_and(|known| known.targets.get(&bravo.id()).is_some_and(|target| target.state == TargetState::Delivered))
+    })
+    .await;
+    let before = alpha.block_bytes().served;
+    charlie.set_limits(Limits::default()).await.expect("it runs");
+    completed(&alpha, sent.distribution).await;
+    assert_eq!(alpha.block_bytes().served, before, "all comes from bravo");
+    for node in [alpha, bravo, charlie] {
+        node.shutdown().await;
+    }
 }

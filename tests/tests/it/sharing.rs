@@ -228,3 +228,50 @@ async fn who_claims_parts_and_sends_wrong_bytes_is_left_and_the_others_go_on() {
     serving.shutdown().await;
     bravo.shutdown().await;
 }
+
+/// Takes requests for blocks, and answers none; how many were broken off again.
+async fn be_silent(connection: Connection, asked: Arc<AtomicU64>, broken_off: Arc<AtomicU64>) {
+    let mut waiting = JoinSet::new();
+    while let Ok((send, mut recv)) = connection.accept_bi().await {
+        let Ok(frame) = read_frame(&mut recv, Request::MAX_BYTES).await else { continue };
+        if let Ok(Request::Blocks(_)) = Request::decode(&frame) {
+            asked.fetch_add(1, Ordering::SeqCst);
+            let broken_off = Arc::clone(&broken_off);
+            waiting.spawn(async move {
+                if matches!(send.stopped().await, Ok(Some(_))) {
+                    broken_off.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_of_a_blob_does_not_wait_for_a_holder_who_sends_nothing() {
+    let fleet = Fleet::new();
+    let identity = fleet.identity_until("silent", SystemClock.now().plus(Duration::from_secs(3600)));
+    let silent = RawMember::new(&fleet, identity).await;
+    let scene = Scene::among(fleet, &["bravo"], &[silent.id()]).await;
+    // It would never be taken for stalled.
+    let bravo = scene.fleet.describe("bravo").stall(DEADLINE * 2).start().await.expect("bravo starts");
+    let link = Link::new(&scene.content, 0);
+    let mut serving = JoinSet::new();
+    serving.spawn(link.clone().serve(scene.join(&bravo).await));
+    let mut joined = silent.join(&bravo).await;
+    joined.reconcile(&silent).await;
+    joined.learn(&silent, &scene.sent.distribution).await;
+    let claim = silent.claim(&scene.sent.distribution, TargetState::Delivered, SIZE);
+    joined.push(&silent, &claim).await;
+    let (asked, broken_off) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    serving.spawn(be_silent(joined.connection.clone(), Arc::clone(&asked), Arc::clone(&broken_off)));
+    serving.spawn(async move { while joined.hear().await.is_ok() {} });
+    eventually("the silent one is asked", || async { asked.load(Ordering::SeqCst) > 0 }).await;
+    tokio::select! {
+        () = link.flow() => {}
+        () = scene.delivered("bravo") => {}
+    }
+    eventually("its request was broken off", || async { broken_off.load(Ordering::SeqCst) > 0 }).await;
+    assert_eq!(link.sent.load(Ordering::SeqCst), SIZE, "the other has sent everything once");
+    serving.shutdown().await;
+    bravo.shutdown().await;
+}

@@ -175,6 +175,12 @@ impl Assembly {
         lock(&self.0.progress).held.runs().map(|run| tree::bytes_of(&run, self.0.size)).collect()
     }
 
+    /// How many bytes of a range are not here, in whole groups.
+    pub(crate) fn missing(&self, range: &Range<u64>) -> u64 {
+        let progress = lock(&self.0.progress);
+        tree::covering(range).filter(|group| !progress.held.contains(*group)).count() as u64 * GROUP_BYTES
+    }
+
     /// Has these bytes taken before the rest from now on, as somebody waits for them. A range of few bytes comes before one of many.
     pub(super) fn hurry(&self, range: &Range<u64>) {
         let groups = range.start / GROUP_BYTES..range.end.min(self.size()).div_ceil(GROUP_BYTES);

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::ErrorKind;
 use crate::clock::Clock;
 use crate::content::{Content, ContentError, Exported};
-use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Inbox, Outcome, Written};
+use crate::exchange::{Blobs, Delivery, ExchangeError, Export, Forgetting, Inbox, Ledger, Outcome, Written};
 use crate::model::{BlobHash, DistributionId, FileEntry, Package};
 use crate::reconcile::{FileOutcome, Retry};
 use crate::registry::{Registry, RegistryError};
@@ -33,12 +33,30 @@ pub(super) struct Deliveries {
     registry: Registry,
     /// Packages that become part of the registry.
     packages: JoinSet<Vec<Ended>>,
+    /// What the ledger forgets in time; away while it does.
+    forgetting: Option<Forgetting>,
+    forgets: JoinSet<Forgetting>,
 }
 
 impl Deliveries {
-    pub(super) fn new(inbox: Option<Inbox>, registry: Registry, content: Content, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(inbox: Option<Inbox>, ledger: Ledger, registry: Registry, content: Content, clock: Arc<dyn Clock>) -> Self {
         let (waiting, under_way, packages) = (VecDeque::new(), JoinSet::new(), JoinSet::new());
-        Self { inbox, content, clock, waiting, under_way, registry, packages }
+        let forgetting = Some(Forgetting::new(ledger, inbox.clone()));
+        Self { inbox, content, clock, waiting, under_way, registry, packages, forgetting, forgets: JoinSet::new() }
+    }
+
+    /// Has the ledger forget some of what it may, unless it is at that. For a clock that can be believed.
+    pub(super) fn forget_some(&mut self) {
+        let Some(mut forgetting) = self.forgetting.take() else { return };
+        let now = self.clock.now();
+        self.forgets.spawn_blocking(move || {
+            match forgetting.some(now) {
+                Ok(0) => {}
+                Ok(paths) => tracing::debug!(paths, "the inbox's ledger forgot what can come no more"),
+                Err(error) => tracing::warn!(%error, "the inbox's ledger forgets nothing"),
+            }
+            forgetting
+        });
     }
 
     /// Takes a package into the registry.
@@ -76,6 +94,10 @@ impl Deliveries {
                 ended.expect("the inbox does not panic, and its calls are not cancelled")
             }
             Some(ended) = self.packages.join_next() => ended.expect("the registry does not panic, and its calls are not cancelled"),
+            Some(forgetting) = self.forgets.join_next() => {
+                self.forgetting = Some(forgetting.expect("the ledger does not panic, and its calls are not cancelled"));
+                Vec::new()
+            }
             else => std::future::pending().await,
         }
     }
@@ -85,6 +107,7 @@ impl Deliveries {
         self.waiting.clear();
         while self.under_way.join_next().await.is_some() {}
         while self.packages.join_next().await.is_some() {}
+        while self.forgets.join_next().await.is_some() {}
     }
 
     fn begin(&mut self) {

@@ -21,7 +21,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::clock::Clock;
 use crate::content::Content;
 use crate::document::{Distribution, Hint, News, Section};
-use crate::exchange::{Delivery, Inbox};
+use crate::exchange::{Delivery, Inbox, Ledger};
 use crate::identity::Identity;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Files, Manifest, NodeRecord, Timestamp};
 use crate::network::wire::Message;
@@ -87,6 +87,7 @@ pub(crate) struct Parts {
     pub(crate) replica: Replica,
     pub(crate) content: Content,
     pub(crate) inbox: Option<Inbox>,
+    pub(crate) ledger: Ledger,
     pub(crate) network: Arc<Network>,
     pub(crate) policy: Policy,
     /// How long a source may send nothing before another is asked.
@@ -143,6 +144,7 @@ impl Driver {
             replica,
             content,
             inbox,
+            ledger,
             network,
             policy,
             stall,
@@ -163,7 +165,7 @@ impl Driver {
             room: Room::new(
                 std::iter::once(content.directory()).chain(inbox.as_ref().map(Inbox::directory)).map(Into::into).collect(),
             ),
-            deliveries: Deliveries::new(inbox, registry.clone(), content.clone(), Arc::clone(&clock)),
+            deliveries: Deliveries::new(inbox, ledger, registry.clone(), content.clone(), Arc::clone(&clock)),
             discards: Discards::new(content.clone()),
             delivered: activity::Deliveries::default(),
             registry,
@@ -367,6 +369,7 @@ impl Driver {
             id,
             sender: manifest.sender,
             made_at: manifest.made_at,
+            expiry: manifest.expiry,
             bundle: manifest.bundle.clone(),
             priority: manifest.priority,
             file_count: manifest.file_count(),
@@ -680,6 +683,9 @@ impl Driver {
         self.write_again().await;
         self.mend().await;
         self.discards.again();
+        if self.replica.clock_trusted() {
+            self.deliveries.forget_some();
+        }
         if let Err(error) = self.content.gc() {
             tracing::error!(%error, "cannot collect garbage");
         }

@@ -166,6 +166,11 @@ impl View for World {
     fn distance(&self, peer: &EndpointId) -> Distance {
         Distance::of(self.network.peer(peer).and_then(|peer| peer.round_trip()))
     }
+
+    fn rate(&self, peer: &EndpointId) -> Option<u64> {
+        let connected = self.network.peer(peer);
+        self.network.traffic().speeds.of(peer, connected.as_ref().map(|connected| &connected.connection))
+    }
 }
 
 /// The store's word for a reason to keep a distribution.

@@ -49,6 +49,7 @@ impl Job<'_> {
             sender: self.delivery.sender,
             print,
             sidecar: None,
+            expiry: Some(self.delivery.expiry),
         }
     }
 

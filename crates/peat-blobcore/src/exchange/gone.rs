@@ -158,7 +158,7 @@ impl Missed {
             }
             self.since.insert(path, since.unwrap_or(seen.now));
         }
-        let waits = self.since.len() > gone.len();
+        let waits = self.since.len() > gone.len() || total > self.since.len() as u64;
         Ok(Absent { gone, held, all, waits })
     }
 

@@ -73,6 +73,8 @@ pub struct Delivery {
     pub sender: EndpointId,
     /// Its time, which orders what comes under one path.
     pub made_at: Timestamp,
+    /// Until when it is tried.
+    pub expiry: Timestamp,
     /// The send call that it belongs to.
     pub bundle: String,
     /// How urgent it is.
@@ -287,7 +289,7 @@ impl Inbox {
         self.0.ledger.is_blank()
     }
 
-    fn turn(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
         // What a panic left half-done, the next delivery finishes like what a crash left.
         self.0.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -15,12 +15,14 @@ use super::name;
 use super::sent::{SENDING, SENT};
 use super::sidecar;
 use crate::database::Database;
-use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp, decode_whole, encode};
+use crate::model::{BlobHash, DistributionId, EndpointId, Manifest, Timestamp, decode_whole, encode};
 
 /// Path beneath the inbox to [`Record`].
-const DELIVERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("delivered v1");
-/// Path as a sender names it to the greatest made-at that this node gave it.
-const STAMPED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("stamped v1");
+pub(super) const DELIVERED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("delivered v1");
+/// Path as a sender names it to the greatest made-at that this node gave it. The path without a byte stands for those that were forgotten.
+pub(super) const STAMPED: TableDefinition<'_, &[u8], u64> = TableDefinition::new("stamped v1");
+/// No file has it.
+pub(super) const FORGOTTEN: &[u8] = b"";
 /// Number of a temporary file to [`Pending`]: what an unfinished batch has on disk.
 const PENDING: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pending v1");
 /// The one [`BatchState`], while a batch is unfinished.
@@ -51,9 +53,17 @@ pub(super) struct Record {
     /// Set where the file was not sent but is the sidecar of one that was.
     #[n(7)]
     pub(super) sidecar: Option<bool>,
+    /// The latest expiry of the distributions that had to do with the path.
+    #[n(8)]
+    pub(super) expiry: Option<Timestamp>,
 }
 
 impl Record {
+    /// From when on nothing that is older than this can come any more, as far as is known.
+    pub(super) fn expiry(&self) -> Timestamp {
+        self.expiry.unwrap_or_else(|| self.made_at.plus(Manifest::MAX_LIFETIME))
+    }
+
     /// That nothing newer came than what had the file removed. No content is the one that it stands for: whatever lies under the
     /// path is the user's.
     pub(super) fn nothing(self) -> Self {
@@ -287,7 +297,9 @@ fn remember(
 ) -> Result<(), ExchangeError> {
     let mut stamped = write.open_table(STAMPED)?;
     for (path, record) in records {
-        delivered.insert(path.as_str(), &*encode(record))?;
+        let before = delivered.get(path.as_str())?.map(|bytes| parse::<Record>(bytes.value())).transpose()?;
+        let expiry = before.map_or(record.expiry(), |before| record.expiry().max(before.expiry()));
+        delivered.insert(path.as_str(), &*encode(&Record { expiry: Some(expiry), ..record.clone() }))?;
         // What this node sends under that name is to be later, wherever it lies here.
         if let Some(named) = name::beneath_origin(path, &record.sender) {
             let known = stamped.get(named.as_bytes())?.map_or(0, |millis| millis.value());
@@ -298,7 +310,9 @@ fn remember(
 }
 
 fn greatest(write: &WriteTransaction, path: &[u8]) -> Result<Option<Timestamp>, ExchangeError> {
-    let given = write.open_table(STAMPED)?.get(path)?.map(|millis| Timestamp::from_millis(millis.value()));
+    let stamped = write.open_table(STAMPED)?;
+    let given = [path, FORGOTTEN].into_iter().map(|path| stamped.get(path)).collect::<Result<Vec<_>, _>>()?;
+    let given = given.into_iter().flatten().map(|millis| Timestamp::from_millis(millis.value())).max();
     let accepted = match std::str::from_utf8(path) {
         Ok(path) => match write.open_table(DELIVERED)?.get(path)? {
             Some(bytes) => Some(parse::<Record>(bytes.value())?.made_at),

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 
 use super::watch::{is_hidden, is_wanted};
 
-/// What has come into a directory. That a file was made is not enough: its writer closes it.
-const COMES: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO).union(WatchFlags::CREATE);
+/// What has come into a directory. That a file was made is not enough: its writer closes it, and may set its mode and times then.
+const COMES: WatchFlags = WatchFlags::CLOSE_WRITE.union(WatchFlags::MOVED_TO).union(WatchFlags::CREATE).union(WatchFlags::ATTRIB);
 const GOES: WatchFlags = WatchFlags::DELETE.union(WatchFlags::MOVED_FROM);
 const ITSELF: WatchFlags = WatchFlags::DELETE_SELF.union(WatchFlags::MOVE_SELF);
 const ONLY: WatchFlags = WatchFlags::ONLYDIR.union(WatchFlags::EXCL_UNLINK);
@@ -58,8 +58,15 @@ const REMOTE: [u32; 14] = [
 pub(crate) struct WatchLimit(AtomicUsize);
 
 impl WatchLimit {
-    /// An eighth of what older kernels allow a user, each of some hundred bytes to the kernel.
+    /// As many as kernels before 5.11 allow a user. Each keeps an inode in memory, by the kernel's own count some 1.3 KB.
     pub(crate) const DEFAULT: usize = 8192;
+
+    /// At most half of what this kernel allows a user, whose other programs want some too.
+    pub(crate) fn of_this_machine() -> Self {
+        let allowed = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_watches");
+        let allowed: Option<usize> = allowed.ok().and_then(|text| text.trim().parse().ok());
+        Self::new(allowed.map_or(Self::DEFAULT, |allowed| Self::DEFAULT.min(allowed / 2)))
+    }
 
     pub(crate) fn new(most: usize) -> Self {
         Self(AtomicUsize::new(most))
@@ -210,7 +217,9 @@ impl Notices {
         }
     }
 
+    /// What was watched is of no use any more: others may have its places.
     fn fail(&mut self, why: &str) {
+        self.limit.give_back(std::mem::take(&mut self.watches).len());
         self.failed.get_or_insert_with(|| why.to_owned());
     }
 }

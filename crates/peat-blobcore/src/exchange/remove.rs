@@ -68,7 +68,7 @@ fn remove(
     }
     // What is there stays known for what it is, and no version from before this one may come any more.
     let (made_at, distribution, index) = record.order();
-    let stays = |last| Record { made_at, distribution, index, ..last };
+    let stays = |last: Record| Record { made_at, distribution, index, expiry: last.expiry.max(record.expiry), ..last };
     if theirs && last.sidecar.is_none() {
         return Ok((Outcome::Kept, Some(stays(last))));
     }

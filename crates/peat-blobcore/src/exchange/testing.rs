@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Blobs, Delivery, Export, Inbox, InboxPolicy, Ledger, Outcome, Owner, Written};
-use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Priority, Sha256Digest, Timestamp};
+use crate::model::{BlobHash, DistributionId, EndpointId, FileEntry, Manifest, Priority, Sha256Digest, Timestamp};
 
 /// What [`MemoryBlobs::export`] does next instead of its duty.
 #[derive(Debug, Clone, Copy)]
@@ -165,6 +165,7 @@ impl Bench {
             id: DistributionId::from_bytes([id; 32]),
             sender: sender(1),
             made_at: Timestamp::from_millis(made_at),
+            expiry: NOW.plus(Manifest::DEFAULT_LIFETIME),
             bundle: "a bundle".to_owned(),
             priority: Priority::Critical,
             file_count: files.len() as u64,

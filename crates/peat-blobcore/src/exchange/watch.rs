@@ -18,6 +18,7 @@ use super::notices::Notices;
 use super::outbox::{Collected, Outbox, STRICT, SkipReason};
 use super::sent::SentFile;
 use super::walk::Found;
+use crate::ErrorKind;
 use crate::model::{BlobHash, Timestamp};
 
 /// Files that are sent together, and the sum of their sizes at which no more are added.
@@ -82,7 +83,7 @@ impl Watcher {
         mut notices: Option<&mut Notices>,
     ) -> Result<Looked, ExchangeError> {
         let outbox = match (Outbox::open(&self.root), &mut notices) {
-            (Err(_), Some(notices)) => {
+            (Err(error), Some(notices)) if error.kind() == ErrorKind::NotFound => {
                 notices.wait_for(&self.root);
                 // It may have come before that.
                 Outbox::open(&self.root)?

@@ -28,10 +28,16 @@ impl Segments {
         *self.0.borrow()
     }
 
+    /// Whether a connection to this address may be made with segments: tries the way to it. Of an address that nobody has proved to
+    /// be his this says nothing for other connections, since it may be chosen for where it leads.
+    pub(crate) fn may_be_taken(&self, address: SocketAddr) -> bool {
+        // What else may fail fails for connections too, and they tell of it.
+        self.are_taken() && takes_segments(address).unwrap_or(true)
+    }
+
     /// Tries the way to an address: where segments are taken, two datagrams of one byte go to the next hop and no farther.
     pub(crate) fn try_towards(&self, address: SocketAddr) {
-        // What else may fail fails for connections too, and they tell of it.
-        if self.are_taken() && !takes_segments(address).unwrap_or(true) {
+        if self.are_taken() && !self.may_be_taken(address) {
             tracing::info!(%address, "segments of UDP are refused on this machine: connections go without, which costs processor time");
             self.0.send_replace(false);
         }

@@ -392,8 +392,8 @@ impl Service {
         let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
         self.tasks.spawn(async move {
             let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
-            address.into_iter().for_each(|address| shared.segments.try_towards(address));
-            let segments = shared.segments.are_taken();
+            // Later its ways are tried for all.
+            let segments = address.map_or_else(|| shared.segments.are_taken(), |address| shared.segments.may_be_taken(address));
             let accepting = if segments { incoming.accept() } else { incoming.accept_with(without_segments) };
             let Ok(accepting) = accepting else { return nobody(Ok(())) };
             let connection = tokio::select! {

@@ -428,6 +428,8 @@ impl Denial {
 }
 
 impl BlockFrame {
+    const HEAD_BYTES: usize = 5;
+
     /// Writes the frame: a tag byte, a `u32` length, the payload. Gives up when the peer takes nothing for as long as
     /// `patience`.
     ///
@@ -446,6 +448,15 @@ impl BlockFrame {
         stream.write_chunks(&mut [Bytes::from(head), Bytes::from(payload)], patience).await
     }
 
+    /// How many bytes [`BlockFrame::write`] writes.
+    pub(crate) fn bytes_on_wire(&self) -> usize {
+        Self::HEAD_BYTES
+            + match self {
+                Self::Block(bytes) | Self::Compressed(bytes) => bytes.len(),
+                Self::Denied(_) => 1,
+            }
+    }
+
     /// Reads one frame. Gives up when nothing comes for as long as `patience`, and when the whole takes a hundred times that:
     /// a link may be slow, but who sends a byte now and then holds up what others could send.
     ///
@@ -457,7 +468,7 @@ impl BlockFrame {
     }
 
     async fn read_slowly(stream: &mut impl FrameReader, patience: Duration) -> Result<Self, WireError> {
-        let mut head = [0; 5];
+        let mut head = [0; Self::HEAD_BYTES];
         read_all(stream, &mut head, patience).await?;
         let length = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
         let mut body = async |limit| {

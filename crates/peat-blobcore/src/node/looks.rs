@@ -80,7 +80,8 @@ impl Looks {
                 self.give_up(now, why);
             }
         }
-        self.times.looked(at, now, waits, self.fresh && self.heard.is_some(), rest);
+        let follows = self.heard.as_ref().map(|_| if self.fresh { Follows::New } else { Follows::Found });
+        self.times.looked(at, now, follows.filter(|_| waits), rest);
     }
 
     /// Why what is put there is found by polls alone, if that is so.
@@ -90,7 +91,11 @@ impl Looks {
 
     /// Waits until it is time to look.
     pub(super) async fn next(&mut self) {
-        let Next { at, soonest, fresh } = self.times.next();
+        let Next { mut at, soonest, mut fresh } = self.times.next();
+        let again = self.again.max(soonest);
+        if self.wanted && self.heard.is_none() && again < at {
+            (at, fresh) = (again, true);
+        }
         let told = tokio::select! {
             () = self.until(at) => {
                 self.fresh = fresh;
@@ -164,6 +169,15 @@ struct Next {
     fresh: bool,
 }
 
+/// What a look was for after which something waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// Something that was told, or a poll.
+    New,
+    /// What an earlier one has found.
+    Found,
+}
+
 /// What the time of the next look follows from.
 struct Times {
     interval: Duration,
@@ -172,27 +186,34 @@ struct Times {
     soonest: Duration,
     /// When what earlier looks found can have been still for long enough.
     still: VecDeque<Duration>,
+    /// How long after the last look of one after the other for the same.
+    follow: Duration,
 }
 
 impl Times {
     fn new(interval: Duration, window: Duration) -> Self {
-        Self { interval, window, poll: Duration::ZERO, soonest: Duration::ZERO, still: VecDeque::new() }
+        Self { interval, window, poll: Duration::ZERO, soonest: Duration::ZERO, still: VecDeque::new(), follow: window }
     }
 
-    /// A look began at `at` and ended `now`. Only what is `fresh` is looked at again before the poll: what was written to
-    /// since is told when its writer closes it, and one who never does is not followed.
-    fn looked(&mut self, at: Duration, now: Duration, waits: bool, fresh: bool, rest: Duration) {
+    /// A look began at `at` and ended `now`. What waits then is looked at again when it can have been still for long enough, and if it
+    /// was not (its mode was set, it could not be sent, it has no end) at ever longer intervals until the poll.
+    fn looked(&mut self, at: Duration, now: Duration, waits: Option<Follows>, rest: Duration) {
         let gap = rest.max((now - at) * SHARE);
         self.poll = now + gap.max(self.interval);
         self.soonest = now + gap.max(TOGETHER.min(self.interval));
         while self.still.front().is_some_and(|still| *still <= at) {
             self.still.pop_front();
         }
-        if !waits {
-            self.still.clear();
-        } else if fresh {
-            self.still.push_back(at + self.window);
-        }
+        self.follow = match waits {
+            None => {
+                self.still.clear();
+                return;
+            }
+            Some(Follows::New) => self.window,
+            Some(Follows::Found) if !self.still.is_empty() => return,
+            Some(Follows::Found) => (self.follow * 2).max(TOGETHER),
+        };
+        self.still.push_back(at + self.follow);
     }
 
     fn next(&self) -> Next {
@@ -214,25 +235,32 @@ mod tests {
 
     /// When to look next, and whether as a poll, after a look of no length.
     fn after(times: &mut Times, at: u64, waits: bool, fresh: bool) -> (Duration, bool) {
-        times.looked(ms(at), ms(at), waits, fresh, Duration::ZERO);
+        let follows = if fresh { Follows::New } else { Follows::Found };
+        times.looked(ms(at), ms(at), waits.then_some(follows), Duration::ZERO);
         let next = times.next();
         (next.at, next.fresh)
     }
 
     #[test]
-    fn what_was_found_is_looked_at_again_when_it_can_be_still_and_then_no_more() {
+    fn what_was_found_is_looked_at_again_when_it_can_be_still_and_then_ever_more_rarely() {
         let mut times = Times::new(HOUR, WINDOW);
         assert_eq!(after(&mut times, 0, false, true), (HOUR, true), "nothing waits");
         assert_eq!(after(&mut times, 1000, true, true), (ms(3000), false));
         assert_eq!(after(&mut times, 1500, true, true), (ms(3000), false));
         assert_eq!(after(&mut times, 3000, true, false), (ms(3500), false), "what came later waits longer");
-        assert_eq!(
-            after(&mut times, 3500, true, false),
-            (HOUR + ms(3500), true),
-            "what is still written to is left to its writer"
-        );
-        after(&mut times, 4000, true, true);
-        assert_eq!(after(&mut times, 4500, false, true), (HOUR + ms(4500), true), "all was sent");
+        let mut at = 3500;
+        for wait in [4000, 8000, 16_000, 32_000] {
+            assert_eq!(after(&mut times, at, true, false), (ms(at + wait), false), "what is not still is left to its writer");
+            at += wait;
+        }
+        assert_eq!(after(&mut times, at, true, true), (ms(at + 2000), false), "something new");
+        assert_eq!(after(&mut times, at + 500, false, true), (HOUR + ms(at + 500), true), "all was sent");
+        let looks = (0..).map_while(|_| {
+            let (next, poll) = after(&mut times, at, true, false);
+            at = next.as_millis() as u64;
+            (!poll).then_some(())
+        });
+        assert!(looks.count() < 12, "what is written to without an end is looked at few times in an hour");
     }
 
     #[test]
@@ -246,16 +274,16 @@ mod tests {
     #[test]
     fn however_much_is_told_looks_take_a_tenth_of_the_time_and_rest_when_they_are_to() {
         let mut times = Times::new(HOUR, WINDOW);
-        times.looked(ms(0), ms(1), true, true, Duration::ZERO);
+        times.looked(ms(0), ms(1), Some(Follows::New), Duration::ZERO);
         assert_eq!(times.next().soonest, ms(201), "a short one");
-        times.looked(ms(1000), ms(2000), true, true, Duration::ZERO);
+        times.looked(ms(1000), ms(2000), Some(Follows::New), Duration::ZERO);
         let next = times.next();
         assert_eq!((next.soonest, next.at), (ms(12_000), ms(12_000)), "one of a second");
-        times.looked(ms(12_000), ms(12_001), true, true, ms(30_000));
+        times.looked(ms(12_000), ms(12_001), Some(Follows::New), ms(30_000));
         let next = times.next();
         assert_eq!((next.soonest, next.at), (ms(42_001), ms(42_001)), "one that found a full disk");
         let mut times = Times::new(ms(50), WINDOW);
-        times.looked(ms(0), ms(0), true, true, Duration::ZERO);
+        times.looked(ms(0), ms(0), Some(Follows::New), Duration::ZERO);
         assert_eq!(times.next().soonest, ms(50), "a poll is not waited for longer than it would be");
     }
 }

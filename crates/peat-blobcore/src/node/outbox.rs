@@ -181,7 +181,10 @@ impl Watching {
             let round = move || {
                 let (now, notices) = moved_looks.begin();
                 let outcome = this.round(&mut moved, notices, now);
+                let options = &this.options;
                 let (waits, rest) = match &outcome {
+                    // What comes one by one is sent together.
+                    Ok(round) if round.sent > 0 => (round.waits, options.stable.min(options.interval)),
                     Ok(round) => (round.waits, Duration::ZERO),
                     Err(error) if error.kind() == ErrorKind::NoSpace => (true, REST),
                     Err(_) => (true, Duration::ZERO),
@@ -271,7 +274,7 @@ impl Watching {
         watcher.settled(taken.iter().map(|taken| taken.path.as_slice()));
         for Unread { path, why } in failed {
             watcher.put_off(&path, now);
-            round.waiting += 1;
+            (round.waiting, round.waits) = (round.waiting + 1, true);
             round.problem.get_or_insert(why);
         }
         Ok(())

@@ -79,6 +79,8 @@ pub(super) struct Fake {
     pub(super) changes_left: u32,
     /// Who is not near.
     pub(super) distances: BTreeMap<EndpointId, Distance>,
+    /// Whose rate is known.
+    pub(super) rates: BTreeMap<EndpointId, u64>,
 }
 
 impl View for Fake {
@@ -109,6 +111,9 @@ impl View for Fake {
     }
     fn distance(&self, peer: &EndpointId) -> Distance {
         self.distances.get(peer).copied().unwrap_or_default()
+    }
+    fn rate(&self, peer: &EndpointId) -> Option<u64> {
+        self.rates.get(peer).copied()
     }
 }
 
@@ -141,10 +146,11 @@ impl Bench {
         let node = |number: u8| Node { name: format!("node-{number}"), ..Node::default() };
         let nodes = (1..=6).map(|number| (peer(number), node(number))).collect();
         let (documents, blobs, pins) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        let (distances, rates) = (BTreeMap::new(), BTreeMap::new());
         Self {
             now: Timestamp::from_millis(2_000_000),
             policy: Policy::default(),
-            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32, distances: BTreeMap::new() },
+            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32, distances, rates },
             memory: Memory::default(),
             running: Vec::new(),
             dialling: Vec::new(),

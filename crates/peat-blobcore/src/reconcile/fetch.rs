@@ -6,6 +6,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::decide::FileSource;
+use super::expected::behind;
 use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
@@ -80,6 +81,16 @@ impl Fetching {
     fn accept(&mut self, source: &EndpointId) -> bool {
         self.metered.remove(source);
         self.refused.remove(source).is_some()
+    }
+
+    /// About how much is asked for with a blob: small ones that wait behind it come along.
+    fn bytes_to_ask_for(&self, blob: &BlobHash) -> u64 {
+        let size = self.missing.get(blob).map(|missing| missing.size).unwrap_or_default();
+        if size > SMALL_BYTES {
+            return size;
+        }
+        let several = size.saturating_mul(self.todo.len().min(MAX_SMALL_BLOBS) as u64);
+        several.clamp(size, MAX_SMALL_FETCH_BYTES)
     }
 
     /// Takes up again what was put off until `now`.
@@ -552,22 +563,23 @@ impl Pass<'_> {
 pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &DistributionId, blob: &BlobHash) -> Choice {
     let Some(job) = memory.jobs.get(id) else { return Choice::NoneConnected };
     let Work::Fetching(fetching) = &job.work else { return Choice::NoneConnected };
-    let (mut best, mut soonest) = (None, None);
+    let (mut sources, mut soonest) = (Vec::new(), None);
     for source in memory.peers.connected().intersection(&job.interests) {
         let until = left_alone_until(memory, fetching, source, blob);
         if until > now {
             soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until)));
             continue;
         }
-        // The nearest, since what lies next door must not cross a satellite; the least busy of those; among equals, different nodes
-        // and blobs prefer different sources.
-        let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
-        let score = (view.distance(source), memory.flights.from(source), spread, *source);
-        if best.is_none_or(|other| score < other) {
-            best = Some(score);
-        }
+        sources.push(*source);
     }
-    match (best, soonest) {
+    // Those that it would come from soonest, as far as is known; the nearest of those, since what lies next door must not cross a
+    // satellite, and then the least busy; among equals, different nodes and blobs prefer different sources.
+    let behind = behind(view, sources, fetching.bytes_to_ask_for(blob));
+    let best = behind.into_iter().map(|(source, behind)| {
+        let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
+        (behind, view.distance(&source), memory.flights.from(&source), spread, source)
+    });
+    match (best.min(), soonest) {
         (Some((.., source)), _) => Choice::From(source),
         (None, Some(until)) => Choice::NotBefore(until),
         (None, None) => Choice::NoneConnected,

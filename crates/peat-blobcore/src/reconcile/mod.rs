@@ -12,6 +12,7 @@ mod carry;
 mod decide;
 mod deliver;
 mod event;
+mod expected;
 mod explain;
 mod fetch;
 mod memory;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::expected::behind;
 use super::memory::{Fetching, Memory, Work};
 use super::peers::{mix, number};
 use super::{View, is_target};
@@ -22,18 +23,24 @@ pub fn sources(
 ) -> BTreeMap<EndpointId, bool> {
     let Some(job) = memory.jobs.get(id) else { return BTreeMap::new() };
     let Work::Fetching(fetching) = &job.work else { return BTreeMap::new() };
-    let mut found: Vec<_> = memory
+    let candidates: Vec<_> = memory
         .peers
         .connected()
         .iter()
         .filter(|peer| left_alone_until(memory, fetching, peer, blob) <= now)
         .filter_map(|peer| {
             let whole = job.interests.contains(peer);
-            // The nearest first, and else a different choice for each blob and node, so that all are asked by somebody.
-            let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(peer.as_bytes()));
             let partial = is_target(view.nodes(), &job.distribution, peer) || job.distribution.carriers.contains_key(peer);
-            (whole || partial).then_some((!whole, view.distance(peer), spread, *peer))
+            (whole || partial).then_some((!whole, *peer))
         })
+        .collect();
+    let size = fetching.missing.get(blob).map(|missing| missing.size).unwrap_or_default();
+    let behind = behind(view, candidates.iter().map(|(_, peer)| *peer), size);
+    // The best first, and else a different choice for each blob and node, so that all are asked by somebody.
+    let spread = |peer: &EndpointId| mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(peer.as_bytes()));
+    let mut found: Vec<_> = candidates
+        .into_iter()
+        .map(|(partial, peer)| (partial, behind[&peer], view.distance(&peer), spread(&peer), peer))
         .collect();
     found.sort_unstable();
     found.truncate(MOST);

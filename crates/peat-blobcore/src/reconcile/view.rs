@@ -85,4 +85,10 @@ pub trait View {
     fn distance(&self, _: &EndpointId) -> Distance {
         Distance::Near
     }
+
+    /// Bytes a second that have come of late from a node that is in reach, while it was asked; nothing where that is not known. A
+    /// view tells the same as long as what it measures changes little.
+    fn rate(&self, _: &EndpointId) -> Option<u64> {
+        None
+    }
 }

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::availability::{self, News};
 use super::limiter::Pace;
 use super::paced::{Incoming, Paid};
-use super::sources::{Asking, Candidate, Rates, Sources, compression_for};
+use super::sources::{Asking, Candidate, Loose, Rates, Sources, compression_for};
 use super::{FetchError, Traffic, blocking};
 use crate::content::{Assembly, Content, ContentError, Ingested, MAX_INLINE_BYTES};
 use crate::model::{BlobHash, EndpointId, Priority};
@@ -94,12 +94,20 @@ struct Swarm {
     sources: Sources<Connection>,
     /// Connections that are asked no more.
     dropped: BTreeSet<(EndpointId, usize)>,
-    requests: JoinSet<(EndpointId, usize, Result<Rates, FetchError>)>,
-    /// Ends the requests to each source.
-    aborts: BTreeMap<EndpointId, Vec<AbortHandle>>,
+    requests: JoinSet<Ended>,
+    /// Ends each request under way, by its number.
+    aborts: BTreeMap<u64, (EndpointId, AbortHandle)>,
     listeners: JoinSet<()>,
     tell: mpsc::Sender<News>,
     news: mpsc::Receiver<News>,
+}
+
+/// A request has ended that was not broken off.
+struct Ended {
+    source: EndpointId,
+    connection: usize,
+    number: u64,
+    outcome: Result<Rates, FetchError>,
 }
 
 impl Swarm {
@@ -113,6 +121,13 @@ impl Swarm {
             while let Some(asking) = self.sources.next(&self.assembly) {
                 self.ask(asking);
             }
+            // Once their ends are heard of, what is missing of them is asked for.
+            for number in self.sources.relieve(&self.assembly) {
+                if let Some((source, abort)) = self.aborts.remove(&number) {
+                    tracing::debug!(blob = %self.order.blob, source = %source.short(), "the rest of a request is asked of another");
+                    abort.abort();
+                }
+            }
             if self.requests.is_empty() && upkeep.is_empty() && (self.assembly.is_whole() || self.sources.is_empty()) {
                 break;
             }
@@ -124,15 +139,18 @@ impl Swarm {
             }
             tokio::select! {
                 Some(ended) = self.requests.join_next() => {
-                    let (id, connection, outcome) = match ended {
+                    let Ended { source, connection, number, outcome } = match ended {
                         Ok(ended) => ended,
-                        // Its source was asked for more that did not come.
-                        Err(aborted) if aborted.is_cancelled() => continue,
+                        // It was broken off, and what it was for is free again.
+                        Err(aborted) if aborted.is_cancelled() => {
+                            self.sources.look_again();
+                            continue;
+                        }
                         Err(_) => return Err(FetchError::Stopped),
                     };
                     match outcome {
-                        Ok(rates) => self.sources.answered(&id, connection, rates),
-                        Err(error) => self.fail(id, connection, error, on_dropped)?,
+                        Ok(rates) => self.sources.answered(&source, connection, number, rates),
+                        Err(error) => self.fail(source, connection, error, on_dropped)?,
                     }
                     on_progress(self.assembly.held());
                     if upkeep.is_empty() && !self.assembly.is_whole() {
@@ -170,20 +188,21 @@ impl Swarm {
         self.sources.hold_to(|source| limiter.down(*source, priority).rate().map(|rate| rate.bytes()));
     }
 
-    fn ask(&mut self, Asking { source, connection, taken, block, link }: Asking<Connection>) {
+    fn ask(&mut self, asking: Asking<Connection>) {
+        let Asking { source, connection, number, loose, taken, block, link } = asking;
         let (assembly, patience, traffic) = (self.assembly.clone(), self.order.patience, Arc::clone(&self.order.traffic));
         let pace = traffic.limiter.down(source, self.order.priority);
-        let aborts = self.aborts.entry(source).or_default();
-        aborts.retain(|abort| !abort.is_finished());
-        aborts.push(self.requests.spawn(async move {
+        self.aborts.retain(|_, (_, abort)| !abort.is_finished());
+        let abort = self.requests.spawn(async move {
             let (range, id) = (taken.range(), connection.stable_id());
             let round_trip = connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt());
             let (blob, compression) = (assembly.hash(), compression_for(link, round_trip));
             let order = BlockRequest { blob, start: range.start, end: range.end, block, compression, pairs: 0 };
-            let outcome = request(connection, assembly, order, patience, traffic, pace).await;
+            let outcome = request(connection, assembly, order, patience, traffic, pace, loose).await;
             drop(taken);
-            (source, id, outcome)
-        }));
+            Ended { source, connection: id, number, outcome }
+        });
+        self.aborts.insert(number, (source, abort));
     }
 
     /// A request has failed. Its source is asked no more; without another one, or when it is this node that cannot go on, the
@@ -206,7 +225,7 @@ impl Swarm {
             return Err(error);
         }
         if news {
-            self.aborts.remove(&id).unwrap_or_default().iter().for_each(AbortHandle::abort);
+            self.aborts.values().filter(|(source, _)| *source == id).for_each(|(_, abort)| abort.abort());
             on_dropped(id, &error);
         }
         Ok(())
@@ -222,17 +241,25 @@ pub(super) async fn request(
     patience: Duration,
     traffic: Arc<Traffic>,
     pace: Pace,
+    loose: Arc<Loose>,
 ) -> Result<Rates, FetchError> {
-    let (started, mut crossed) = (Instant::now(), 0);
+    let (started, mut crossed, source) = (Instant::now(), 0, pace.peer());
     let paid = Paid::take(pace, order.end - order.start).await;
+    let measured = traffic.speeds.asked(source, &connection);
     let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-    let mut recv = Incoming::new(recv, paid);
+    let told = Arc::clone(&loose);
+    let mut recv = Incoming::new(recv, paid).telling(move |bytes| {
+        measured.came(bytes);
+        told.came(bytes);
+    });
     order.pairs = assembly.known_pairs(order.start);
-    let (blocks, mut arrived) = mpsc::channel(2);
+    let (blocks, mut arrived) = mpsc::channel::<(Range<u64>, BlockFrame)>(2);
     let write = async {
         while let Some((range, frame)) = arrived.recv().await {
             let (assembly, traffic) = (assembly.clone(), Arc::clone(&traffic));
+            let bytes = frame.bytes_on_wire();
             blocking(move || write(&assembly, &order, range, frame, &traffic)).await?;
+            loose.written(bytes);
         }
         Ok(())
     };

@@ -124,6 +124,11 @@ impl Pace {
         self.lane().give_back(self.flow, bytes);
     }
 
+    /// With whom.
+    pub(super) fn peer(&self) -> EndpointId {
+        self.flow.peer
+    }
+
     /// The least of the limits that hold now; none on a node that has none.
     pub(crate) fn rate(&self) -> Option<Rate> {
         self.lane().rate(&self.flow, self.name.as_deref())

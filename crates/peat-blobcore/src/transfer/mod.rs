@@ -6,6 +6,7 @@
 //! - `delta`: a blob put together from others that are here, and what they lack
 //! - `small`: many small blobs with one request
 //! - `errand`: what a node can have from a registry that another cannot reach
+//! - `speeds`: how fast each peer has sent of late
 //! - `serve`: the answers; `stock`: those to clients of iroh-blobs
 //! - `limits`: how much may cross, and when; `limiter`: who waits for it; `paced`: the streams that do
 mod availability;
@@ -17,11 +18,14 @@ mod limits;
 mod paced;
 #[cfg(test)]
 mod pair_tests;
+#[cfg(test)]
+mod relief_tests;
 mod serve;
 mod small;
 mod sources;
 #[cfg(test)]
 mod sources_tests;
+mod speeds;
 mod stock;
 
 pub(crate) use errand::ask as ask_errand;
@@ -31,8 +35,10 @@ pub use limits::{LimitError, Limits, LimitsInForce, Period, Rate, RateChange, Ra
 pub(crate) use serve::{Entitlement, Turns, serve};
 pub(crate) use small::{Landed, SmallOrder, fetch_small};
 pub(crate) use sources::Candidate;
+pub(crate) use speeds::Speeds;
 pub(crate) use stock::serve_stock;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::content::ContentError;
@@ -52,7 +58,7 @@ pub struct BlockBytes {
     pub copied: u64,
 }
 
-/// The running count of them, and their limits.
+/// The running count of them, their limits, and how fast they come.
 #[derive(Debug)]
 pub(crate) struct Traffic {
     received: AtomicU64,
@@ -60,6 +66,7 @@ pub(crate) struct Traffic {
     saved: AtomicU64,
     copied: AtomicU64,
     pub(crate) limiter: Limiter,
+    pub(crate) speeds: Arc<Speeds>,
 }
 
 impl Traffic {
@@ -70,6 +77,7 @@ impl Traffic {
             saved: AtomicU64::new(0),
             copied: AtomicU64::new(0),
             limiter,
+            speeds: Arc::default(),
         }
     }
 

@@ -7,6 +7,7 @@ use iroh::endpoint::{RecvStream, SendStream, VarInt};
 
 use super::limiter::Pace;
 use super::limits::slice;
+use crate::model::EndpointId;
 use crate::network::wire::{FrameReader, FrameWriter, WireError};
 
 /// A stream to a peer.
@@ -30,6 +31,14 @@ impl Outgoing {
     pub(crate) fn finish(&mut self) {
         // That the peer may have closed the stream first is no matter.
         let _ = self.stream.finish();
+    }
+
+    /// After the end: waits until all has come, or the peer wants no more of it. What has not gone out then does not, which over a slow
+    /// link is most of what was written.
+    pub(super) async fn heed(mut self) {
+        if let Ok(Some(code)) = self.stream.stopped().await {
+            self.reset(code);
+        }
     }
 }
 
@@ -63,6 +72,8 @@ impl FrameWriter for Outgoing {
 pub(crate) struct Incoming {
     stream: RecvStream,
     paid: Paid,
+    /// Is told how many bytes have come.
+    came: Option<Box<dyn Fn(usize) + Send + Sync>>,
 }
 
 /// Bytes that may come. What has not come is given back.
@@ -78,6 +89,11 @@ impl Paid {
         pace.take(bytes).await;
         Self { pace, bytes }
     }
+
+    /// From whom.
+    pub(super) fn peer(&self) -> EndpointId {
+        self.pace.peer()
+    }
 }
 
 impl Drop for Paid {
@@ -88,14 +104,29 @@ impl Drop for Paid {
 
 impl Incoming {
     pub(crate) fn new(stream: RecvStream, paid: Paid) -> Self {
-        Self { stream, paid }
+        Self { stream, paid, came: None }
+    }
+
+    /// Tells how many bytes have come, whenever some have.
+    pub(super) fn telling(self, came: impl Fn(usize) + Send + Sync + 'static) -> Self {
+        Self { came: Some(Box::new(came)), ..self }
+    }
+
+    fn tell(&self, bytes: usize) -> usize {
+        if let Some(came) = &self.came {
+            came(bytes);
+        }
+        bytes
     }
 }
 
 impl FrameReader for Incoming {
     async fn read_some(&mut self, bytes: &mut [u8], patience: Duration) -> Result<usize, WireError> {
         if self.paid.bytes == 0 {
-            let Some(rate) = self.paid.pace.rate() else { return self.stream.read_some(bytes, patience).await };
+            let Some(rate) = self.paid.pace.rate() else {
+                let read = self.stream.read_some(bytes, patience).await?;
+                return Ok(self.tell(read));
+            };
             let more = slice(rate).min(bytes.len() as u64);
             self.paid.pace.take(more).await;
             self.paid.bytes = more;
@@ -103,6 +134,6 @@ impl FrameReader for Incoming {
         let most = usize::try_from(self.paid.bytes).unwrap_or(usize::MAX).min(bytes.len());
         let read = self.stream.read_some(&mut bytes[..most], patience).await?;
         self.paid.bytes -= read as u64;
-        Ok(read)
+        Ok(self.tell(read))
     }
 }

@@ -82,7 +82,7 @@ impl Asker {
         let order = BlockRequest { blob, start: range.start, end: range.end, block: 2 * GROUP_BYTES, compression, pairs: 0 };
         let pace = traffic.limiter.down(EndpointId::from_bytes([2; 32]), Priority::Routine);
         let (connection, traffic) = (self.connection.clone(), Arc::clone(traffic));
-        Some(request(connection, assembly.clone(), order, PATIENCE, traffic, pace).await.map(drop))
+        Some(request(connection, assembly.clone(), order, PATIENCE, traffic, pace, Arc::default()).await.map(drop))
     }
 }
 

@@ -105,8 +105,11 @@ pub(crate) async fn serve(
         }
         Request::Blocks(request) => {
             let Some(priority) = entitled(request.blob).await else { return deny(send).await };
-            let _turn = turns.blocks(priority).await?;
-            send_blocks(peer, content, priority, traffic, &turns, send, request).await
+            let turn = turns.blocks(priority).await?;
+            let sent = send_blocks(peer, content, priority, traffic, &turns, send, request).await?;
+            drop(turn);
+            sent.heed().await;
+            Ok(())
         }
         Request::Recipe(RecipeRequest { blob }) => {
             let Some(priority) = entitled(blob).await else { return deny(send).await };
@@ -198,6 +201,7 @@ async fn deny(mut send: SendStream) -> Result<(), WireError> {
     Ok(())
 }
 
+/// Writes all that is asked for; gives the stream back, of which much may still be to go out.
 async fn send_blocks(
     peer: EndpointId,
     content: Content,
@@ -206,7 +210,7 @@ async fn send_blocks(
     turns: &Turns,
     send: SendStream,
     request: BlockRequest,
-) -> Result<(), WireError> {
+) -> Result<Outgoing, WireError> {
     let mut blocks = request.blocks();
     let mut send = Outgoing::new(send, traffic.limiter.up(peer, priority));
     let block = async |range| match traffic.limiter.refuses(priority) {
@@ -233,7 +237,7 @@ async fn send_blocks(
         next = following;
     }
     send.finish();
-    Ok(())
+    Ok(send)
 }
 
 /// One block as it goes over the wire; nothing when this node stops.

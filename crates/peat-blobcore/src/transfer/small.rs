@@ -80,8 +80,9 @@ async fn receive(
     traffic: &Traffic,
     came: mpsc::Sender<Vec<Came>>,
 ) -> Result<(), FetchError> {
+    let measured = traffic.speeds.asked(paid.peer(), connection);
     let (mut send, recv) = connection.open_bi().await.map_err(FetchError::connection)?;
-    let mut recv = Incoming::new(recv, paid);
+    let mut recv = Incoming::new(recv, paid).telling(move |bytes| measured.came(bytes));
     let request = SmallRequest { blobs: blobs.iter().map(|(blob, _)| *blob).collect() };
     let mut first = match write_frame(&mut send, &Request::Small(request).encode()).await {
         Ok(()) => {

@@ -4,13 +4,18 @@
 //! else within reach has: so each part leaves it once, and those who fetch it get the rest from each other. So that they do not
 //! ask for the same at the same time, each unit of the blob is one node's to ask for first, by rendezvous hashing: all who know
 //! of each other agree on it without a word.
+//!
+//! Near the end all that is missing is asked for, and a slow source may have much of it. When another has nothing left to do that
+//! would be done with it much earlier, the requests to the slow one are broken off, and what is missing of them is free again.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use iroh::endpoint::Connection;
+use tokio::time::Instant;
 
 use super::fetch::{FIRST_BLOCK_BYTES, REQUESTS, WINDOW_BYTES};
 use crate::content::{Assembly, Groups, Taken};
@@ -40,6 +45,14 @@ const MUCH_SLOWER: f64 = 8.0;
 /// Bytes a second below which who has all is not asked while another who has all is much faster: the last of what it was asked for
 /// would be waited for, and its link is one that bytes are dear on. Above, a single slow answer means nothing.
 const THIN_RATE: f64 = 1e6;
+/// Who needs so many times as long for what is left as one who has nothing to do, and a moment more, is relieved of it.
+const RELIEVED: f64 = 4.0;
+/// That moment: round trips, and what a rate of a moment ago says too much.
+const MOMENT: Duration = REQUEST_TIME;
+/// Of a blob so much at most comes for nothing since requests are broken off: this part of it, or as much as one request is for.
+const LOST_PART: u64 = 100;
+/// For how long who was relieved is not asked while another who is faster gets on.
+const SPARED: Duration = Duration::from_secs(5);
 /// How much work compressing is worth, as a level of zstd, on a link of at most so many bytes a second: one core does it ten
 /// times as fast as the link carries them, or faster. Above the last it would be the bottleneck of slower machines.
 const LEVELS: [(f64, u8); 2] = [(1e6, 9), (16e6, 3)];
@@ -56,6 +69,34 @@ pub(super) struct Rates {
     pub(super) blob: f64,
     /// Over the link: fewer, if they were compressed.
     pub(super) link: f64,
+}
+
+/// What has come of a request and is not written, as the one who reads its answer says: it is lost when the request is broken off.
+#[derive(Debug, Default)]
+pub(super) struct Loose(AtomicU64);
+
+impl Loose {
+    /// So many bytes have come.
+    pub(super) fn came(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So many of them are written.
+    pub(super) fn written(&self, bytes: usize) {
+        self.0.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A request that is under way.
+#[derive(Debug)]
+struct UnderWay {
+    range: Range<u64>,
+    block: u64,
+    loose: Arc<Loose>,
 }
 
 /// Who may have a blob.
@@ -82,6 +123,12 @@ pub(super) struct Sources<C> {
     /// Whether nothing was left to ask of those who have all, when that was looked for last. Only time, and the end of a source,
     /// change it.
     exhausted: bool,
+    /// Whether that is looked for anew in this turn.
+    looks: bool,
+    /// The number of the next request.
+    number: u64,
+    /// Bytes that had come of requests when they were broken off, and were of no use.
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -95,8 +142,10 @@ struct Source<C> {
     block: u64,
     /// Bytes to ask it for at once, at most.
     longest: u64,
-    /// How many requests to it are under way.
-    requests: usize,
+    /// Whether what comes from it is held to a limit of this node.
+    limited: bool,
+    /// The requests to it that are under way, by their numbers.
+    under_way: BTreeMap<u64, UnderWay>,
     /// Bytes a second, as the last request has shown.
     rate: Option<f64>,
     /// Bytes a second that its link has carried of late.
@@ -105,6 +154,12 @@ struct Source<C> {
     gained: Option<Instant>,
     /// When it was asked first of what is under way, or last answered.
     heard: Instant,
+    /// Since when something has been under way, and how many bytes of the blob were answered since.
+    busy: (Instant, u64),
+    /// Bytes a second that were answered while something was under way: steadier than the last request's.
+    pace: Option<f64>,
+    /// Until when it is spared, since requests to it were broken off and none was answered since.
+    relieved: Option<Instant>,
 }
 
 impl<C> Source<C> {
@@ -116,11 +171,31 @@ impl<C> Source<C> {
 
     /// Whether it has sent nothing for long, though it was asked.
     fn stalls(&self) -> bool {
-        self.requests > 0 && self.heard.elapsed() > SLOW
+        !self.under_way.is_empty() && self.heard.elapsed() > SLOW
     }
 
     fn has_all(&self) -> bool {
         self.parts.as_ref().is_none_or(Groups::is_all)
+    }
+
+    /// Bytes that it was asked for and that are not here.
+    fn left(&self, assembly: &Assembly) -> u64 {
+        self.under_way.values().map(|request| assembly.missing(&request.range)).sum()
+    }
+
+    /// Bytes a second that come from it now: those of the last answer, or fewer if what has come of the next ones, and a block more,
+    /// makes fewer.
+    fn rate_now(&self, assembly: &Assembly) -> f64 {
+        let come = self.under_way.values().map(|UnderWay { range, loose, .. }| {
+            (range.end - range.start).saturating_sub(assembly.missing(range)) + loose.bytes()
+        });
+        let block = self.under_way.values().map(|request| request.block).max().unwrap_or_default();
+        let seen = (come.sum::<u64>() + block) as f64 / self.heard.elapsed().as_secs_f64().max(1e-6);
+        self.rate.map_or(seen, |rate| rate.min(seen))
+    }
+
+    fn is_spared(&self) -> bool {
+        self.relieved.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -129,6 +204,9 @@ impl<C> Source<C> {
 pub(super) struct Asking<C> {
     pub(super) source: EndpointId,
     pub(super) connection: C,
+    /// Tells this request from others.
+    pub(super) number: u64,
+    pub(super) loose: Arc<Loose>,
     pub(super) taken: Taken,
     /// The size of its blocks in bytes.
     pub(super) block: u64,
@@ -138,7 +216,7 @@ pub(super) struct Asking<C> {
 
 impl<C: Clone> Sources<C> {
     pub(super) fn new(count: u64, me: EndpointId) -> Self {
-        Self { all: BTreeMap::new(), me, count, exhausted: false }
+        Self { all: BTreeMap::new(), me, count, exhausted: false, looks: true, number: 0, lost: 0 }
     }
 
     /// One more source, or another connection with one. Says whether it is news.
@@ -159,11 +237,15 @@ impl<C: Clone> Sources<C> {
                 parts,
                 block: FIRST_BLOCK_BYTES,
                 longest: REQUEST_BYTES,
-                requests: 0,
+                limited: false,
+                under_way: BTreeMap::new(),
                 rate: None,
                 link: None,
                 gained: None,
                 heard,
+                busy: (heard, 0),
+                pace: None,
+                relieved: None,
             },
         );
         true
@@ -180,6 +262,7 @@ impl<C: Clone> Sources<C> {
     pub(super) fn gained(&mut self, id: &EndpointId, key: usize, runs: Vec<Range<u64>>) {
         let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
         source.gained = Some(Instant::now());
+        source.relieved = None;
         let Some(parts) = &mut source.parts else { return };
         let runs = runs.into_iter().map(|run| run.start.min(self.count)..run.end.min(self.count));
         let said = runs.clone().fold(0, |sum: u64, run| sum.saturating_add(run.end.saturating_sub(run.start)));
@@ -204,24 +287,75 @@ impl<C: Clone> Sources<C> {
 
     /// Time has passed: who was waited for may be waited for no more.
     pub(super) fn look_again(&mut self) {
-        self.exhausted = false;
+        (self.exhausted, self.looks) = (false, true);
     }
 
     /// A request has been answered in full.
-    pub(super) fn answered(&mut self, id: &EndpointId, key: usize, rates: Rates) {
-        if let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) {
-            // They share the link.
-            let (rate, link) = (rates.blob * source.requests.max(1) as f64, rates.link * source.requests.max(1) as f64);
-            source.link = Some(source.link.map_or(link, |before| link.max(before * REMEMBERED)));
-            source.requests = source.requests.saturating_sub(1);
-            (source.block, source.rate, source.heard) = (block_for(rate), Some(rate), Instant::now());
+    pub(super) fn answered(&mut self, id: &EndpointId, key: usize, number: u64, rates: Rates) {
+        let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
+        // They share the link.
+        let sharing = source.under_way.len() as f64;
+        // Its end may have come when it was about to be broken off: what it says is of no use then.
+        let Some(UnderWay { range, .. }) = source.under_way.remove(&number) else { return };
+        let (rate, link) = (rates.blob * sharing, rates.link * sharing);
+        source.link = Some(source.link.map_or(link, |before| link.max(before * REMEMBERED)));
+        (source.block, source.rate, source.heard) = (block_for(rate), Some(rate), Instant::now());
+        source.busy.1 += range.end - range.start;
+        source.pace = Some(source.busy.1 as f64 / source.busy.0.elapsed().as_secs_f64().max(1e-6));
+        source.relieved = None;
+    }
+
+    /// When there is nothing to ask for: the requests to break off, since what is missing of them would be here much earlier from
+    /// one who has nothing to do. Those to the slowest source that has any to break off. Only what was found in this turn counts: who
+    /// has nothing to do since the last one may have.
+    pub(super) fn relieve(&mut self, assembly: &Assembly) -> Vec<u64> {
+        if !std::mem::take(&mut self.looks) {
+            return Vec::new();
         }
+        let idle = |source: &&Source<C>| source.has_all() && source.under_way.is_empty() && self.is_useful(source);
+        // What is held to a limit of this node says nothing of who sends it.
+        let idle = self.all.values().filter(idle).filter(|source| !source.limited);
+        let Some(best) = idle.filter_map(|source| source.pace).reduce(f64::max) else { return Vec::new() };
+        let slow = self.all.iter().filter(|(_, source)| !source.limited).filter_map(|(id, source)| {
+            // Whom others wait for by their own rules, they wait for; and a round trip says nothing yet.
+            let waited_for = source.parts.is_some() && self.is_waited_for(source) || source.heard.elapsed() < MOMENT;
+            let left = Some(source.left(assembly) as f64).filter(|left| *left > 0.0 && !waited_for)?;
+            let rate = source.rate_now(assembly);
+            (left / rate > RELIEVED * left / best + MOMENT.as_secs_f64()).then_some((rate, *id))
+        });
+        let mut slow: Vec<_> = slow.collect();
+        slow.sort_by(|one, other| one.0.total_cmp(&other.0));
+        slow.into_iter().map(|(rate, id)| self.break_off(&id, rate)).find(|ended| !ended.is_empty()).unwrap_or_default()
+    }
+
+    /// Of the requests to a source, whose rate this is, those that may be broken off.
+    fn break_off(&mut self, id: &EndpointId, rate: f64) -> Vec<u64> {
+        let source = self.all.get_mut(id).expect("it is one of them");
+        let mut requests: Vec<_> = source.under_way.iter().map(|(number, request)| (request.loose.bytes(), *number)).collect();
+        requests.sort_unstable();
+        let most = (self.count * GROUP_BYTES / LOST_PART).max(REQUEST_BYTES);
+        let mut ended = Vec::new();
+        for (loose, number) in requests {
+            if self.lost + loose > most {
+                break;
+            }
+            self.lost += loose;
+            source.under_way.remove(&number);
+            ended.push(number);
+        }
+        if !ended.is_empty() {
+            source.relieved = Some(Instant::now() + SPARED);
+            (source.rate, source.pace, source.block) = (Some(rate), Some(rate), block_for(rate));
+        }
+        ended
     }
 
     /// So many bytes a second may come from each source, if not as many as do.
     pub(super) fn hold_to(&mut self, limit: impl Fn(&EndpointId) -> Option<u64>) {
         for (id, source) in &mut self.all {
-            source.longest = limit(id).map_or(REQUEST_BYTES, |rate| block_for(rate as f64));
+            let limit = limit(id);
+            source.limited = limit.is_some();
+            source.longest = limit.map_or(REQUEST_BYTES, |rate| block_for(rate as f64));
         }
     }
 
@@ -241,10 +375,8 @@ impl<C: Clone> Sources<C> {
         let groups = WINDOW_BYTES / GROUP_BYTES / (REQUESTS * givers.max(1)) as u64;
         let request = (1 << groups.max(1).ilog2()) * GROUP_BYTES;
         // The least busy first.
-        let most = |source: &Source<C>| if self.is_trusted(source) { REQUESTS } else { 1 };
-        let useful = |source: &Source<C>| source.requests < most(source) && !self.is_dispensable(source);
-        let mut order: Vec<_> = self.all.iter().filter(|(_, source)| useful(source)).collect();
-        order.sort_by_key(|(id, source)| (source.requests, **id));
+        let mut order: Vec<_> = self.all.iter().filter(|(_, source)| self.is_useful(source)).collect();
+        order.sort_by_key(|(id, source)| (source.under_way.len(), **id));
         let ids: Vec<EndpointId> = order.into_iter().map(|(id, _)| *id).collect();
         for id in ids {
             let source = &self.all[&id];
@@ -259,26 +391,49 @@ impl<C: Clone> Sources<C> {
                 continue;
             };
             let source = self.all.get_mut(&id).expect("it is one of them");
-            if source.requests == 0 {
+            if source.under_way.is_empty() {
                 source.heard = Instant::now();
+                source.busy = (source.heard, 0);
             }
-            source.requests += 1;
-            return Some(Asking { source: id, connection: source.connection.clone(), taken, block, link: source.link });
+            let (number, loose, range) = (self.number, Arc::<Loose>::default(), taken.range());
+            self.number += 1;
+            source.under_way.insert(number, UnderWay { range, block, loose: Arc::clone(&loose) });
+            let connection = source.connection.clone();
+            return Some(Asking { source: id, connection, number, loose, taken, block, link: source.link });
         }
         None
     }
 
-    /// Whether one who has all is on a thin link, while another who has all is much faster and gets on.
+    /// Whether there is something to be had by asking a source for more now.
+    fn is_useful(&self, source: &Source<C>) -> bool {
+        let most = if self.is_trusted(source) { REQUESTS } else { 1 };
+        source.under_way.len() < most && !self.is_dispensable(source)
+    }
+
+    /// Whether one was relieved of late and another who has all and is faster gets on; or whether one who has all is on a thin link, while another who
+    /// has all is much faster and gets on.
     fn is_dispensable(&self, source: &Source<C>) -> bool {
-        let Some(rate) = source.rate.filter(|rate| *rate < THIN_RATE && source.has_all()) else { return false };
         let gets_on = |other: &&Source<C>| other.has_all() && !other.stalls();
+        if source.is_spared() && self.all.values().filter(gets_on).any(|other| other.pace > source.pace) {
+            return true;
+        }
+        let Some(rate) = source.rate.filter(|rate| *rate < THIN_RATE && source.has_all()) else { return false };
         self.all.values().filter(gets_on).filter_map(|other| other.rate).any(|other| rate * MUCH_SLOWER < other)
     }
 
     /// Whether to ask a source for several parts at once: not for the first ones, while there is another that could turn out to be
-    /// much faster.
+    /// much faster, and not while it has answered nothing since it was relieved.
     fn is_trusted(&self, source: &Source<C>) -> bool {
+        if source.relieved.is_some() {
+            return false;
+        }
         !source.has_all() || source.rate.is_some() || self.all.values().filter(|other| other.has_all()).count() == 1
+    }
+
+    /// Whether what one has who fetches the same is left to it.
+    fn is_waited_for(&self, fellow: &Source<C>) -> bool {
+        let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
+        !fellow.is_spared() && !fellow.stalls() && fellow.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest)
     }
 
     /// Whether others fetch the same.
@@ -291,9 +446,8 @@ impl<C: Clone> Sources<C> {
             return assembly.take(most);
         }
         let source = &self.all[id];
-        let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
-        let waited_for = |other: &Source<C>| !other.stalls() && other.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest);
-        let fellows = Fellows(self.all.iter().filter(|(_, other)| other.parts.is_some() && waited_for(other)).collect());
+        let is_fellow = |other: &Source<C>| other.parts.is_some() && self.is_waited_for(other);
+        let fellows = Fellows(self.all.iter().filter(|(_, other)| is_fellow(other)).collect());
         let Some(parts) = &source.parts else { return self.take_unshared(&fellows, assembly, most) };
         let mut compared = 0;
         assembly.take_best(most, |free| {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::fetch::REQUESTS;
 use super::sources::{Asking, Rates, Sources};
@@ -11,7 +12,7 @@ use crate::content::{Assembly, Content, Options};
 use crate::model::{BlobHash, EndpointId};
 use crate::network::wire::{BlockRequest, GROUP_BYTES, Request};
 
-fn id(number: u8) -> EndpointId {
+pub(super) fn id(number: u8) -> EndpointId {
     EndpointId::from_bytes([number; 32])
 }
 
@@ -31,7 +32,7 @@ impl Store {
         Self { content, _directory: directory }
     }
 
-    fn with_blob(groups: u64) -> (Self, BlobHash, u64) {
+    pub(super) fn with_blob(groups: u64) -> (Self, BlobHash, u64) {
         let store = Self::new();
         let bytes: Vec<u8> = (0..groups * GROUP_BYTES - 7).map(|at| (at / 11) as u8).collect();
         let blob = store.content.ingest_bytes(&bytes).expect("ingested");
@@ -68,12 +69,17 @@ impl Fetcher {
 
     /// The oldest request to a source is answered; its groups.
     fn answer(&mut self, source: EndpointId, from: &Content) -> Option<Range<u64>> {
+        self.answer_at(1e5, source, from)
+    }
+
+    /// The same, at a rate in bytes a second.
+    fn answer_at(&mut self, rate: f64, source: EndpointId, from: &Content) -> Option<Range<u64>> {
         let at = self.asked.iter().position(|asking| asking.source == source)?;
         let asking = self.asked.remove(at);
         let (range, groups) = (asking.taken.range(), groups(&asking));
         let encoded = from.encode_block(&self.assembly.hash(), range.clone()).expect("it was said to have it");
         self.assembly.write_block(range, &encoded).expect("verified");
-        self.sources.answered(&source, 0, Rates { blob: 1e5, link: 1e5 });
+        self.sources.answered(&source, 0, asking.number, Rates { blob: rate, link: rate });
         Some(groups)
     }
 }
@@ -165,15 +171,13 @@ fn of_two_who_have_all_the_one_on_a_thin_link_is_asked_once_and_again_when_the_o
     let mut sent = [0, 0];
     for (source, rate) in [(THIN, 20e3), (SENDER, 50e6)] {
         assert_eq!(fetcher.asked.iter().filter(|asking| asking.source == id(source)).count(), 1, "nothing is known of it");
-        let groups = fetcher.answer(id(source), &sender.content).expect("it is asked");
+        let groups = fetcher.answer_at(rate, id(source), &sender.content).expect("it is asked");
         sent[usize::from(source)] += groups.end - groups.start;
-        fetcher.sources.answered(&id(source), 0, Rates { blob: rate, link: rate });
     }
     for _ in 0..4 {
         fetcher.ask();
         assert!(fetcher.asked.iter().all(|asking| asking.source == id(SENDER)));
-        assert!(fetcher.answer(id(SENDER), &sender.content).is_some());
-        fetcher.sources.answered(&id(SENDER), 0, Rates { blob: 50e6, link: 50e6 });
+        assert!(fetcher.answer_at(50e6, id(SENDER), &sender.content).is_some());
     }
     assert_eq!(sent, [2, 2]);
     fetcher.asked.clear();
@@ -226,4 +230,45 @@ fn many_who_fetch_the_same_get_it_from_each_other() {
         }
         assert!(sent * 100 <= 1024 * 125, "seed {seed}: the sender sent {sent} groups of 1024 in {round} rounds");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fellow_who_pauses_is_relieved_once_and_waited_for_again_when_it_gets_on() {
+    let (sender, blob, size) = Store::with_blob(200);
+    let mut fetcher = Fetcher::new(blob, size, 9);
+    fetcher.sources.add(id(SENDER), 0, (), true);
+    fetcher.sources.add(id(1), 0, (), false);
+    fetcher.sources.gained(&id(1), 0, vec![0..75, 75..150]);
+    let from_sender = |fetcher: &mut Fetcher| {
+        let mut groups = 0;
+        loop {
+            fetcher.ask();
+            match fetcher.answer_at(5e6, id(SENDER), &sender.content) {
+                Some(sent) => groups += sent.end - sent.start,
+                None => return groups,
+            }
+        }
+    };
+    assert!((1..=50).contains(&from_sender(&mut fetcher)), "what the fellow has is left to it");
+    fetcher.sources.look_again();
+    assert_eq!(fetcher.sources.relieve(&fetcher.assembly), [0; 0], "it is waited for");
+    tokio::time::advance(Duration::from_millis(2500)).await;
+    assert_eq!(fetcher.sources.relieve(&fetcher.assembly), [0; 0], "that nothing was found to be left says nothing now");
+    fetcher.sources.look_again();
+    assert!(from_sender(&mut fetcher) > 100, "what is free is asked of the sender");
+    fetcher.sources.look_again();
+    fetcher.ask();
+    let relieved = fetcher.sources.relieve(&fetcher.assembly);
+    assert!(!relieved.is_empty() && fetcher.asked.iter().all(|asking| relieved.contains(&asking.number)));
+    fetcher.asked.clear();
+    let asked = |fetcher: &mut Fetcher, source: u8| {
+        fetcher.sources.look_again();
+        fetcher.ask();
+        let of_it = fetcher.asked.iter().filter(|asking| asking.source == id(source)).count();
+        (of_it, fetcher.asked.drain(..).count())
+    };
+    let (of_sender, all) = asked(&mut fetcher, SENDER);
+    assert!(of_sender > 0 && of_sender == all, "{of_sender} of {all}");
+    fetcher.sources.gained(&id(1), 0, vec![150..151, 151..152]);
+    assert!(asked(&mut fetcher, 1).0 > 0);
 }
