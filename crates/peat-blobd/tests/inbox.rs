@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use peat_blob_tests::fleet::{Fleet, completed, contents, eventually};
@@ -34,7 +35,16 @@ async fn start(fleet: &Fleet, config: Config) -> Running {
         let name = config.data_dir.file_name().expect("a name").to_str().expect("text");
         fleet.enroll(name, &[]);
     }
-    Running::start(config).await.expect("it starts")
+    let started = Mutex::new(None);
+    // The hook of another test, until it is the program that it is to be, has all files of this process, the lock of who just ended among them.
+    eventually("the data directory is free", || async {
+        let outcome = Running::start(config.clone()).await;
+        let in_use = matches!(outcome, Err(peat_blobd::Error::Node(peat_blobcore::Error::InUse(_))));
+        *started.lock().expect("nobody panics") = Some(outcome);
+        !in_use
+    })
+    .await;
+    started.into_inner().expect("nobody panics").expect("it was tried").expect("it starts")
 }
 
 /// Sends these files from a directory of their own.
