@@ -262,7 +262,6 @@ impl<C: Clone> Sources<C> {
     pub(super) fn gained(&mut self, id: &EndpointId, key: usize, runs: Vec<Range<u64>>) {
         let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
         source.gained = Some(Instant::now());
-        source.relieved = None;
         let Some(parts) = &mut source.parts else { return };
         let runs = runs.into_iter().map(|run| run.start.min(self.count)..run.end.min(self.count));
         let said = runs.clone().fold(0, |sum: u64, run| sum.saturating_add(run.end.saturating_sub(run.start)));
@@ -316,10 +315,11 @@ impl<C: Clone> Sources<C> {
         // What is held to a limit of this node says nothing of who sends it.
         let idle = self.all.values().filter(idle).filter(|source| !source.limited);
         let Some(best) = idle.filter_map(|source| source.pace).reduce(f64::max) else { return Vec::new() };
-        let slow = self.all.iter().filter(|(_, source)| !source.limited).filter_map(|(id, source)| {
-            // Whom others wait for by their own rules, they wait for; and a round trip says nothing yet.
-            let waited_for = source.parts.is_some() && self.is_waited_for(source) || source.heard.elapsed() < MOMENT;
-            let left = Some(source.left(assembly) as f64).filter(|left| *left > 0.0 && !waited_for)?;
+        // What those who fetch the same were asked for stays with them: else who has all would send it once more than need be.
+        let asked = self.all.iter().filter(|(_, source)| source.has_all() && !source.limited);
+        let slow = asked.filter_map(|(id, source)| {
+            // A round trip says nothing yet.
+            let left = Some(source.left(assembly) as f64).filter(|left| *left > 0.0 && source.heard.elapsed() >= MOMENT)?;
             let rate = source.rate_now(assembly);
             (left / rate > RELIEVED * left / best + MOMENT.as_secs_f64()).then_some((rate, *id))
         });
@@ -430,12 +430,6 @@ impl<C: Clone> Sources<C> {
         !source.has_all() || source.rate.is_some() || self.all.values().filter(|other| other.has_all()).count() == 1
     }
 
-    /// Whether what one has who fetches the same is left to it.
-    fn is_waited_for(&self, fellow: &Source<C>) -> bool {
-        let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
-        !fellow.is_spared() && !fellow.stalls() && fellow.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest)
-    }
-
     /// Whether others fetch the same.
     fn is_shared(&self) -> bool {
         self.all.values().any(|source| source.parts.is_some())
@@ -446,8 +440,9 @@ impl<C: Clone> Sources<C> {
             return assembly.take(most);
         }
         let source = &self.all[id];
-        let is_fellow = |other: &Source<C>| other.parts.is_some() && self.is_waited_for(other);
-        let fellows = Fellows(self.all.iter().filter(|(_, other)| is_fellow(other)).collect());
+        let fastest = self.all.values().filter_map(|source| source.rate).fold(0.0, f64::max);
+        let waited_for = |other: &Source<C>| !other.stalls() && other.rate.is_none_or(|rate| rate * MUCH_SLOWER >= fastest);
+        let fellows = Fellows(self.all.iter().filter(|(_, other)| other.parts.is_some() && waited_for(other)).collect());
         let Some(parts) = &source.parts else { return self.take_unshared(&fellows, assembly, most) };
         let mut compared = 0;
         assembly.take_best(most, |free| {
