@@ -250,6 +250,7 @@ fn node(index: usize, rng: &mut Rng) -> SimNode {
         corrupt: Duration::from_secs(120),
         retry: Duration::from_secs(60),
         quiet: Duration::from_secs(2),
+        aging: Duration::from_secs(30),
         carry_after: Duration::from_secs(60),
         fetching_believed: Duration::from_secs(240),
     };

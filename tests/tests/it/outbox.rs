@@ -95,7 +95,7 @@ async fn each_version_of_a_file_is_sent_once_also_when_nodes_restart_and_files_a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_of_files_becomes_few_distributions_and_one_that_cannot_be_sent_stops_no_other() {
-    const FILES: usize = 5000;
+    const FILES: usize = 10_000;
     let fleet = Fleet::new();
     let root = fleet.write("outbox", &[("large", &[0; 1001])]);
     for number in 0..FILES {

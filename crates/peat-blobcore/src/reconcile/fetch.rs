@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::decide::FileSource;
 use super::expected::behind;
-use super::memory::{Avoid, Delivery, Fetching, Flight, Memory, Missing, Work};
+use super::flights::Flight;
+use super::memory::{Avoid, Delivery, Fetching, Memory, Missing, Rank, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
 use super::sources::left_alone_until;
@@ -20,7 +21,7 @@ const MAX_LOOKED_AT: usize = 4 * MAX_SMALL_BLOBS;
 
 /// How it went when a job was offered a share of the budget.
 #[derive(PartialEq, Eq)]
-enum Offer {
+pub(super) enum Offer {
     /// It takes no more for now.
     Taken,
     /// It would take more than there is.
@@ -409,29 +410,42 @@ impl Pass<'_> {
         self.memory.flights.get(fetch).is_some_and(|flight| flight.blobs.keys().any(wanted))
     }
 
+    /// Whether the link is metered, and what is of this priority waits for the end of that.
+    pub(super) fn gives_way(&self, priority: Priority) -> bool {
+        self.policy.metered && priority < Priority::Critical
+    }
+
     /// Spends the budget, the most urgent job first.
     pub(super) fn begin_fetches(&mut self) {
         while let Some(rank) = self.memory.ready.first().copied() {
-            let (Reverse(priority), _, id) = rank;
-            if self.policy.metered && priority < Priority::Critical {
+            let (Reverse(priority), ..) = rank;
+            if self.gives_way(priority) {
                 // It stays where it is, as all that follow, and they are taken up when the policy changes.
                 break;
             }
-            let offer = self.offer(id);
-            if offer == Offer::Taken {
-                self.memory.ready.remove(&rank);
-            }
-            self.deliver(id);
-            self.tend(id);
+            let offer = self.serve(rank, false);
             // What made room may be wanted by something more urgent, too.
             let first = self.memory.ready.first().is_none_or(|first| *first >= rank);
             if offer == Offer::Exhausted && first {
                 break;
             }
         }
+        self.begin_beside();
     }
 
-    fn offer(&mut self, id: DistributionId) -> Offer {
+    /// Lets a job have what it can begin: of the budget, or one fetch beside it.
+    pub(super) fn serve(&mut self, rank: Rank, beside: bool) -> Offer {
+        let (_, _, id) = rank;
+        let offer = self.offer(id, beside);
+        if offer == Offer::Taken {
+            self.memory.ready.remove(&rank);
+        }
+        self.deliver(id);
+        self.tend(id);
+        offer
+    }
+
+    fn offer(&mut self, id: DistributionId, mut beside: bool) -> Offer {
         if !self.admit(id) {
             return Offer::Taken;
         }
@@ -461,13 +475,19 @@ impl Pass<'_> {
                     // What is under way makes room for the more urgent, but not again and again for a source that has nothing.
                     let doubted = self.memory.avoid.get(&(blob, source)).is_some_and(|avoid| avoid.backoff.is_lasting());
                     let pressing = if doubted { Priority::Bulk } else { priority };
-                    let Some(cancel) = self.memory.flights.room(size, pressing, self.policy.budget) else {
-                        return Offer::Exhausted;
-                    };
-                    cancel.into_iter().for_each(|fetch| self.put_off(fetch));
-                    let begun = self.together(id, (index, blob, size), source);
+                    if !beside {
+                        let Some(cancel) = self.memory.flights.room(size, pressing, self.policy.budget) else {
+                            return Offer::Exhausted;
+                        };
+                        cancel.into_iter().for_each(|fetch| self.put_off(fetch));
+                    }
+                    let room =
+                        if beside { u64::MAX } else { self.policy.budget.bytes.saturating_sub(self.memory.flights.bytes()) };
+                    let begun = self.together(id, (index, blob, size), source, room);
                     let blobs: BTreeMap<_, _> = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
-                    let fetch = self.memory.flights.begin(Flight { blobs: blobs.clone(), source, priority, distribution });
+                    let fetch =
+                        self.memory.flights.begin(Flight { blobs: blobs.clone(), source, priority, distribution }, beside);
+                    beside = false;
                     self.actions.push(if blobs.len() == 1 {
                         Action::Fetch { fetch, blob, size, source, priority, distribution }
                     } else {
@@ -488,12 +508,18 @@ impl Pass<'_> {
         }
     }
 
-    /// What is asked of a source together with the first blob: small ones behind it that it can give, too, as far as the budget
-    /// has room for them.
-    fn together(&self, id: DistributionId, first: (u32, BlobHash, u64), source: EndpointId) -> Vec<(u32, BlobHash, u64)> {
+    /// What is asked of a source together with the first blob: small ones behind it that it can give, too, as far as there is room
+    /// for them.
+    fn together(
+        &self,
+        id: DistributionId,
+        first: (u32, BlobHash, u64),
+        source: EndpointId,
+        room: u64,
+    ) -> Vec<(u32, BlobHash, u64)> {
         let mut together = vec![first];
         let Some(Work::Fetching(fetching)) = self.memory.jobs.get(&id).map(|job| &job.work) else { return together };
-        let (mut bytes, room) = (first.2, self.policy.budget.bytes.saturating_sub(self.memory.flights.bytes()));
+        let mut bytes = first.2;
         if first.2 > SMALL_BYTES || !self.memory.peers.gives_several(&source) {
             return together;
         }

@@ -5,9 +5,11 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::PinReason;
+use super::aging::Aging;
 use super::decide::FileSource;
+use super::flights::Flights;
 use super::peers::{Backoff, Peers};
-use super::{FetchId, PinReason};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Priority, TargetState, Timestamp};
 
@@ -34,6 +36,8 @@ pub struct Memory {
     /// Which jobs miss a blob.
     pub(super) wanted: BTreeMap<BlobHash, BTreeSet<DistributionId>>,
     pub(super) flights: Flights,
+    /// Which priorities get nothing of the budget though something of theirs waits.
+    pub(super) aging: Aging,
     /// Which sources to leave out for a blob.
     pub(super) avoid: BTreeMap<(BlobHash, EndpointId), Avoid>,
     pub(super) peers: Peers,
@@ -158,128 +162,17 @@ pub(super) struct Delivery {
     pub(super) error: Option<String>,
 }
 
-/// The fetches under way.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Flights {
-    next: u64,
-    all: BTreeMap<FetchId, Flight>,
-    by_blob: BTreeMap<BlobHash, FetchId>,
-    by_urgency: BTreeSet<(Priority, Reverse<FetchId>)>,
-    by_source: BTreeMap<EndpointId, usize>,
-    bytes: u64,
-}
-
-/// A fetch: of one blob, or of several small ones.
-#[derive(Debug, Clone)]
-pub(super) struct Flight {
-    /// The blobs that have not come yet, each with its size.
-    pub(super) blobs: BTreeMap<BlobHash, u64>,
-    pub(super) source: EndpointId,
-    pub(super) priority: Priority,
-    pub(super) distribution: DistributionId,
-}
-
-impl Flight {
-    fn bytes(&self) -> u64 {
-        self.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size))
-    }
-}
-
-impl Flights {
-    pub(super) fn begin(&mut self, flight: Flight) -> FetchId {
-        let id = FetchId(self.next);
-        self.next += 1;
-        self.by_blob.extend(flight.blobs.keys().map(|blob| (*blob, id)));
-        self.by_urgency.insert((flight.priority, Reverse(id)));
-        *self.by_source.entry(flight.source).or_default() += 1;
-        self.bytes = self.bytes.saturating_add(flight.bytes());
-        self.all.insert(id, flight);
-        id
-    }
-
-    pub(super) fn end(&mut self, id: FetchId) -> Option<Flight> {
-        let flight = self.all.remove(&id)?;
-        flight.blobs.keys().for_each(|blob| _ = self.by_blob.remove(blob));
-        self.by_urgency.remove(&(flight.priority, Reverse(id)));
-        if let Some(count) = self.by_source.get_mut(&flight.source) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_source.remove(&flight.source);
-            }
-        }
-        self.weigh();
-        Some(flight)
-    }
-
-    /// Takes out of a fetch those of the blobs that it is still for, and ends it when none is left.
-    pub(super) fn land(&mut self, id: FetchId, mut blobs: BTreeSet<BlobHash>) -> Option<Flight> {
-        let flight = self.all.get_mut(&id)?;
-        blobs.retain(|blob| flight.blobs.contains_key(blob));
-        if blobs.len() == flight.blobs.len() {
-            return self.end(id);
-        }
-        let (landed, left) = std::mem::take(&mut flight.blobs).into_iter().partition(|(blob, _)| blobs.contains(blob));
-        flight.blobs = left;
-        let Flight { source, priority, distribution, .. } = *flight;
-        let landed = Flight { blobs: landed, source, priority, distribution };
-        blobs.iter().for_each(|blob| _ = self.by_blob.remove(blob));
-        self.weigh();
-        Some(landed)
-    }
-
-    fn weigh(&mut self) {
-        self.bytes = self.all.values().fold(0, |sum: u64, flight| sum.saturating_add(flight.bytes()));
-    }
-
-    /// Another distribution wants the same blob, more urgently perhaps.
-    pub(super) fn raise(&mut self, id: FetchId, priority: Priority) {
-        let Some(flight) = self.all.get_mut(&id).filter(|flight| flight.priority < priority) else { return };
-        self.by_urgency.remove(&(flight.priority, Reverse(id)));
-        flight.priority = priority;
-        self.by_urgency.insert((priority, Reverse(id)));
-    }
-
-    pub(super) fn of_blob(&self, blob: &BlobHash) -> Option<FetchId> {
-        self.by_blob.get(blob).copied()
-    }
-
-    pub(super) fn get(&self, id: FetchId) -> Option<&Flight> {
-        self.all.get(&id)
-    }
-
-    pub(super) fn ids(&self) -> Vec<FetchId> {
-        self.all.keys().copied().collect()
-    }
-
-    /// The sum of the sizes of what is under way.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    pub(super) fn from(&self, source: &EndpointId) -> usize {
-        self.by_source.get(source).copied().unwrap_or_default()
-    }
-
-    /// Which less urgent fetches to cancel so that `size` more bytes fit: none when there is room, `None` when it cannot be.
-    pub(super) fn room(&self, size: u64, priority: Priority, budget: super::Budget) -> Option<Vec<FetchId>> {
-        let (mut count, mut bytes) = (self.all.len(), self.bytes);
-        let mut cancel = Vec::new();
-        let mut lesser = self.by_urgency.iter().take_while(|(other, _)| *other < priority);
-        while count >= budget.fetches.max(1) || (count > 0 && bytes.saturating_add(size) > budget.bytes) {
-            let (_, Reverse(id)) = lesser.next()?;
-            count -= 1;
-            bytes = bytes.saturating_sub(self.all.get(id).map_or(0, Flight::bytes));
-            cancel.push(*id);
-        }
-        Some(cancel)
-    }
-}
-
 impl Memory {
+    /// The job of this priority that comes first.
+    pub(super) fn first_ready(&self, priority: Priority) -> Option<Rank> {
+        let from = (Reverse(priority), Timestamp::default(), DistributionId::from_bytes([0; 32]));
+        self.ready.range(from..).next().filter(|(Reverse(first), ..)| *first == priority).copied()
+    }
+
     /// The fetches under way.
     #[must_use]
     pub fn fetches_in_flight(&self) -> usize {
-        self.flights.all.len()
+        self.flights.count()
     }
 
     /// How many distributions were found in which state when they were looked at last, every state among them.
@@ -295,6 +188,6 @@ impl Memory {
     /// The sum of the sizes of the blobs being fetched, in bytes.
     #[must_use]
     pub fn bytes_in_flight(&self) -> u64 {
-        self.flights.bytes()
+        self.flights.all_bytes()
     }
 }

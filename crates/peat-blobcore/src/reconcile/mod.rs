@@ -7,6 +7,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod action;
+mod aging;
 mod asked;
 mod carry;
 mod decide;
@@ -15,6 +16,7 @@ mod event;
 mod expected;
 mod explain;
 mod fetch;
+mod flights;
 mod memory;
 mod packing;
 mod pass;

@@ -143,6 +143,7 @@ impl Pass<'_> {
         self.memory.armed = None;
         let longest = self.policy.patience.backoff_max;
         self.memory.peers.clamp(self.now, longest);
+        self.memory.aging.clock_went_back(self.now);
         for avoid in self.memory.avoid.values_mut() {
             avoid.backoff.clamp(self.now, self.policy.patience.corrupt.max(longest));
         }
@@ -421,7 +422,7 @@ impl Pass<'_> {
     fn arm(&mut self) {
         let at = if self.memory.dirty.is_empty() {
             let dial = self.memory.peers.next_dial(self.policy.budget.dials);
-            self.memory.timers.first().map(|(at, _)| *at).into_iter().chain(dial).min()
+            self.memory.timers.first().map(|(at, _)| *at).into_iter().chain(dial).chain(self.aging_due()).min()
         } else {
             Some(self.now)
         };

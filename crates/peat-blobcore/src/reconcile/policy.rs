@@ -34,9 +34,9 @@ pub struct Policy {
 /// How much may be under way at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Fetches. Large enough that many small files fill a link.
+    /// Fetches, but for the one beside them that [`Patience::aging`] gives. Large enough that many small files fill a link.
     pub fetches: usize,
-    /// The sum of the sizes of the blobs being fetched, in bytes. One blob alone may be larger.
+    /// The sum of the sizes of the blobs being fetched by these, in bytes. One blob alone may be larger.
     pub bytes: u64,
     /// Dials.
     pub dials: usize,
@@ -55,6 +55,8 @@ pub struct Patience {
     pub retry: Duration,
     /// What is over before this is recorded once, at its end.
     pub quiet: Duration,
+    /// How long more urgent fetches may take the whole budget before what waits has one fetch beside it.
+    pub aging: Duration,
     /// How long a target is out of reach before others carry for it.
     pub carry_after: Duration,
     /// How long a target that said it was fetching counts as in reach while this node has no connection to it.
@@ -79,6 +81,7 @@ impl Default for Policy {
                 corrupt: Duration::from_secs(3600),
                 retry: Duration::from_secs(300),
                 quiet: Duration::from_secs(2),
+                aging: Duration::from_secs(60),
                 carry_after: Duration::from_secs(60),
                 fetching_believed: Duration::from_secs(600),
             },
