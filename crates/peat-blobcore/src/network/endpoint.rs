@@ -52,9 +52,11 @@ const MAX_BLOCK_STREAMS: u32 = 512;
 const RECEIVE_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 /// The same for everybody else. Admission needs one stream and 10 KiB, gossip little more.
 const STRANGERS_WINDOW_BYTES: u32 = 64 * 1024;
-/// How long a connection outlives silence. Meanwhile QUIC asks every second whether the other is back, so what was under way goes
-/// on within a second and two round trips of a link's return, and nothing is asked for anew.
-const SILENCE_MILLIS: u32 = 60_000;
+/// How long a connection of ours outlives silence: an outage of ten minutes costs no handshake. Its peer counts as out of reach
+/// long before.
+const SILENCE_MILLIS: u32 = 11 * 60_000;
+/// The same for connections of other protocols, which find out by it that their peer has gone. The lesser of two sides' holds.
+const OTHERS_SILENCE_MILLIS: u32 = 60_000;
 /// How often a connection is kept alive as a whole. Each of its paths is already, every five seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// How often who has dialled keeps a path alive: a little sooner than the other would, so that only one of them does.
@@ -93,9 +95,9 @@ pub(crate) async fn bind(
     builder.bind().await.map_err(|error| NetworkError::Listen(error.to_string()))
 }
 
-/// How connections are taken on a machine that refuses segments of UDP: as the endpoint takes them by itself, but without.
-pub(crate) fn without_segments(endpoint: &Endpoint, protocols: Vec<Vec<u8>>) -> Arc<ServerConfig> {
-    let transport = transport().enable_segmentation_offload(false).build();
+/// How connections are taken, with segments of UDP or, on a machine that refuses them, without.
+pub(crate) fn taking(endpoint: &Endpoint, protocols: Vec<Vec<u8>>, segments: bool) -> Arc<ServerConfig> {
+    let transport = ours().enable_segmentation_offload(segments).build();
     endpoint.create_server_config_builder(protocols).set_transport_config(transport).build().into()
 }
 
@@ -104,12 +106,15 @@ pub(crate) fn without_segments(endpoint: &Endpoint, protocols: Vec<Vec<u8>>) -> 
 /// # Errors
 /// [`SessionError::Dial`] when there is no connection.
 pub(crate) async fn dial(endpoint: &Endpoint, address: EndpointAddr, segments: bool) -> Result<Connection, SessionError> {
-    let transport =
-        transport().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).enable_segmentation_offload(segments).build();
+    let transport = ours().default_path_keep_alive_interval(DIALLERS_KEEP_ALIVE).enable_segmentation_offload(segments).build();
     let options = ConnectOptions::new().with_transport_config(transport);
     let failed = |error: &dyn std::fmt::Display| SessionError::Dial(error.to_string());
     let connecting = endpoint.connect_with_opts(address, ALPN, options).await.map_err(|error| failed(&error))?;
     connecting.await.map_err(|error| failed(&error))
+}
+
+fn ours() -> QuicTransportConfigBuilder {
+    transport().max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
 }
 
 fn transport() -> QuicTransportConfigBuilder {
@@ -121,7 +126,7 @@ fn transport() -> QuicTransportConfigBuilder {
         // Nobody reads datagrams, so nobody may fill memory with them.
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(KEEP_ALIVE)
-        .max_idle_timeout(Some(VarInt::from_u32(SILENCE_MILLIS).into()))
+        .max_idle_timeout(Some(VarInt::from_u32(OTHERS_SILENCE_MILLIS).into()))
         .mtu_discovery_config(Some(discovery))
         .congestion_controller_factory(Arc::new(ByRoundTrip::default()))
 }

@@ -1,5 +1,5 @@
-//! The admitted connections, at most one a pair, and which of two survives when both sides have dialled; and the peers that are
-//! in reach without one.
+//! The admitted connections, at most one a pair, and which of two survives when both sides have dialled; the peers that are in
+//! reach without one, and those that are not, though their connection may come to life again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,8 @@ use crate::transfer::Traffic;
 
 /// For so long a peer that could not be dialled is taken for one that can only dial itself. It may have been an outage.
 const INWARD: Duration = Duration::from_secs(3600);
+/// Connections that are kept though nothing is heard over them.
+const MAX_SILENT: usize = 64;
 
 /// One admitted connection.
 #[derive(Debug)]
@@ -79,6 +81,8 @@ struct Table {
     left: BTreeSet<EndpointId>,
     /// In reach, but their connection was let go for having nothing to carry.
     idle: BTreeMap<EndpointId, Idle>,
+    /// Out of reach, but the connection with them goes on if they are heard again before another is made.
+    silent: BTreeMap<EndpointId, Arc<Peer>>,
     /// They dial this node, which could not dial them at these times: so their connections are kept.
     inward: BTreeMap<EndpointId, Instant>,
 }
@@ -122,9 +126,11 @@ impl Peers {
             None if connected.len() >= most => Entered::Full,
             _ => {
                 let id = peer.id;
-                let replaced = connected.insert(id, peer);
+                let silent = table.silent.remove(&id).filter(|silent| !Arc::ptr_eq(silent, &peer));
+                let replaced = table.connected.insert(id, peer);
                 let idle = table.idle.remove(&id);
                 let instance = replaced.as_ref().map(|old| old.origin.instance).or(idle.map(|idle| idle.instance));
+                let replaced = replaced.or(silent);
                 drop(table);
                 self.settled.notify_waiters();
                 Entered::Stays { replaced, instance }
@@ -136,7 +142,7 @@ impl Peers {
     pub(crate) fn leave_alone(&self, id: EndpointId) -> Option<Arc<Peer>> {
         let mut table = self.lock();
         table.left.insert(id);
-        table.connected.get(&id).cloned()
+        table.connected.get(&id).or_else(|| table.silent.get(&id)).cloned()
     }
 
     /// Enters connections with this peer again.
@@ -144,24 +150,35 @@ impl Peers {
         self.lock().left.remove(id);
     }
 
-    /// Takes a connection out if it is still the pair's; whether it was.
+    /// Takes a connection out if it is still the pair's; whether it was, and was not silent.
     pub(crate) fn leave(&self, peer: &Arc<Peer>) -> bool {
-        let connected = &mut self.lock().connected;
-        let is_current = connected.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer));
-        if is_current {
-            connected.remove(&peer.id);
+        let mut table = self.lock();
+        take(&mut table.silent, peer);
+        take(&mut table.connected, peer)
+    }
+
+    /// Takes a peer for out of reach, and keeps its connection if it is still the pair's and there is room; whether it is kept.
+    pub(crate) fn fall_silent(&self, peer: &Arc<Peer>) -> bool {
+        let mut table = self.lock();
+        let is_kept = table.silent.len() < MAX_SILENT && take(&mut table.connected, peer);
+        if is_kept {
+            table.silent.insert(peer.id, Arc::clone(peer));
         }
-        is_current
+        is_kept
+    }
+
+    /// Whether a connection is kept though its peer is out of reach.
+    pub(crate) fn is_silent(&self, peer: &Arc<Peer>) -> bool {
+        self.lock().silent.get(&peer.id).is_some_and(|silent| Arc::ptr_eq(silent, peer))
     }
 
     /// Lets a connection go if it is still the pair's: the peer stays in reach. Whether it was. Who is not told everything yet is
     /// wanted again at once.
     pub(crate) fn rest(&self, peer: &Arc<Peer>, is_told: impl FnOnce() -> bool) -> bool {
         let mut table = self.lock();
-        if !table.connected.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer)) {
+        if !take(&mut table.connected, peer) {
             return false;
         }
-        table.connected.remove(&peer.id);
         // Asked with the table in hand: who queues after this finds it idle, and wakes it.
         let wanted = !is_told();
         table.idle.insert(peer.id, Idle { instance: peer.origin.instance, wanted });
@@ -255,13 +272,16 @@ impl Peers {
         self.lock().connected.len()
     }
 
-    /// Queues envelopes for every peer but the one that they came from. Idle ones get them when they are connected again.
+    /// Queues envelopes for every peer but the one that they came from, those of whom nothing is heard included. Idle ones get them
+    /// when they are connected again.
     pub(crate) fn push(&self, ids: &[EnvelopeId], except: Option<&EndpointId>) {
-        for peer in self.all() {
+        let table = self.lock();
+        for peer in table.connected.values().chain(table.silent.values()) {
             if Some(&peer.id) != except {
                 peer.queue.envelopes(ids.iter().copied());
             }
         }
+        drop(table);
         if !ids.is_empty() {
             self.wake_all(|id| Some(id) != except);
         }
@@ -271,6 +291,12 @@ impl Peers {
         // The table is changed by single calls of the map: a panic elsewhere leaves it in order.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Takes a connection out; whether it was in.
+fn take(connections: &mut BTreeMap<EndpointId, Arc<Peer>>, peer: &Arc<Peer>) -> bool {
+    let is_in = connections.get(&peer.id).is_some_and(|current| Arc::ptr_eq(current, peer));
+    is_in && connections.remove(&peer.id).is_some()
 }
 
 /// Who is in reach, for who asks beside the driver. It outlives the network without keeping it.

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::addresses::Addresses;
 use super::dialing::Dialing;
-use super::endpoint::{Gate, bind, dial, without_segments};
+use super::endpoint::{Gate, bind, dial, taking};
 use super::failures::PeerFailure;
 use super::found::Found;
 use super::gossip::Hints;
@@ -88,6 +88,10 @@ enum Command {
     Leave(EndpointId),
     Dial(EndpointId),
     Stands(EndpointId),
+    /// Nothing is heard of a peer, whose connection is kept.
+    Silent(EndpointId),
+    /// It is heard again.
+    Back(EndpointId),
     /// A peer spreads hints beyond its direct neighbours.
     Gossips(EndpointId),
     NetworkChanged,
@@ -142,7 +146,8 @@ impl Network {
             gate,
             lookup,
             endpoint: endpoint.clone(),
-            without_segments: without_segments(&endpoint, protocols),
+            with_segments: taking(&endpoint, protocols.clone(), true),
+            without_segments: taking(&endpoint, protocols, false),
             hints,
             commands: commands.clone(),
             dialing: Dialing::default(),
@@ -295,7 +300,9 @@ struct Service {
     gate: Gate,
     lookup: MemoryLookup,
     endpoint: Endpoint,
-    /// How connections are taken once segments of UDP were refused.
+    /// How connections are taken.
+    with_segments: Arc<ServerConfig>,
+    /// How they are taken once segments of UDP were refused.
     without_segments: Arc<ServerConfig>,
     hints: Option<Hints>,
     commands: mpsc::Sender<Command>,
@@ -388,14 +395,15 @@ impl Service {
         // Whoever comes through a relay shares one place.
         let mut seat = self.lobby.enter(address.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |address| address.ip()));
         let (shared, commands) = (self.shared.clone(), self.commands.clone());
-        let without_segments = Arc::clone(&self.without_segments);
+        let (with_segments, without_segments) = (Arc::clone(&self.with_segments), Arc::clone(&self.without_segments));
         let gossip = self.hints.as_ref().map(|hints| hints.gossip().clone());
         self.tasks.spawn(async move {
             let nobody = |outcome| Ended { peer: None, dialled: false, outcome };
             // Later its ways are tried for all.
             let segments = address.map_or_else(|| shared.segments.are_taken(), |address| shared.segments.may_be_taken(address));
-            let accepting = if segments { incoming.accept() } else { incoming.accept_with(without_segments) };
-            let Ok(accepting) = accepting else { return nobody(Ok(())) };
+            let Ok(accepting) = incoming.accept_with(if segments { with_segments } else { without_segments }) else {
+                return nobody(Ok(()));
+            };
             let connection = tokio::select! {
                 connection = tokio::time::timeout(DIAL_DEADLINE, accepting) => connection,
                 () = seat.lost() => return nobody(Err(SessionError::Crowded)),
@@ -403,7 +411,7 @@ impl Service {
             let Ok(Ok(connection)) = connection else { return nobody(Ok(())) };
             let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
             if connection.alpn() == ALPN {
-                let outcome = session::accepted(shared, connection, segments, seat, stands(commands, peer)).await;
+                let outcome = session::accepted(shared, connection, segments, seat, Standing { commands, peer }).await;
                 return Ended { peer: Some(peer), dialled: false, outcome };
             }
             if connection.alpn() == stock::ALPN {
@@ -448,7 +456,7 @@ impl Service {
                     };
                     let connection = connection.map_err(|_| SessionError::Slow)??;
                     shared.peers.dialled(&peer, true);
-                    session::dialled(shared, connection, segments, stands(commands, peer)).await
+                    session::dialled(shared, connection, segments, Standing { commands, peer }).await
                 }
                 .await;
                 Ended { peer: Some(peer), dialled: true, outcome }
@@ -499,6 +507,16 @@ impl Service {
                     self.dialing.hurry(peer);
                 }
             }
+            Command::Silent(peer) => {
+                let (now, seed) = (self.shared.clock.now(), self.shared.instance);
+                self.shared.peers.failures.note(peer, PeerFailure::new(now, false, &SessionError::Silent));
+                // It may have another address, or have forgotten the connection.
+                self.dialing.disconnected(&peer, now, seed);
+            }
+            // It has ended since, which the loop has heard of, or will.
+            Command::Stands(peer) | Command::Back(peer) if self.shared.peers.get(&peer).is_none() => {}
+            // A dial that has not got through is not needed any more.
+            Command::Back(peer) => _ = self.dials.remove(&peer),
             Command::Stands(peer) => {
                 self.found.remove(&peer);
                 self.shared.peers.failures.forget(&peer);
@@ -571,7 +589,8 @@ impl Service {
             }
         }
         let Some(peer) = ended.peer else { return };
-        if matches!(ended.outcome, Err(SessionError::Moved)) {
+        // The loop has heard of these before.
+        if matches!(ended.outcome, Err(SessionError::Moved | SessionError::Gone)) {
             return;
         }
         if self.shared.peers.get(&peer).is_some() {
@@ -693,10 +712,27 @@ async fn next_found(mdns: &mut Option<Mdns>) -> Option<(EndpointId, Vec<SocketAd
     }
 }
 
-/// Tells the loop that a connection was admitted, without making the connection wait.
-fn stands(commands: mpsc::Sender<Command>, peer: EndpointId) -> impl FnOnce() + Send {
-    move || {
+/// Tells the loop how a connection stands.
+pub(super) struct Standing {
+    commands: mpsc::Sender<Command>,
+    peer: EndpointId,
+}
+
+impl Standing {
+    /// It is the pair's connection, and its peer is in reach. Does not make the connection wait.
+    pub(super) fn stands(&self) {
         // A full queue only delays the next look at the peer's pause and its place in gossip.
-        let _ = commands.try_send(Command::Stands(peer));
+        let _ = self.commands.try_send(Command::Stands(self.peer));
+    }
+
+    /// Its peer is out of reach.
+    pub(super) async fn is_silent(&self) {
+        // The loop ends before its connections do.
+        let _ = self.commands.send(Command::Silent(self.peer)).await;
+    }
+
+    /// Its peer is in reach again, and it stands.
+    pub(super) async fn is_back(&self) {
+        let _ = self.commands.send(Command::Back(self.peer)).await;
     }
 }

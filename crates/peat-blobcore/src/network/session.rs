@@ -17,6 +17,7 @@ use super::lobby::Seat;
 use super::peers::{Entered, Origin, Peer, Peers};
 use super::queue::Next;
 use super::segments::Segments;
+use super::service::Standing;
 use super::wire::{
     ENVELOPE_BATCH_BYTES, EnvelopeBytes, MAX_FRAME_BYTES, MAX_WANTED, Message, WireError, read_frame, write_frame,
 };
@@ -39,8 +40,12 @@ const LEASE: Duration = Duration::from_secs(24 * 3600);
 const ENVELOPE_BATCH: usize = 1024;
 /// What was written before this has been heard, or the connection has ended.
 const UNHEARD: Duration = Duration::from_secs(60);
+/// Who is silent for so many looks, one a second, is out of reach. A machine that slept has looked at nothing meanwhile.
+const SILENT_LOOKS: u32 = 60;
 /// How often to look whether a connection is used.
 const UNUSED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to look whether who was silent is heard again.
+const BACK_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// The control stream goes before all streams of blocks.
 const CONTROL_PRIORITY: i32 = 100;
 
@@ -83,6 +88,13 @@ struct Started {
     segments: bool,
 }
 
+impl Started {
+    /// Among how many connections it may be.
+    fn most(&self) -> usize {
+        if self.dialled { usize::MAX } else { MAX_ADMITTED }
+    }
+}
+
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
@@ -112,6 +124,10 @@ pub(crate) enum SessionError {
     Idle,
     #[error("segments of UDP are refused on one of the machines: to be dialled anew, without")]
     Segments,
+    #[error("nothing is heard of it")]
+    Silent,
+    #[error("nothing was heard of it any more")]
+    Gone,
     #[error("the peer is not admitted any more")]
     Expelled,
     #[error("the peer breaks the protocol: {0}")]
@@ -133,7 +149,7 @@ impl SessionError {
             Self::Full | Self::Crowded | Self::Left => CloseCode::Full,
             Self::Wire(_) | Self::Protocol(_) | Self::Session(_) => CloseCode::Protocol,
             Self::Idle => CloseCode::Idle,
-            Self::Replica(_) | Self::Stopped | Self::Segments => CloseCode::Stopped,
+            Self::Replica(_) | Self::Stopped | Self::Segments | Self::Silent | Self::Gone => CloseCode::Stopped,
         }
     }
 
@@ -147,12 +163,12 @@ impl SessionError {
     }
 }
 
-/// Runs a connection that this node dialled until it ends. `admitted` hears when it stands.
+/// Runs a connection that this node dialled until it ends.
 pub(crate) async fn dialled(
     shared: Shared,
     connection: Connection,
     segments: bool,
-    admitted: impl FnOnce() + Send,
+    standing: Standing,
 ) -> Result<(), SessionError> {
     let outcome = async {
         let admission = async {
@@ -169,8 +185,8 @@ pub(crate) async fn dialled(
             shared.start(peer, &connection, Control { send, recv }, true, segments).await
         };
         let session = tokio::time::timeout(ADMISSION_DEADLINE, admission).await.map_err(|_| SessionError::Slow)??;
-        shared.enter(&session, usize::MAX, admitted).await?;
-        shared.run(session).await
+        shared.enter(&session.peer, session.most(), &standing).await?;
+        shared.run(session, &standing).await
     }
     .await;
     close(&connection, outcome)
@@ -182,7 +198,7 @@ pub(crate) async fn accepted(
     connection: Connection,
     segments: bool,
     mut seat: Seat,
-    admitted: impl FnOnce() + Send,
+    standing: Standing,
 ) -> Result<(), SessionError> {
     let outcome = async {
         let admission = async {
@@ -197,9 +213,9 @@ pub(crate) async fn accepted(
             admission = tokio::time::timeout(ADMISSION_DEADLINE, admission) => admission.map_err(|_| SessionError::Slow)??,
             () = seat.lost() => return Err(SessionError::Crowded),
         };
-        shared.enter(&session, MAX_ADMITTED, admitted).await?;
+        shared.enter(&session.peer, session.most(), &standing).await?;
         drop(seat);
-        shared.run(session).await
+        shared.run(session, &standing).await
     }
     .await;
     close(&connection, outcome)
@@ -259,8 +275,7 @@ impl Shared {
     }
 
     /// Makes a connection the pair's own, if it is the one to stay.
-    async fn enter(&self, session: &Started, most: usize, on_admitted: impl FnOnce() + Send) -> Result<(), SessionError> {
-        let entry = &session.peer;
+    async fn enter(&self, entry: &Arc<Peer>, most: usize, standing: &Standing) -> Result<(), SessionError> {
         let (replaced, known) = match self.peers.enter(Arc::clone(entry), most) {
             Entered::Stays { replaced, instance } => (replaced, instance),
             Entered::Loses => return Err(SessionError::Duplicate),
@@ -272,8 +287,7 @@ impl Shared {
             old.connection.close(CloseCode::Duplicate.var_int(), b"replaced");
         }
         widen(&entry.connection);
-        on_admitted();
-        tracing::info!(peer = %entry.id.short(), dialled = session.dialled, version = session.version, "connected");
+        standing.stands();
         // A peer that has restarted was gone, noticed or not, and is back.
         let restarted = known.is_some_and(|instance| instance != entry.origin.instance);
         if restarted {
@@ -285,15 +299,18 @@ impl Shared {
         Ok(())
     }
 
-    async fn run(&self, session: Started) -> Result<(), SessionError> {
-        let Started { peer: entry, clock, control: Control { mut send, mut recv }, dialled, segments, .. } = session;
+    async fn run(&self, session: Started, standing: &Standing) -> Result<(), SessionError> {
+        let most = session.most();
+        let Started { peer: entry, clock, version, control: Control { mut send, mut recv }, dialled, segments } = session;
+        tracing::info!(peer = %entry.id.short(), dialled, version, "connected");
         let mut reader = Reader { shared: self.clone(), peer: Arc::clone(&entry), clock, initiator: dialled, session: None };
         let outcome = tokio::select! {
             outcome = reader.run(&mut recv) => outcome,
             outcome = self.write(&entry, &mut send) => outcome,
             outcome = self.serve(&entry) => outcome,
             () = self.has_nothing_to_carry(&entry), if !dialled => Err(SessionError::Idle),
-            () = ask_whether_it_is_back(&entry) => Ok(()),
+            () = self.ask_whether_it_is_back(&entry) => Ok(()),
+            outcome = self.watch_for_silence(&entry, most, standing) => outcome,
             () = self.segments.are_refused(&entry.connection), if segments => Err(SessionError::Segments),
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
@@ -304,10 +321,36 @@ impl Shared {
         if is_idle && self.peers.rest(&entry, is_told) {
             return Err(SessionError::Idle);
         }
+        let was_silent = self.peers.is_silent(&entry);
         if self.peers.leave(&entry) {
             self.tell(NetworkEvent::Down(entry.id)).await?;
         }
-        outcome
+        if was_silent { Err(SessionError::Gone) } else { outcome }
+    }
+
+    /// Takes the peer for out of reach when nothing is heard of it for a while, and for back when something is. The connection goes
+    /// on meanwhile: where an outage ends, nobody has to dial and be admitted before payload flows again.
+    async fn watch_for_silence(&self, peer: &Arc<Peer>, most: usize, standing: &Standing) -> Result<(), SessionError> {
+        loop {
+            let (mut heard, mut looks) = (frames_heard(&peer.connection), 0);
+            while looks < SILENT_LOOKS {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                let before = std::mem::replace(&mut heard, frames_heard(&peer.connection));
+                looks = if heard == before { looks + 1 } else { 0 };
+            }
+            if !self.peers.fall_silent(peer) {
+                return Err(SessionError::Silent);
+            }
+            tracing::info!(peer = %peer.id.short(), "nothing is heard of it");
+            standing.is_silent().await;
+            self.tell(NetworkEvent::Down(peer.id)).await?;
+            while frames_heard(&peer.connection) == heard {
+                tokio::time::sleep(BACK_LOOK_INTERVAL).await;
+            }
+            self.enter(peer, most, standing).await?;
+            standing.is_back().await;
+            tracing::info!(peer = %peer.id.short(), "heard again");
+        }
     }
 
     /// Ends when nothing has been said or asked for a while over a thin link. The side that was dialled looks: unlike the other it
@@ -320,8 +363,27 @@ impl Shared {
             let stats = peer.connection.stats();
             let carried = stats.frame_tx.stream + stats.frame_rx.stream;
             let is_used = Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(Duration::ZERO);
+            let is_used = is_used || self.peers.is_silent(peer);
             if carried != frames || is_used || !self.idle.is_thin(peer.round_trip()) || self.peers.is_inward(&peer.id) {
                 (frames, quiet) = (carried, Instant::now());
+            }
+        }
+    }
+
+    /// Says something empty at short intervals while the connection is used, or its peer is out of reach, what was sent waits for an
+    /// answer, and nothing comes: the link is off, and goes on soon after it is back. Never ends.
+    async fn ask_whether_it_is_back(&self, peer: &Arc<Peer>) {
+        let mut answers = 0;
+        loop {
+            let is_silent = self.peers.is_silent(peer);
+            let is_used = is_silent || Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(UNHEARD);
+            tokio::time::sleep(if is_used { congestion::LOOK_INTERVAL } else { UNUSED_LOOK_INTERVAL }).await;
+            let came = peer.connection.stats().frame_rx;
+            // What the other side says by itself is no answer.
+            let before = std::mem::replace(&mut answers, came.acks + came.path_acks);
+            let is_to_be_asked = is_silent || congestion::is_to_be_asked(&peer.connection);
+            if is_used && answers == before && peer.queue.is_told(Duration::ZERO) && is_to_be_asked {
+                peer.queue.message(Message::Envelopes(Vec::new()));
             }
         }
     }
@@ -388,20 +450,10 @@ impl Shared {
     }
 }
 
-/// Says something empty at short intervals while the connection is used, what was sent waits for an answer, and nothing comes:
-/// the link is off, and goes on soon after it is back. Never ends.
-async fn ask_whether_it_is_back(peer: &Arc<Peer>) {
-    let mut answers = 0;
-    loop {
-        let is_used = Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(UNHEARD);
-        tokio::time::sleep(if is_used { congestion::LOOK_INTERVAL } else { UNUSED_LOOK_INTERVAL }).await;
-        let came = peer.connection.stats().frame_rx;
-        // What the other side says by itself is no answer.
-        let before = std::mem::replace(&mut answers, came.acks + came.path_acks);
-        if is_used && answers == before && peer.queue.is_told(Duration::ZERO) && congestion::is_to_be_asked(&peer.connection) {
-            peer.queue.message(Message::Envelopes(Vec::new()));
-        }
-    }
+/// What the peer has sent. Who has nothing to say is kept in touch with, and so says something several times a minute.
+fn frames_heard(connection: &Connection) -> u64 {
+    let heard = connection.stats().frame_rx;
+    heard.acks + heard.path_acks + heard.ping + heard.stream
 }
 
 /// Whether the peer has closed this connection for having nothing to carry.

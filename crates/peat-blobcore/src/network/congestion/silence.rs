@@ -3,8 +3,8 @@
 //!
 //! QUIC asks whether the other side is back, and waits longer after each question: half a minute into an outage some eight
 //! seconds. Meanwhile it sends nothing else, since its window is full of what was lost. So a packet goes beyond the window at
-//! short intervals. On a link that is off it costs nothing; on one that is back its answer tells what was lost. A connection ends
-//! after a minute of silence, and with it this.
+//! short intervals. On a link that is off it costs nothing; on one that is back its answer tells what was lost. It ends
+//! with the connection.
 
 use std::time::{Duration, Instant};
 
