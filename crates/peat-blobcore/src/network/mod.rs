@@ -24,6 +24,7 @@ pub mod errand;
 mod failures;
 mod found;
 mod gossip;
+mod hearing;
 mod idle;
 mod lobby;
 mod mdns;

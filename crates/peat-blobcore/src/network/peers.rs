@@ -9,6 +9,7 @@ use iroh::endpoint::Connection;
 use tokio::sync::Notify;
 
 use super::failures::Failures;
+use super::hearing::Hearing;
 use super::queue::SendQueue;
 use crate::model::{EndpointId, EnvelopeId};
 use crate::transfer::Traffic;
@@ -31,9 +32,15 @@ pub(crate) struct Peer {
     pub(crate) origin: Origin,
     /// A clone is held by whatever uses the connection for longer than a message: it is not let go meanwhile.
     pub(crate) in_use: Arc<()>,
+    pub(super) hearing: Hearing,
 }
 
 impl Peer {
+    /// Whether the pair can do with this connection.
+    fn is_alive(&self) -> bool {
+        self.connection.close_reason().is_none() && !self.hearing.is_quiet(&self.connection)
+    }
+
     /// The round trip time of the path in use, while there is one.
     pub(crate) fn round_trip(&self) -> Option<Duration> {
         self.connection.paths().iter().find(|path| path.is_selected()).map(|path| path.rtt())
@@ -120,10 +127,12 @@ impl Peers {
         if table.left.contains(&peer.id) {
             return Entered::Left;
         }
-        let connected = &mut table.connected;
-        match connected.get(&peer.id) {
-            Some(old) if !old.origin.yields_to(peer.origin) && old.connection.close_reason().is_none() => Entered::Loses,
-            None if connected.len() >= most => Entered::Full,
+        let connected = &table.connected;
+        // The other side decides alike, of whom this one may be heard already.
+        let old = connected.get(&peer.id).or_else(|| table.silent.get(&peer.id)).filter(|old| !Arc::ptr_eq(old, &peer));
+        match old {
+            Some(old) if !old.origin.yields_to(peer.origin) && old.is_alive() => Entered::Loses,
+            _ if !connected.contains_key(&peer.id) && connected.len() >= most => Entered::Full,
             _ => {
                 let id = peer.id;
                 let silent = table.silent.remove(&id).filter(|silent| !Arc::ptr_eq(silent, &peer));

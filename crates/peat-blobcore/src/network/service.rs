@@ -87,11 +87,13 @@ enum Command {
     Forget(EndpointId),
     Leave(EndpointId),
     Dial(EndpointId),
-    Stands(EndpointId),
+    /// A peer is connected, `again` when it was silent.
+    Stands {
+        peer: EndpointId,
+        again: bool,
+    },
     /// Nothing is heard of a peer, whose connection is kept.
     Silent(EndpointId),
-    /// It is heard again.
-    Back(EndpointId),
     /// A peer spreads hints beyond its direct neighbours.
     Gossips(EndpointId),
     NetworkChanged,
@@ -507,6 +509,8 @@ impl Service {
                     self.dialing.hurry(peer);
                 }
             }
+            // It has another connection since.
+            Command::Silent(peer) if self.shared.peers.get(&peer).is_some() => {}
             Command::Silent(peer) => {
                 let (now, seed) = (self.shared.clock.now(), self.shared.instance);
                 self.shared.peers.failures.note(peer, PeerFailure::new(now, false, &SessionError::Silent));
@@ -514,11 +518,13 @@ impl Service {
                 self.dialing.disconnected(&peer, now, seed);
             }
             // It has ended since, which the loop has heard of, or will.
-            Command::Stands(peer) | Command::Back(peer) if self.shared.peers.get(&peer).is_none() => {}
-            // A dial that has not got through is not needed any more.
-            Command::Back(peer) => _ = self.dials.remove(&peer),
-            Command::Stands(peer) => {
+            Command::Stands { peer, .. } if self.shared.peers.get(&peer).is_none() => {}
+            Command::Stands { peer, again } => {
                 self.found.remove(&peer);
+                if again {
+                    // A dial that has not got through is not needed any more.
+                    self.dials.remove(&peer);
+                }
                 self.shared.peers.failures.forget(&peer);
                 self.dialing.connected(peer, self.shared.clock.now());
                 if self.shared.peers.len() == 1 && self.shared.peers.idle().is_empty() {
@@ -720,19 +726,14 @@ pub(super) struct Standing {
 
 impl Standing {
     /// It is the pair's connection, and its peer is in reach. Does not make the connection wait.
-    pub(super) fn stands(&self) {
+    pub(super) fn stands(&self, again: bool) {
         // A full queue only delays the next look at the peer's pause and its place in gossip.
-        let _ = self.commands.try_send(Command::Stands(self.peer));
+        let _ = self.commands.try_send(Command::Stands { peer: self.peer, again });
     }
 
-    /// Its peer is out of reach.
-    pub(super) async fn is_silent(&self) {
-        // The loop ends before its connections do.
-        let _ = self.commands.send(Command::Silent(self.peer)).await;
-    }
-
-    /// Its peer is in reach again, and it stands.
-    pub(super) async fn is_back(&self) {
-        let _ = self.commands.send(Command::Back(self.peer)).await;
+    /// Waits until the loop can be told without waiting that nothing is heard of the peer; does so when called.
+    pub(super) async fn silent(&self) -> Result<impl FnOnce() + use<'_>, SessionError> {
+        let permit = self.commands.reserve().await.map_err(|_| SessionError::Stopped)?;
+        Ok(move || permit.send(Command::Silent(self.peer)))
     }
 }

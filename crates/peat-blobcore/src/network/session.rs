@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::congestion;
 use super::endpoint::{CloseCode, widen};
+use super::hearing::{Hearing, SILENT_LOOKS};
 use super::idle::IdleLinks;
 use super::lobby::Seat;
 use super::peers::{Entered, Origin, Peer, Peers};
@@ -40,8 +41,6 @@ const LEASE: Duration = Duration::from_secs(24 * 3600);
 const ENVELOPE_BATCH: usize = 1024;
 /// What was written before this has been heard, or the connection has ended.
 const UNHEARD: Duration = Duration::from_secs(60);
-/// Who is silent for so many looks, one a second, is out of reach. A machine that slept has looked at nothing meanwhile.
-const SILENT_LOOKS: u32 = 60;
 /// How often to look whether a connection is used.
 const UNUSED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often to look whether who was silent is heard again.
@@ -185,7 +184,7 @@ pub(crate) async fn dialled(
             shared.start(peer, &connection, Control { send, recv }, true, segments).await
         };
         let session = tokio::time::timeout(ADMISSION_DEADLINE, admission).await.map_err(|_| SessionError::Slow)??;
-        shared.enter(&session.peer, session.most(), &standing).await?;
+        shared.enter(&session.peer, session.most(), &standing, false).await?;
         shared.run(session, &standing).await
     }
     .await;
@@ -213,7 +212,7 @@ pub(crate) async fn accepted(
             admission = tokio::time::timeout(ADMISSION_DEADLINE, admission) => admission.map_err(|_| SessionError::Slow)??,
             () = seat.lost() => return Err(SessionError::Crowded),
         };
-        shared.enter(&session.peer, session.most(), &standing).await?;
+        shared.enter(&session.peer, session.most(), &standing, false).await?;
         drop(seat);
         shared.run(session, &standing).await
     }
@@ -270,12 +269,13 @@ impl Shared {
             queue: SendQueue::default(),
             origin: Origin { smaller_dialled, instance },
             in_use: Arc::default(),
+            hearing: Hearing::default(),
         });
         Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled, segments })
     }
 
     /// Makes a connection the pair's own, if it is the one to stay.
-    async fn enter(&self, entry: &Arc<Peer>, most: usize, standing: &Standing) -> Result<(), SessionError> {
+    async fn enter(&self, entry: &Arc<Peer>, most: usize, standing: &Standing, again: bool) -> Result<(), SessionError> {
         let (replaced, known) = match self.peers.enter(Arc::clone(entry), most) {
             Entered::Stays { replaced, instance } => (replaced, instance),
             Entered::Loses => return Err(SessionError::Duplicate),
@@ -287,7 +287,7 @@ impl Shared {
             old.connection.close(CloseCode::Duplicate.var_int(), b"replaced");
         }
         widen(&entry.connection);
-        standing.stands();
+        standing.stands(again);
         // A peer that has restarted was gone, noticed or not, and is back.
         let restarted = known.is_some_and(|instance| instance != entry.origin.instance);
         if restarted {
@@ -325,30 +325,28 @@ impl Shared {
         if self.peers.leave(&entry) {
             self.tell(NetworkEvent::Down(entry.id)).await?;
         }
-        if was_silent { Err(SessionError::Gone) } else { outcome }
+        if was_silent && matches!(outcome, Err(SessionError::Wire(_))) { Err(SessionError::Gone) } else { outcome }
     }
 
     /// Takes the peer for out of reach when nothing is heard of it for a while, and for back when something is. The connection goes
     /// on meanwhile: where an outage ends, nobody has to dial and be admitted before payload flows again.
     async fn watch_for_silence(&self, peer: &Arc<Peer>, most: usize, standing: &Standing) -> Result<(), SessionError> {
         loop {
-            let (mut heard, mut looks) = (frames_heard(&peer.connection), 0);
-            while looks < SILENT_LOOKS {
+            while peer.hearing.look(&peer.connection) < SILENT_LOOKS {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                let before = std::mem::replace(&mut heard, frames_heard(&peer.connection));
-                looks = if heard == before { looks + 1 } else { 0 };
             }
+            // All at once, since this may be dropped wherever it waits.
+            let (tell_loop, event) = (standing.silent().await?, self.events.reserve().await.map_err(|_| SessionError::Stopped)?);
             if !self.peers.fall_silent(peer) {
                 return Err(SessionError::Silent);
             }
+            tell_loop();
+            event.send(NetworkEvent::Down(peer.id));
             tracing::info!(peer = %peer.id.short(), "nothing is heard of it");
-            standing.is_silent().await;
-            self.tell(NetworkEvent::Down(peer.id)).await?;
-            while frames_heard(&peer.connection) == heard {
+            while !peer.hearing.has_news(&peer.connection) {
                 tokio::time::sleep(BACK_LOOK_INTERVAL).await;
             }
-            self.enter(peer, most, standing).await?;
-            standing.is_back().await;
+            self.enter(peer, most, standing, true).await?;
             tracing::info!(peer = %peer.id.short(), "heard again");
         }
     }
@@ -373,7 +371,7 @@ impl Shared {
     /// Says something empty at short intervals while the connection is used, or its peer is out of reach, what was sent waits for an
     /// answer, and nothing comes: the link is off, and goes on soon after it is back. Never ends.
     async fn ask_whether_it_is_back(&self, peer: &Arc<Peer>) {
-        let mut answers = 0;
+        let (mut answers, mut asked) = (0, Instant::now());
         loop {
             let is_silent = self.peers.is_silent(peer);
             let is_used = is_silent || Arc::strong_count(&peer.in_use) > 1 || !peer.queue.is_told(UNHEARD);
@@ -381,8 +379,11 @@ impl Shared {
             let came = peer.connection.stats().frame_rx;
             // What the other side says by itself is no answer.
             let before = std::mem::replace(&mut answers, came.acks + came.path_acks);
-            let is_to_be_asked = is_silent || congestion::is_to_be_asked(&peer.connection);
+            // Where nothing waits for an answer, as on a connection that was idle, there is to be something that does.
+            let is_due = is_silent && asked.elapsed() >= UNUSED_LOOK_INTERVAL;
+            let is_to_be_asked = is_due || congestion::is_to_be_asked(&peer.connection);
             if is_used && answers == before && peer.queue.is_told(Duration::ZERO) && is_to_be_asked {
+                asked = Instant::now();
                 peer.queue.message(Message::Envelopes(Vec::new()));
             }
         }
@@ -448,12 +449,6 @@ impl Shared {
     async fn tell(&self, event: NetworkEvent) -> Result<(), SessionError> {
         self.events.send(event).await.map_err(|_| SessionError::Stopped)
     }
-}
-
-/// What the peer has sent. Who has nothing to say is kept in touch with, and so says something several times a minute.
-fn frames_heard(connection: &Connection) -> u64 {
-    let heard = connection.stats().frame_rx;
-    heard.acks + heard.path_acks + heard.ping + heard.stream
 }
 
 /// Whether the peer has closed this connection for having nothing to carry.

@@ -1,5 +1,5 @@
 //! Nothing starves: where more urgent fetches take the whole budget, and go on doing so, the priorities that wait have one fetch
-//! beside it by turns, which nothing takes from them.
+//! beside it by turns. Nothing more urgent takes it from them; after a while it goes to the next of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use crate::model::{Priority, Timestamp};
 pub(super) struct Aging {
     passed_over: BTreeMap<Priority, PassedOver>,
     turns: u64,
+    /// The latest turn: whose it was, and when it began.
+    latest: Option<(Priority, Timestamp)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -36,16 +38,32 @@ impl Aging {
         let (priority, passed_over) = waited.min_by_key(|(_, passed_over)| passed_over.turn)?;
         self.turns += 1;
         passed_over.turn = self.turns;
+        self.latest = Some((*priority, now));
         Some(*priority)
     }
 
+    /// Whose turn it is comes after those who wait now.
+    fn end_turn(&mut self) {
+        self.turns += 1;
+        let latest = self.latest.and_then(|(priority, _)| self.passed_over.get_mut(&priority));
+        latest.into_iter().for_each(|passed_over| passed_over.turn = self.turns);
+    }
+
     /// When somebody will have been passed over for so long.
-    pub(super) fn due(&self, aging: Duration) -> Option<Timestamp> {
+    fn due(&self, aging: Duration) -> Option<Timestamp> {
         self.passed_over.values().map(|passed_over| passed_over.since.plus(aging)).min()
+    }
+
+    /// When another will have been passed over for so long, and the latest turn will have lasted as long.
+    fn next_due(&self, aging: Duration) -> Option<Timestamp> {
+        let (latest, began) = self.latest?;
+        let others = self.passed_over.iter().filter(|(priority, _)| **priority != latest);
+        others.map(|(_, passed_over)| passed_over.since.max(began).plus(aging)).min()
     }
 
     pub(super) fn clock_went_back(&mut self, now: Timestamp) {
         self.passed_over.values_mut().for_each(|passed_over| passed_over.since = passed_over.since.min(now));
+        self.latest = self.latest.map(|(priority, began)| (priority, began.min(now)));
     }
 }
 
@@ -53,8 +71,15 @@ impl Pass<'_> {
     /// Begins the fetch beside the budget, when something has waited for long enough.
     pub(super) fn begin_beside(&mut self) {
         self.note_passed_over();
+        let aging = self.policy.patience.aging;
+        if let Some(fetch) = self.memory.flights.beside()
+            && self.memory.aging.next_due(aging).is_some_and(|due| due <= self.now)
+        {
+            self.memory.aging.end_turn();
+            self.put_off(fetch);
+        }
         while self.memory.flights.beside().is_none()
-            && let Some(priority) = self.memory.aging.take_turn(self.now, self.policy.patience.aging)
+            && let Some(priority) = self.memory.aging.take_turn(self.now, aging)
             && let Some(rank) = self.memory.first_ready(priority)
         {
             self.serve(rank, true);
@@ -62,10 +87,10 @@ impl Pass<'_> {
         }
     }
 
-    /// When to look again for what has waited long enough, if the place is free.
+    /// When to look again for what has waited long enough.
     pub(super) fn aging_due(&self) -> Option<Timestamp> {
-        let free = self.memory.flights.beside().is_none();
-        free.then(|| self.memory.aging.due(self.policy.patience.aging)).flatten()
+        let (aging, patience) = (&self.memory.aging, self.policy.patience.aging);
+        if self.memory.flights.beside().is_none() { aging.due(patience) } else { aging.next_due(patience) }
     }
 
     fn note_passed_over(&mut self) {
@@ -161,6 +186,26 @@ mod tests {
         assert_eq!(pressed.bench.running.len(), 3, "nor does it take that of others");
         pressed.done(others[0]);
         assert_eq!(pressed.others().len(), 1, "what waited goes on as long as it is passed over");
+    }
+
+    #[test]
+    fn a_fetch_that_does_not_end_makes_room_for_another_priority_and_goes_on_in_its_turn() {
+        let mut pressed = Pressed::new(budget(1));
+        let sketch = |priority, blob| Sketch { priority, blobs: vec![(blob, 200_000_000)], ..Sketch::default() };
+        let bulk = pressed.bench.add(&sketch(Priority::Bulk, 1));
+        pressed.bench.wait(Duration::from_secs(60));
+        let routine = pressed.bench.add(&sketch(Priority::Routine, 2));
+        let mut had = Vec::new();
+        for _ in 0..4 {
+            let others = pressed.others();
+            assert_eq!(others.len(), 1);
+            had.push(others[0].distribution);
+            pressed.bench.wait(Duration::from_secs(59));
+            assert_eq!(pressed.others()[0].distribution, others[0].distribution, "not before a minute is over");
+            assert!(pressed.bench.memory.armed.is_some_and(|armed| armed <= pressed.bench.now.plus(Duration::from_secs(1))));
+            pressed.bench.wait(Duration::from_secs(1));
+        }
+        assert_eq!(had, [bulk, routine, bulk, routine]);
     }
 
     #[test]

@@ -542,7 +542,7 @@ impl Pass<'_> {
     }
 
     /// Cancels a fetch. Whoever misses its blobs goes on where it was when there is room again.
-    fn put_off(&mut self, fetch: FetchId) {
+    pub(super) fn put_off(&mut self, fetch: FetchId) {
         if let Some(flight) = self.memory.flights.end(fetch) {
             self.actions.push(Action::CancelFetch { fetch });
             flight.blobs.keys().for_each(|blob| self.begin_again_later(blob));

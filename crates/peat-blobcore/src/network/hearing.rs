@@ -1,0 +1,58 @@
+//! Whether anything is heard over a connection.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use iroh::endpoint::Connection;
+
+/// Who is silent for so many looks, one a second, is out of reach. A machine that slept has looked at nothing meanwhile.
+pub(super) const SILENT_LOOKS: u32 = 60;
+/// Who is silent for so many may be: he is kept in touch with, and so says something every five seconds.
+const QUIET_LOOKS: u32 = 11;
+
+/// What was heard at the last look at a connection.
+#[derive(Debug, Default)]
+pub(super) struct Hearing {
+    frames: AtomicU64,
+    /// Looks since something was.
+    silent: AtomicU32,
+}
+
+impl Hearing {
+    /// Looks, and says for how many looks nothing was heard.
+    pub(super) fn look(&self, connection: &Connection) -> u32 {
+        self.note(frames_heard(connection))
+    }
+
+    /// Whether something was heard since the last look.
+    pub(super) fn has_news(&self, connection: &Connection) -> bool {
+        self.frames.load(Ordering::Relaxed) != frames_heard(connection)
+    }
+
+    /// Whether the connection may be dead: nothing is heard over it, for longer than who is there says nothing.
+    pub(super) fn is_quiet(&self, connection: &Connection) -> bool {
+        self.silent.load(Ordering::Relaxed) >= QUIET_LOOKS && !self.has_news(connection)
+    }
+
+    fn note(&self, frames: u64) -> u32 {
+        let before = self.frames.swap(frames, Ordering::Relaxed);
+        let silent = if before == frames { self.silent.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.silent.store(silent, Ordering::Relaxed);
+        silent
+    }
+}
+
+fn frames_heard(connection: &Connection) -> u64 {
+    let heard = connection.stats().frame_rx;
+    heard.acks + heard.path_acks + heard.ping + heard.stream
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_look_without_news_counts_and_news_begin_anew() {
+        let hearing = Hearing::default();
+        assert_eq!([3, 3, 3, 4, 4].map(|frames| hearing.note(frames)), [0, 1, 2, 0, 1]);
+    }
+}
