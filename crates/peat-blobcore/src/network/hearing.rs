@@ -6,8 +6,6 @@ use iroh::endpoint::Connection;
 
 /// Who is silent for so many looks, one a second, is out of reach. A machine that slept has looked at nothing meanwhile.
 pub(super) const SILENT_LOOKS: u32 = 60;
-/// Who is silent for so many may be: he is kept in touch with, and so says something every five seconds.
-const QUIET_LOOKS: u32 = 11;
 
 /// What was heard at the last look at a connection.
 #[derive(Debug, Default)]
@@ -28,11 +26,6 @@ impl Hearing {
         self.frames.load(Ordering::Relaxed) != frames_heard(connection)
     }
 
-    /// Whether the connection may be dead: nothing is heard over it, for longer than who is there says nothing.
-    pub(super) fn is_quiet(&self, connection: &Connection) -> bool {
-        self.silent.load(Ordering::Relaxed) >= QUIET_LOOKS && !self.has_news(connection)
-    }
-
     fn note(&self, frames: u64) -> u32 {
         let before = self.frames.swap(frames, Ordering::Relaxed);
         let silent = if before == frames { self.silent.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
@@ -41,6 +34,7 @@ impl Hearing {
     }
 }
 
+/// Who has nothing to say is kept in touch with, and so says something every few seconds.
 fn frames_heard(connection: &Connection) -> u64 {
     let heard = connection.stats().frame_rx;
     heard.acks + heard.path_acks + heard.ping + heard.stream

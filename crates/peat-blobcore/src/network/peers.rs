@@ -16,6 +16,9 @@ use crate::transfer::Traffic;
 
 /// For so long a peer that could not be dialled is taken for one that can only dial itself. It may have been an outage.
 const INWARD: Duration = Duration::from_secs(3600);
+/// A dial that ends with an admission takes no longer. What stands for longer is not what a new one crosses: its dialler has missed
+/// it. Both sides see the same, whatever each of them has heard of late.
+const CROSSING: Duration = Duration::from_secs(35);
 /// Connections that are kept though nothing is heard over them.
 const MAX_SILENT: usize = 64;
 
@@ -33,12 +36,14 @@ pub(crate) struct Peer {
     /// A clone is held by whatever uses the connection for longer than a message: it is not let go meanwhile.
     pub(crate) in_use: Arc<()>,
     pub(super) hearing: Hearing,
+    /// When it was admitted.
+    pub(super) since: Instant,
 }
 
 impl Peer {
-    /// Whether the pair can do with this connection.
-    fn is_alive(&self) -> bool {
-        self.connection.close_reason().is_none() && !self.hearing.is_quiet(&self.connection)
+    /// Whether another one of the pair may have been dialled before this one stood, and this one can stay.
+    fn may_cross(&self) -> bool {
+        self.connection.close_reason().is_none() && self.since.elapsed() < CROSSING
     }
 
     /// The round trip time of the path in use, while there is one.
@@ -121,18 +126,19 @@ pub(crate) enum Entered {
 }
 
 impl Peers {
-    /// Enters a connection that was admitted, among at most `most` of different peers.
-    pub(crate) fn enter(&self, peer: Arc<Peer>, most: usize) -> Entered {
+    /// Enters a connection that was admitted, among at most `most` of different peers; or one that was silent, `again`.
+    pub(crate) fn enter(&self, peer: Arc<Peer>, most: usize, again: bool) -> Entered {
         let mut table = self.lock();
         if table.left.contains(&peer.id) {
             return Entered::Left;
         }
+        if again && !table.silent.get(&peer.id).is_some_and(|silent| Arc::ptr_eq(silent, &peer)) {
+            return Entered::Loses;
+        }
         let connected = &table.connected;
-        // The other side decides alike, of whom this one may be heard already.
-        let old = connected.get(&peer.id).or_else(|| table.silent.get(&peer.id)).filter(|old| !Arc::ptr_eq(old, &peer));
-        match old {
-            Some(old) if !old.origin.yields_to(peer.origin) && old.is_alive() => Entered::Loses,
-            _ if !connected.contains_key(&peer.id) && connected.len() >= most => Entered::Full,
+        match connected.get(&peer.id) {
+            Some(old) if !old.origin.yields_to(peer.origin) && old.may_cross() => Entered::Loses,
+            None if connected.len() >= most => Entered::Full,
             _ => {
                 let id = peer.id;
                 let silent = table.silent.remove(&id).filter(|silent| !Arc::ptr_eq(silent, &peer));

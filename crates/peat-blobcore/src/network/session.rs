@@ -270,13 +270,21 @@ impl Shared {
             origin: Origin { smaller_dialled, instance },
             in_use: Arc::default(),
             hearing: Hearing::default(),
+            since: Instant::now(),
         });
         Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled, segments })
     }
 
     /// Makes a connection the pair's own, if it is the one to stay.
     async fn enter(&self, entry: &Arc<Peer>, most: usize, standing: &Standing, again: bool) -> Result<(), SessionError> {
-        let (replaced, known) = match self.peers.enter(Arc::clone(entry), most) {
+        // Before it stands, since this may be dropped wherever it waits, and then nobody would hear of it.
+        let mut events = self.events.reserve_many(2).await.map_err(|_| SessionError::Stopped)?;
+        let mut tell = |event| {
+            if let Some(permit) = events.next() {
+                permit.send(event);
+            }
+        };
+        let (replaced, known) = match self.peers.enter(Arc::clone(entry), most, again) {
             Entered::Stays { replaced, instance } => (replaced, instance),
             Entered::Loses => return Err(SessionError::Duplicate),
             Entered::Full => return Err(SessionError::Full),
@@ -291,10 +299,10 @@ impl Shared {
         // A peer that has restarted was gone, noticed or not, and is back.
         let restarted = known.is_some_and(|instance| instance != entry.origin.instance);
         if restarted {
-            self.tell(NetworkEvent::Down(entry.id)).await?;
+            tell(NetworkEvent::Down(entry.id));
         }
         if known.is_none() || restarted {
-            self.tell(NetworkEvent::Up(entry.id)).await?;
+            tell(NetworkEvent::Up(entry.id));
         }
         Ok(())
     }
@@ -335,8 +343,12 @@ impl Shared {
             while peer.hearing.look(&peer.connection) < SILENT_LOOKS {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            // All at once, since this may be dropped wherever it waits.
-            let (tell_loop, event) = (standing.silent().await?, self.events.reserve().await.map_err(|_| SessionError::Stopped)?);
+            // All at once, since this may be dropped wherever it waits. The loop, which may wait for the driver, waits for no event.
+            let event = self.events.reserve().await.map_err(|_| SessionError::Stopped)?;
+            let tell_loop = standing.silent().await?;
+            if peer.hearing.has_news(&peer.connection) {
+                continue;
+            }
             if !self.peers.fall_silent(peer) {
                 return Err(SessionError::Silent);
             }

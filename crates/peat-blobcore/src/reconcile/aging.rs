@@ -42,11 +42,11 @@ impl Aging {
         Some(*priority)
     }
 
-    /// Whose turn it is comes after those who wait now.
+    /// Whose turn it is comes after those who wait now, and has it again at once if they cannot begin anything.
     fn end_turn(&mut self) {
         self.turns += 1;
-        let latest = self.latest.and_then(|(priority, _)| self.passed_over.get_mut(&priority));
-        latest.into_iter().for_each(|passed_over| passed_over.turn = self.turns);
+        let Some((priority, began)) = self.latest else { return };
+        self.passed_over.entry(priority).or_insert(PassedOver { since: began, turn: 0 }).turn = self.turns;
     }
 
     /// When somebody will have been passed over for so long.
@@ -206,6 +206,19 @@ mod tests {
             pressed.bench.wait(Duration::from_secs(1));
         }
         assert_eq!(had, [bulk, routine, bulk, routine]);
+    }
+
+    #[test]
+    fn a_turn_that_nobody_can_take_over_goes_on() {
+        let mut pressed = Pressed::new(budget(1));
+        let bulk = pressed.bench.add(&Sketch { priority: Priority::Bulk, blobs: vec![(1, 200_000_000)], ..Sketch::default() });
+        pressed.bench.wait(Duration::from_secs(60));
+        // Nobody who has it is connected, which is not looked at while the budget is used up.
+        pressed.bench.add(&Sketch { sender: 3, blobs: vec![(2, 10)], ..Sketch::default() });
+        for _ in 0..3 {
+            pressed.bench.wait(Duration::from_secs(60));
+            assert_eq!(pressed.others().iter().map(|running| running.distribution).collect::<Vec<_>>(), [bulk]);
+        }
     }
 
     #[test]
