@@ -1,7 +1,5 @@
 //! Whether anything is heard over a connection.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
 use iroh::endpoint::Connection;
 
 /// Who is silent for so many looks, one a second, is out of reach. A machine that slept has looked at nothing meanwhile.
@@ -10,27 +8,26 @@ pub(super) const SILENT_LOOKS: u32 = 60;
 /// What was heard at the last look at a connection.
 #[derive(Debug, Default)]
 pub(super) struct Hearing {
-    frames: AtomicU64,
+    frames: u64,
     /// Looks since something was.
-    silent: AtomicU32,
+    silent: u32,
 }
 
 impl Hearing {
     /// Looks, and says for how many looks nothing was heard.
-    pub(super) fn look(&self, connection: &Connection) -> u32 {
+    pub(super) fn look(&mut self, connection: &Connection) -> u32 {
         self.note(frames_heard(connection))
     }
 
     /// Whether something was heard since the last look.
     pub(super) fn has_news(&self, connection: &Connection) -> bool {
-        self.frames.load(Ordering::Relaxed) != frames_heard(connection)
+        self.frames != frames_heard(connection)
     }
 
-    fn note(&self, frames: u64) -> u32 {
-        let before = self.frames.swap(frames, Ordering::Relaxed);
-        let silent = if before == frames { self.silent.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-        self.silent.store(silent, Ordering::Relaxed);
-        silent
+    fn note(&mut self, frames: u64) -> u32 {
+        self.silent = if self.frames == frames { self.silent.saturating_add(1) } else { 0 };
+        self.frames = frames;
+        self.silent
     }
 }
 
@@ -46,7 +43,7 @@ mod tests {
 
     #[test]
     fn each_look_without_news_counts_and_news_begin_anew() {
-        let hearing = Hearing::default();
+        let mut hearing = Hearing::default();
         assert_eq!([3, 3, 3, 4, 4].map(|frames| hearing.note(frames)), [0, 1, 2, 0, 1]);
     }
 }

@@ -29,6 +29,7 @@ mod idle;
 mod lobby;
 mod mdns;
 mod names;
+mod pairs;
 mod peers;
 mod queue;
 mod relay;

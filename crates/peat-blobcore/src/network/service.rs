@@ -35,6 +35,8 @@ use crate::model::{EndpointId, EnvelopeId};
 use crate::replica::Replica;
 use crate::transfer::{Entitlement, Limiter, Traffic, serve_stock};
 
+/// Peers that this node keeps connections with at most, those that it dials itself apart.
+const MAX_ADMITTED: usize = 64;
 /// Connections that this node dials for; users' peers come on top.
 const MAX_DIALLED: usize = 16;
 /// How long a dial may take, over the slowest link that is of use.
@@ -413,7 +415,8 @@ impl Service {
             let Ok(Ok(connection)) = connection else { return nobody(Ok(())) };
             let peer = EndpointId::from_bytes(*connection.remote_id().as_bytes());
             if connection.alpn() == ALPN {
-                let outcome = session::accepted(shared, connection, segments, seat, Standing { commands, peer }).await;
+                let outcome =
+                    session::accepted(shared, connection, segments, seat, Standing { commands, peer, most: MAX_ADMITTED }).await;
                 return Ended { peer: Some(peer), dialled: false, outcome };
             }
             if connection.alpn() == stock::ALPN {
@@ -458,7 +461,7 @@ impl Service {
                     };
                     let connection = connection.map_err(|_| SessionError::Slow)??;
                     shared.peers.dialled(&peer, true);
-                    session::dialled(shared, connection, segments, Standing { commands, peer }).await
+                    session::dialled(shared, connection, segments, Standing { commands, peer, most: usize::MAX }).await
                 }
                 .await;
                 Ended { peer: Some(peer), dialled: true, outcome }
@@ -722,6 +725,8 @@ async fn next_found(mdns: &mut Option<Mdns>) -> Option<(EndpointId, Vec<SocketAd
 pub(super) struct Standing {
     commands: mpsc::Sender<Command>,
     peer: EndpointId,
+    /// Among how many connections it may be the pair's.
+    pub(super) most: usize,
 }
 
 impl Standing {

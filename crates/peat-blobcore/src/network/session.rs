@@ -15,7 +15,8 @@ use super::endpoint::{CloseCode, widen};
 use super::hearing::{Hearing, SILENT_LOOKS};
 use super::idle::IdleLinks;
 use super::lobby::Seat;
-use super::peers::{Entered, Origin, Peer, Peers};
+use super::pairs::{Entered, Origin};
+use super::peers::{Peer, Peers};
 use super::queue::Next;
 use super::segments::Segments;
 use super::service::Standing;
@@ -33,8 +34,6 @@ use crate::transfer::{Entitlement, Traffic, Turns, serve};
 
 /// How long admission may take, over the slowest link that is of use.
 const ADMISSION_DEADLINE: Duration = Duration::from_secs(20);
-/// Peers that this node keeps connections with at most, those that it dials itself apart.
-const MAX_ADMITTED: usize = 64;
 /// How long a peer stays admitted after its admission. It is renewed with each connection.
 const LEASE: Duration = Duration::from_secs(24 * 3600);
 /// Envelopes of one frame at most; they also end at [`ENVELOPE_BATCH_BYTES`].
@@ -85,13 +84,6 @@ struct Started {
     dialled: bool,
     /// It was made with segments of UDP.
     segments: bool,
-}
-
-impl Started {
-    /// Among how many connections it may be.
-    fn most(&self) -> usize {
-        if self.dialled { usize::MAX } else { MAX_ADMITTED }
-    }
 }
 
 /// Why a session ended.
@@ -184,7 +176,7 @@ pub(crate) async fn dialled(
             shared.start(peer, &connection, Control { send, recv }, true, segments).await
         };
         let session = tokio::time::timeout(ADMISSION_DEADLINE, admission).await.map_err(|_| SessionError::Slow)??;
-        shared.enter(&session.peer, session.most(), &standing, false).await?;
+        shared.enter(&session.peer, &standing, false).await?;
         shared.run(session, &standing).await
     }
     .await;
@@ -212,7 +204,7 @@ pub(crate) async fn accepted(
             admission = tokio::time::timeout(ADMISSION_DEADLINE, admission) => admission.map_err(|_| SessionError::Slow)??,
             () = seat.lost() => return Err(SessionError::Crowded),
         };
-        shared.enter(&session.peer, session.most(), &standing, false).await?;
+        shared.enter(&session.peer, &standing, false).await?;
         drop(seat);
         shared.run(session, &standing).await
     }
@@ -269,14 +261,13 @@ impl Shared {
             queue: SendQueue::default(),
             origin: Origin { smaller_dialled, instance },
             in_use: Arc::default(),
-            hearing: Hearing::default(),
             since: Instant::now(),
         });
         Ok(Started { peer: entry, clock: peer.clock, version: peer.version, control, dialled, segments })
     }
 
-    /// Makes a connection the pair's own, if it is the one to stay.
-    async fn enter(&self, entry: &Arc<Peer>, most: usize, standing: &Standing, again: bool) -> Result<(), SessionError> {
+    /// Makes a connection the pair's own, if it is the one to stay; `again` where it was silent.
+    async fn enter(&self, entry: &Arc<Peer>, standing: &Standing, again: bool) -> Result<(), SessionError> {
         // Before it stands, since this may be dropped wherever it waits, and then nobody would hear of it.
         let mut events = self.events.reserve_many(2).await.map_err(|_| SessionError::Stopped)?;
         let mut tell = |event| {
@@ -284,7 +275,7 @@ impl Shared {
                 permit.send(event);
             }
         };
-        let (replaced, known) = match self.peers.enter(Arc::clone(entry), most, again) {
+        let (replaced, known) = match self.peers.enter(entry, standing.most, again) {
             Entered::Stays { replaced, instance } => (replaced, instance),
             Entered::Loses => return Err(SessionError::Duplicate),
             Entered::Full => return Err(SessionError::Full),
@@ -308,7 +299,6 @@ impl Shared {
     }
 
     async fn run(&self, session: Started, standing: &Standing) -> Result<(), SessionError> {
-        let most = session.most();
         let Started { peer: entry, clock, version, control: Control { mut send, mut recv }, dialled, segments } = session;
         tracing::info!(peer = %entry.id.short(), dialled, version, "connected");
         let mut reader = Reader { shared: self.clone(), peer: Arc::clone(&entry), clock, initiator: dialled, session: None };
@@ -318,7 +308,7 @@ impl Shared {
             outcome = self.serve(&entry) => outcome,
             () = self.has_nothing_to_carry(&entry), if !dialled => Err(SessionError::Idle),
             () = self.ask_whether_it_is_back(&entry) => Ok(()),
-            outcome = self.watch_for_silence(&entry, most, standing) => outcome,
+            outcome = self.watch_for_silence(&entry, standing) => outcome,
             () = self.segments.are_refused(&entry.connection), if segments => Err(SessionError::Segments),
             () = self.admitted.departed(entry.id) => Err(SessionError::Expelled),
         };
@@ -338,15 +328,16 @@ impl Shared {
 
     /// Takes the peer for out of reach when nothing is heard of it for a while, and for back when something is. The connection goes
     /// on meanwhile: where an outage ends, nobody has to dial and be admitted before payload flows again.
-    async fn watch_for_silence(&self, peer: &Arc<Peer>, most: usize, standing: &Standing) -> Result<(), SessionError> {
+    async fn watch_for_silence(&self, peer: &Arc<Peer>, standing: &Standing) -> Result<(), SessionError> {
+        let mut hearing = Hearing::default();
         loop {
-            while peer.hearing.look(&peer.connection) < SILENT_LOOKS {
+            while hearing.look(&peer.connection) < SILENT_LOOKS {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             // All at once, since this may be dropped wherever it waits. The loop, which may wait for the driver, waits for no event.
             let event = self.events.reserve().await.map_err(|_| SessionError::Stopped)?;
             let tell_loop = standing.silent().await?;
-            if peer.hearing.has_news(&peer.connection) {
+            if hearing.has_news(&peer.connection) {
                 continue;
             }
             if !self.peers.fall_silent(peer) {
@@ -355,10 +346,10 @@ impl Shared {
             tell_loop();
             event.send(NetworkEvent::Down(peer.id));
             tracing::info!(peer = %peer.id.short(), "nothing is heard of it");
-            while !peer.hearing.has_news(&peer.connection) {
+            while !hearing.has_news(&peer.connection) {
                 tokio::time::sleep(BACK_LOOK_INTERVAL).await;
             }
-            self.enter(peer, most, standing, true).await?;
+            self.enter(peer, standing, true).await?;
             tracing::info!(peer = %peer.id.short(), "heard again");
         }
     }
