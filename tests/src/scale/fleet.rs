@@ -486,6 +486,11 @@ impl Fleet {
 
     fn perform(&mut self, node: usize, action: Action) {
         match action {
+            Action::Fetch { fetch, blob, whole: false, source, .. }
+                if !self.members[self.places[&source]].blobs.contains(&blob) =>
+            {
+                self.plan(node, 2_000, Happening::Tell(Event::FetchEnded { fetch, outcome: FetchOutcome::Missing }));
+            }
             // It comes, whoever it was asked of: sources do not matter to what is counted here.
             Action::Fetch { fetch, blob, .. } => self.plan(node, 100, Happening::Fetched(fetch, vec![blob])),
             Action::FetchSmall { fetch, blobs, .. } => {

@@ -18,6 +18,8 @@ pub(super) const BEGIN: u64 = 1_795_000_000_000;
 const SESSION_EVERY: (u64, u64) = (8_000, 15_000);
 /// How often a node dials one of its static peers.
 const DIAL_EVERY: (u64, u64) = (5_000, 20_000);
+/// Fetches at once from those who may have parts.
+const MAX_PARTS: usize = 4;
 
 /// Something that happens at a time.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub(super) enum Happening {
 pub(super) struct Transfer {
     blobs: Vec<(BlobHash, u64)>,
     source: usize,
+    /// Whether the source is known to have them.
+    whole: bool,
     epoch: u64,
     distribution: DistributionId,
 }
@@ -402,6 +406,7 @@ impl World {
                 FetchOutcome::Failed
             } else {
                 self.nodes[node].blobs.insert(*blob);
+                self.tell_of_parts(node, transfer.distribution);
                 FetchOutcome::Done
             };
             if !several || matches!(outcome, FetchOutcome::NoSpace | FetchOutcome::Failed) {
@@ -414,6 +419,17 @@ impl World {
             self.tell(node, Event::SomeFetched { fetch, outcomes });
         }
         end
+    }
+
+    /// Who is connected hears now and then that a node has more of a distribution.
+    fn tell_of_parts(&mut self, node: usize, distribution: DistributionId) {
+        let peer = self.nodes[node].id;
+        for other in 0..self.nodes.len() {
+            if self.epoch(other, node).is_some() && self.rng.chance(30) {
+                let after = self.rng.within(1, 5_000);
+                self.tell_after(other, after, Event::Getting { peer, distribution });
+            }
+        }
     }
 
     fn written(&mut self, node: usize, id: DistributionId, files: Vec<u32>) {
@@ -451,11 +467,13 @@ impl World {
         let (memory, budget) = (&self.nodes[node].memory, self.nodes[node].policy.budget);
         let (count, bytes) = (memory.fetches_in_flight(), memory.bytes_in_flight());
         let mine = self.transfers.range((node, FetchId(0))..=(node, FetchId(u64::MAX))).map(|(_, transfer)| transfer);
-        let mut mine: Vec<u64> = mine.map(|transfer| transfer.blobs.iter().map(|(_, size)| size).sum()).collect();
+        let (whole, parts): (Vec<&Transfer>, Vec<_>) = mine.partition(|transfer| transfer.whole);
+        let parts = parts.len();
+        let mut mine: Vec<u64> = whole.iter().map(|transfer| transfer.blobs.iter().map(|(_, size)| size).sum()).collect();
         // One may be beside the budget, of any size.
         mine.sort_unstable();
         mine.pop();
-        if mine.len() > budget.fetches || (mine.len() > 1 && mine.iter().sum::<u64>() > budget.bytes) {
+        if parts > MAX_PARTS || mine.len() > budget.fetches || (mine.len() > 1 && mine.iter().sum::<u64>() > budget.bytes) {
             self.violate(node, format!("is over budget with {count} fetches of {bytes} bytes"));
         }
     }
@@ -476,6 +494,7 @@ impl World {
         fetch: FetchId,
         blobs: Vec<(BlobHash, u64)>,
         source: EndpointId,
+        whole: bool,
         distribution: DistributionId,
     ) {
         blobs.iter().for_each(|(blob, _)| self.check_fetch(node, blob, &distribution));
@@ -485,18 +504,18 @@ impl World {
         // Who has nothing to give says so at once.
         let given = blobs.iter().filter(|(blob, _)| self.nodes[source].blobs.contains(blob));
         let after = self.rng.within(10, 200) + given.map(|(_, size)| size / rate).sum::<u64>();
-        self.transfers.insert((node, fetch), Transfer { blobs, source, epoch, distribution });
+        self.transfers.insert((node, fetch), Transfer { blobs, source, whole, epoch, distribution });
         self.plan(node, after, Happening::Fetched(fetch));
     }
 
     fn perform(&mut self, node: usize, action: Action) {
         let me = self.nodes[node].id;
         match action {
-            Action::Fetch { fetch, blob, size, source, distribution, .. } => {
-                self.begin_fetch(node, fetch, vec![(blob, size)], source, distribution);
+            Action::Fetch { fetch, blob, size, source, whole, distribution, .. } => {
+                self.begin_fetch(node, fetch, vec![(blob, size)], source, whole, distribution);
             }
-            Action::FetchSmall { fetch, blobs, source, distribution, .. } => {
-                self.begin_fetch(node, fetch, blobs, source, distribution);
+            Action::FetchSmall { fetch, blobs, source, whole, distribution, .. } => {
+                self.begin_fetch(node, fetch, blobs, source, whole, distribution);
             }
             Action::CancelFetch { fetch } => {
                 self.transfers.remove(&(node, fetch));

@@ -180,6 +180,59 @@ async fn a_node_passes_on_what_it_has_before_it_has_all() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_chain_the_last_has_parts_before_the_middle_has_all_though_it_never_reaches_the_first() {
+    let scene = Scene::new(&["bravo", "charlie"]).await;
+    let bravo = scene.fleet.restart("bravo", &[]).await;
+    let charlie = scene.fleet.restart("charlie", &[&bravo]).await;
+    connected(&bravo, charlie.id()).await;
+    let half = SIZE / 2;
+    let link = Link::new(&scene.content, (half / GROUP_BYTES) as usize);
+    let mut serving = JoinSet::new();
+    serving.spawn(link.clone().serve(scene.join(&bravo).await));
+    eventually("charlie has nearly what bravo has", || async { held(&charlie, scene.blob()) > half * 3 / 4 }).await;
+    assert!(held(&bravo, scene.blob()) < SIZE, "bravo does not have all");
+    link.groups.add_permits(10_000);
+    scene.delivered("bravo").await;
+    scene.delivered("charlie").await;
+    assert_eq!(link.sent.load(Ordering::SeqCst), SIZE, "the first has sent it once");
+    serving.shutdown().await;
+    for node in [bravo, charlie] {
+        node.shutdown().await;
+    }
+}
+
+/// Makes a node hold these bytes of the file, as if they had come before.
+fn seed(scene: &Scene, node: &Node, bytes: std::ops::Range<u64>) {
+    let assembly = node.content().assemble(&scene.blob(), SIZE).expect("assembled");
+    for start in bytes.step_by(GROUP_BYTES as usize) {
+        let range = start..start + GROUP_BYTES;
+        let block = scene.content.encode_block(&scene.blob(), range.clone()).expect("it has it");
+        assembly.write_block(range, &block).expect("verified");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_each_of_two_has_comes_together_where_nobody_has_all() {
+    let scene = Scene::new(&["bravo", "charlie", "delta"]).await;
+    let bravo = scene.fleet.restart("bravo", &[]).await;
+    let charlie = scene.fleet.restart("charlie", &[]).await;
+    seed(&scene, &bravo, 0..SIZE * 3 / 4);
+    seed(&scene, &charlie, SIZE / 2..SIZE);
+    for node in [&bravo, &charlie] {
+        // They hear of it, and of nobody who has it.
+        scene.holder.join(node).await.reconcile(&scene.holder).await;
+    }
+    // Only delta reaches both.
+    let delta = scene.fleet.restart("delta", &[&bravo, &charlie]).await;
+    for name in ["delta", "bravo", "charlie"] {
+        scene.delivered(name).await;
+    }
+    for node in [bravo, charlie, delta] {
+        node.shutdown().await;
+    }
+}
+
 /// Says that it has all, and sends wrong bytes.
 async fn lie(connection: Connection, asked: Arc<AtomicU64>) {
     let mut open = Vec::new();

@@ -14,7 +14,7 @@ use super::assembly::{Assembly, Storage};
 use super::groups::Groups;
 use super::index::Row;
 use super::layout::{self, BITMAP, DATA, OUTBOARD, RECIPE, sync_dir};
-use super::{Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Sharing, lock, share, tree};
+use super::{BlobStatus, Content, ContentError, Ingested, Inner, MAX_INLINE_BYTES, Sharing, lock, share, tree};
 use crate::fault;
 use crate::model::BlobHash;
 
@@ -52,6 +52,18 @@ impl Content {
             let assembly = Assembly::new(self.clone(), *hash, size, Arc::clone(&slot), storage, held);
             *open = assembly.downgrade();
             return Ok(assembly);
+        }
+    }
+
+    /// The assembly of a blob that is not whole, opened if an earlier run left something of it: of several the one of which most is
+    /// here. It is served from as long as it is open.
+    ///
+    /// # Errors
+    /// Those of [`Content::assemble`].
+    pub(crate) fn resume(&self, hash: &BlobHash) -> Result<Option<Assembly>, ContentError> {
+        match self.status(hash)? {
+            BlobStatus::Partial { size, held } if held > 0 => self.assemble(hash, size).map(Some),
+            _ => Ok(None),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The fetches under way, and how far each distribution has come.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(super) struct Order {
     pub(super) blob: BlobHash,
     pub(super) size: u64,
     pub(super) source: EndpointId,
+    /// Whether the source is known to have all of it.
+    pub(super) whole: bool,
     pub(super) distribution: DistributionId,
     pub(super) priority: Priority,
 }
@@ -36,6 +38,8 @@ pub(super) struct SmallOrder {
     pub(super) fetch: FetchId,
     pub(super) blobs: Vec<(BlobHash, u64)>,
     pub(super) source: EndpointId,
+    /// Whether the source is known to have all of them.
+    pub(super) whole: bool,
     pub(super) distribution: DistributionId,
     pub(super) priority: Priority,
 }
@@ -105,6 +109,8 @@ struct One {
     size: u64,
     /// Verified bytes of the blob so far.
     held: Arc<AtomicU64>,
+    /// Whether something came from a source that may have parts, which nobody was told of yet.
+    came: Arc<AtomicBool>,
     candidates: watch::Sender<Vec<Candidate>>,
 }
 
@@ -118,7 +124,7 @@ impl Fetches {
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
         let Order { fetch, blob, size, distribution, .. } = order;
-        let held = Arc::new(AtomicU64::new(0));
+        let (held, came) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (candidates, receiver) = watch::channel(Vec::new());
         let task = Task {
             content: self.content.clone(),
@@ -127,12 +133,13 @@ impl Fetches {
             patience: self.patience,
             me: self.me,
             held: Arc::clone(&held),
+            came: Arc::clone(&came),
             candidates: candidates.clone(),
             receiver,
             tell: self.tell.clone(),
         };
         let abort = self.tasks.spawn(async move { Ended { fetch, blob: Some(blob), distribution, outcome: task.run().await } });
-        self.running.insert(fetch, Running { abort, distribution, one: Some(One { blob, size, held, candidates }) });
+        self.running.insert(fetch, Running { abort, distribution, one: Some(One { blob, size, held, came, candidates }) });
     }
 
     /// Begins a fetch of several blobs.
@@ -152,6 +159,12 @@ impl Fetches {
             let one = running.one.as_ref().filter(|one| one.size > SHARED_BYTES)?;
             Some((*fetch, running.distribution, one.blob))
         })
+    }
+
+    /// The fetches from sources that may have parts of which something came since this was asked last.
+    pub(super) fn that_came(&self) -> Vec<FetchId> {
+        let came = |one: &One| one.came.swap(false, Ordering::Relaxed);
+        self.running.iter().filter(|(_, running)| running.one.as_ref().is_some_and(came)).map(|(fetch, _)| *fetch).collect()
     }
 
     /// Adds to the sources of a fetch, each with whether it is said to have all of the blob.
@@ -238,6 +251,7 @@ struct Task {
     patience: Duration,
     me: EndpointId,
     held: Arc<AtomicU64>,
+    came: Arc<AtomicBool>,
     candidates: watch::Sender<Vec<Candidate>>,
     receiver: watch::Receiver<Vec<Candidate>>,
     tell: mpsc::UnboundedSender<News>,
@@ -245,8 +259,14 @@ struct Task {
 
 impl Task {
     async fn run(self) -> FetchOutcome {
-        let Self { order: Order { blob, size, source, distribution, priority, .. }, held, tell, .. } = &self;
-        let on_progress = |bytes| held.store(bytes, Ordering::Relaxed);
+        let Self { order: Order { blob, size, source, whole, distribution, priority, .. }, held, tell, .. } = &self;
+        let first = AtomicU64::new(u64::MAX);
+        let on_progress = |bytes| {
+            held.store(bytes, Ordering::Relaxed);
+            if first.fetch_min(bytes, Ordering::Relaxed) < bytes && !whole {
+                self.came.store(true, Ordering::Relaxed);
+            }
+        };
         let on_dropped = |source: EndpointId, error: &FetchError| {
             let outcome = outcome_of(error);
             if outcome == FetchOutcome::Corrupt {
@@ -261,7 +281,7 @@ impl Task {
             let Some(peer) = self.network.reach(source).await else { return FetchOutcome::Unreachable };
             self.candidates.send_modify(|known| {
                 known.retain(|other| other.id != *source);
-                known.push(candidate(&peer, true));
+                known.push(candidate(&peer, *whole));
             });
             let order = transfer::Order {
                 content: self.content.clone(),
@@ -269,11 +289,17 @@ impl Task {
                 size: *size,
                 priority: *priority,
                 me: self.me,
+                source: *source,
                 patience: self.patience,
                 traffic: Arc::clone(self.network.traffic()),
                 candidates: self.receiver.clone(),
             };
             let Err(error) = transfer::fetch(order, &on_progress, &on_dropped).await else { return FetchOutcome::Done };
+            if !whole && matches!(error, FetchError::Busy | FetchError::NotAvailable) {
+                // All that it has is here, and others may have more.
+                let came = held.load(Ordering::Relaxed) > first.load(Ordering::Relaxed);
+                return if came { FetchOutcome::Partial } else { FetchOutcome::Missing };
+            }
             tracing::info!(%blob, source = %source.short(), %error, "a fetch ended early");
             let outcome = outcome_of(&error);
             // Another connection has taken the place of the one that ended: nothing has failed but that one.
@@ -299,13 +325,14 @@ struct SmallTask {
 impl SmallTask {
     async fn run(self) -> FetchOutcome {
         let Self { content, network, order, patience, tell, turns } = self;
-        let SmallOrder { fetch, blobs, source, distribution, priority } = order;
+        let SmallOrder { fetch, blobs, source, whole, distribution, priority } = order;
         let Ok(_turn) = turns.acquire().await else { return FetchOutcome::Cancelled };
         let left = Mutex::new(blobs.iter().map(|(blob, _)| *blob).collect::<BTreeSet<_>>());
         let some_ended = |landed: Vec<Landed>| {
             let mut left = left.lock().expect("nothing panics while it holds what is left");
             landed.iter().for_each(|(blob, _)| _ = left.remove(blob));
-            let outcomes = landed.into_iter().map(|(blob, outcome)| (blob, small_outcome(&blob, &source, outcome))).collect();
+            let outcomes =
+                landed.into_iter().map(|(blob, outcome)| (blob, small_outcome(&blob, &source, whole, outcome))).collect();
             // The driver may have stopped.
             let _ = tell.send(News::Some(SomeEnded { fetch, distribution, outcomes }));
         };
@@ -348,7 +375,7 @@ impl SmallTask {
 }
 
 /// How it went with one of several blobs. That it is not available, when others are, concerns it alone.
-fn small_outcome(blob: &BlobHash, source: &EndpointId, outcome: Result<(), FetchError>) -> FetchOutcome {
+fn small_outcome(blob: &BlobHash, source: &EndpointId, whole: bool, outcome: Result<(), FetchError>) -> FetchOutcome {
     let Err(error) = outcome else { return FetchOutcome::Done };
     let outcome = match error {
         FetchError::NotAvailable => FetchOutcome::Missing,
@@ -356,7 +383,7 @@ fn small_outcome(blob: &BlobHash, source: &EndpointId, outcome: Result<(), Fetch
     };
     if outcome == FetchOutcome::Corrupt {
         tracing::warn!(%blob, %source, %error, "a source sends what is not the blob's");
-    } else {
+    } else if whole || outcome != FetchOutcome::Missing {
         tracing::info!(%blob, source = %source.short(), %error, "one of several blobs does not come");
     }
     outcome

@@ -7,6 +7,7 @@ mod activity;
 mod deliveries;
 mod discards;
 mod fetches;
+mod gains;
 mod parcels;
 mod room;
 mod world;
@@ -14,7 +15,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -35,6 +36,7 @@ use deliveries::Deliveries;
 use discards::Discards;
 pub(crate) use fetches::Progress;
 use fetches::{Fetches, Order, SmallOrder};
+use gains::Gains;
 pub(crate) use parcels::{ParcelRequest, Wanted};
 use room::{ROOM_INTERVAL, Room};
 pub(crate) use world::SharedNodes;
@@ -122,6 +124,8 @@ pub(crate) struct Driver {
     delivered: activity::Deliveries,
     progress: Arc<Progress>,
     progress_ticks: u32,
+    /// What peers that are to get the same know of what is here.
+    gains: Gains,
     timer: Option<Timestamp>,
     /// What the actions of one event have brought about; empty between two events.
     ahead: VecDeque<Event>,
@@ -170,6 +174,7 @@ impl Driver {
             delivered: activity::Deliveries::default(),
             registry,
             progress_ticks: 0,
+            gains: Gains::default(),
             timer: None,
             ahead: VecDeque::new(),
             lists: BTreeMap::new(),
@@ -226,7 +231,7 @@ impl Driver {
                     self.timer = None;
                     self.decide(Event::Timer).await;
                 }
-                _ = progress.tick(), if !self.fetches.is_idle() => self.tell_progress(),
+                _ = progress.tick(), if !self.fetches.is_idle() || self.gains.are_untold() => self.tell_progress().await,
                 _ = room.tick(), if self.room.is_awaited() => {
                     if self.room.is_made() {
                         self.decide(Event::RoomMade).await;
@@ -322,14 +327,14 @@ impl Driver {
 
     async fn perform(&mut self, action: Action) {
         match action {
-            Action::Fetch { fetch, blob, size, source, distribution, priority } => {
+            Action::Fetch { fetch, blob, size, source, whole, distribution, priority } => {
                 self.begin_progress(&distribution);
-                self.fetches.begin(Order { fetch, blob, size, source, distribution, priority });
+                self.fetches.begin(Order { fetch, blob, size, source, whole, distribution, priority });
                 self.offer_sources(Some(fetch));
             }
-            Action::FetchSmall { fetch, blobs, source, distribution, priority } => {
+            Action::FetchSmall { fetch, blobs, source, whole, distribution, priority } => {
                 self.begin_progress(&distribution);
-                self.fetches.begin_small(SmallOrder { fetch, blobs, source, distribution, priority });
+                self.fetches.begin_small(SmallOrder { fetch, blobs, source, whole, distribution, priority });
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
             Action::Dial { peer } => self.network.dial(peer).await,
@@ -578,6 +583,7 @@ impl Driver {
             NetworkEvent::Hint(hint) => self.hear_hint(*hint).await,
             NetworkEvent::Progress { peer, distribution, bytes } => {
                 self.tell(NodeEvent::Progress { distribution, node: peer, bytes });
+                self.decide(Event::Getting { peer, distribution }).await;
             }
         }
     }
@@ -743,11 +749,15 @@ impl Driver {
         }
     }
 
-    fn tell_progress(&mut self) {
+    async fn tell_progress(&mut self) {
         self.progress_ticks = self.progress_ticks.wrapping_add(1);
         if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD) {
             self.offer_sources(None);
         }
+        for fetch in self.fetches.that_came() {
+            self.decide(Event::PartCame(fetch)).await;
+        }
+        let mut here = BTreeMap::new();
         for (distribution, under_way) in self.fetches.bytes_under_way() {
             let Some(whole) = self.progress.get(&distribution) else { continue };
             let bytes = whole + under_way;
@@ -759,6 +769,17 @@ impl Driver {
                 sender.queue.message(Message::Progress { distribution, bytes });
             }
             self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
+            here.insert(distribution, bytes);
+        }
+        for distribution in self.gains.untold() {
+            here.entry(distribution).or_insert_with(|| self.progress.get(&distribution).unwrap_or_default());
+        }
+        for (distribution, bytes) in self.gains.due(&here, Instant::now()) {
+            for peer in reconcile::seekers(&self.world, &self.memory, &distribution) {
+                if let Some(peer) = self.network.peer(&peer) {
+                    peer.queue.message(Message::Progress { distribution, bytes });
+                }
+            }
         }
     }
 

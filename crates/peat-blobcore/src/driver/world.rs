@@ -167,6 +167,10 @@ impl View for World {
         Distance::of(self.network.peer(peer).and_then(|peer| peer.round_trip()))
     }
 
+    fn is_connected(&self, peer: &EndpointId) -> bool {
+        self.network.peer(peer).is_some()
+    }
+
     fn rate(&self, peer: &EndpointId) -> Option<u64> {
         let connected = self.network.peer(peer);
         self.network.traffic().speeds.of(peer, connected.as_ref().map(|connected| &connected.connection))

@@ -59,7 +59,8 @@ pub enum Message {
     /// The sender's replica may differ from the receiver's: reconcile again.
     #[n(6)]
     Again,
-    /// Verified bytes of a distribution at this node, for who shows them; may be lost.
+    /// Verified bytes of a distribution at this node, for who shows them, and for who is to get it too and may ask for them; may be
+    /// lost.
     #[n(7)]
     Progress {
         /// Which distribution.

@@ -40,6 +40,8 @@ pub enum Action {
         size: u64,
         /// From whom.
         source: EndpointId,
+        /// Whether the source is known to have all of it. Else it may have parts.
+        whole: bool,
         /// How urgent it is.
         priority: Priority,
         /// On behalf of what: the source checks that this entitles us.
@@ -53,6 +55,8 @@ pub enum Action {
         blobs: Vec<(BlobHash, u64)>,
         /// From whom.
         source: EndpointId,
+        /// Whether the source is known to have all of them. Else it may have some.
+        whole: bool,
         /// How urgent they are.
         priority: Priority,
         /// On behalf of what: the source checks that this entitles us.

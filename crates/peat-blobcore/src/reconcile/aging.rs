@@ -109,7 +109,7 @@ impl Pass<'_> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::bench::{Bench, ME, Running, Sketch, peer};
+    use super::super::bench::{Bench, ME, Running, Sketch, only, peer};
     use super::super::{Budget, Event, FetchOutcome, FileOutcome};
     use super::*;
     use crate::model::TargetState;
@@ -214,7 +214,7 @@ mod tests {
         let bulk = pressed.bench.add(&Sketch { priority: Priority::Bulk, blobs: vec![(1, 200_000_000)], ..Sketch::default() });
         pressed.bench.wait(Duration::from_secs(60));
         // Nobody who has it is connected, which is not looked at while the budget is used up.
-        pressed.bench.add(&Sketch { sender: 3, blobs: vec![(2, 10)], ..Sketch::default() });
+        pressed.bench.add(&Sketch { sender: 3, scope: only(&[ME]), blobs: vec![(2, 10)], ..Sketch::default() });
         for _ in 0..3 {
             pressed.bench.wait(Duration::from_secs(60));
             assert_eq!(pressed.others().iter().map(|running| running.distribution).collect::<Vec<_>>(), [bulk]);

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::flights::Place;
 use super::*;
 use crate::document::Distribution;
 use crate::document::Section;
 use crate::model::{
-    BlobHash, Carry, DistributionId, EndpointId, FileEntry, Files, Manifest, Priority, Scope, Sha256Digest, TargetRecord,
-    TargetState,
+    BlobHash, Carry, DistributionId, EndpointId, FileEntry, Files, Manifest, NodeRef, Priority, Scope, Sha256Digest,
+    TargetRecord, TargetState,
 };
 
 pub(super) fn peer(number: u8) -> EndpointId {
@@ -18,6 +19,11 @@ pub(super) fn peer(number: u8) -> EndpointId {
 }
 
 pub(super) const ME: u8 = 1;
+
+/// These nodes and nobody else.
+pub(super) fn only(numbers: &[u8]) -> Scope {
+    Scope::Nodes(numbers.iter().map(|number| NodeRef::Id(peer(*number))).collect())
+}
 
 /// What a test wants to know of a distribution; the rest is the default.
 #[derive(Debug, Clone)]
@@ -79,6 +85,8 @@ pub(super) struct Fake {
     pub(super) changes_left: u32,
     /// Who is not near.
     pub(super) distances: BTreeMap<EndpointId, Distance>,
+    /// Who is in reach without a connection.
+    pub(super) idle: BTreeSet<EndpointId>,
     /// Whose rate is known.
     pub(super) rates: BTreeMap<EndpointId, u64>,
 }
@@ -111,6 +119,9 @@ impl View for Fake {
     }
     fn distance(&self, peer: &EndpointId) -> Distance {
         self.distances.get(peer).copied().unwrap_or_default()
+    }
+    fn is_connected(&self, peer: &EndpointId) -> bool {
+        !self.idle.contains(peer)
     }
     fn rate(&self, peer: &EndpointId) -> Option<u64> {
         self.rates.get(peer).copied()
@@ -146,11 +157,11 @@ impl Bench {
         let node = |number: u8| Node { name: format!("node-{number}"), ..Node::default() };
         let nodes = (1..=6).map(|number| (peer(number), node(number))).collect();
         let (documents, blobs, pins) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        let (distances, rates) = (BTreeMap::new(), BTreeMap::new());
+        let (distances, idle, rates) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
         Self {
             now: Timestamp::from_millis(2_000_000),
             policy: Policy::default(),
-            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32, distances, rates },
+            view: Fake { nodes, documents, blobs, pins, asked: Cell::new(0), changes_left: 32, distances, idle, rates },
             memory: Memory::default(),
             running: Vec::new(),
             dialling: Vec::new(),
@@ -257,8 +268,9 @@ impl Bench {
             assert!(self.running.iter().all(|other| other.blob != blob), "fetches a blob once at a time");
             self.running.push(Running { fetch, blob, size, distribution });
         }
-        let beside = self.memory.flights.beside();
-        let budgeted: Vec<_> = self.running.iter().filter(|running| Some(running.fetch) != beside).collect();
+        let of_the_budget =
+            |running: &&Running| self.memory.flights.get(running.fetch).is_some_and(|flight| flight.place == Place::Budget);
+        let budgeted: Vec<_> = self.running.iter().filter(of_the_budget).collect();
         let bytes: u64 = budgeted.iter().map(|running| running.size).sum();
         let fetches: BTreeSet<_> = budgeted.iter().map(|running| running.fetch).collect();
         let budget = self.policy.budget;
@@ -268,10 +280,10 @@ impl Bench {
 
     fn perform(&mut self, action: &Action) -> Option<Event> {
         match action.clone() {
-            Action::Fetch { fetch, blob, size, distribution, source, priority } => {
+            Action::Fetch { fetch, blob, size, distribution, source, priority, .. } => {
                 self.begin_fetch(fetch, &[(blob, size)], distribution, source, priority);
             }
-            Action::FetchSmall { fetch, blobs, distribution, source, priority } => {
+            Action::FetchSmall { fetch, blobs, distribution, source, priority, .. } => {
                 assert!((2..=MAX_SMALL_BLOBS).contains(&blobs.len()) && blobs.iter().all(|(_, size)| *size <= SMALL_BYTES));
                 assert!(blobs.iter().map(|(_, size)| size).sum::<u64>() <= MAX_SMALL_FETCH_BYTES);
                 self.begin_fetch(fetch, &blobs, distribution, source, priority);

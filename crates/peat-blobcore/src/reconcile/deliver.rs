@@ -149,7 +149,8 @@ impl Pass<'_> {
         }
         let distribution = job.distribution.clone();
         let whole = fetching.is_whole();
-        let flying = fetching.missing.len() > fetching.todo.len() + fetching.stuck.len();
+        let doubtful = self.memory.flights.doubtful().filter(|blob| fetching.missing.contains_key(*blob)).count();
+        let flying = fetching.missing.len() > fetching.todo.len() + fetching.stuck.len() + doubtful;
         let connected = !self.memory.peers.connected().is_disjoint(&job.interests);
         // Nobody is dialled for what would not be fetched.
         let metered = self.policy.metered && distribution.manifest.priority < Priority::Critical;
@@ -160,7 +161,9 @@ impl Pass<'_> {
         let announce = for_good && whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);
         let restored = whole && fetching.reason == Some(PinReason::Sent);
         let for_others = fetching.reason == Some(PinReason::Sent) || (whole && fetching.reason == Some(PinReason::Carry));
-        let mut demands = if starved { job.interests.clone() } else { Default::default() };
+        // Who has all of it is sought, too, while parts come from others.
+        let seeks = starved || (!whole && !rests && !connected);
+        let mut demands = if seeks { job.interests.clone() } else { Default::default() };
         demands.retain(|peer| !self.memory.peers.is_up(peer));
         if for_others {
             // Also who is up: it is to be reached again when it has gone.

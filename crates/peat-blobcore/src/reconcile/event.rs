@@ -28,6 +28,15 @@ pub enum Event {
         /// Of what.
         distribution: DistributionId,
     },
+    /// A hint: the peer is fetching the distribution, and has more of it than when it said so last.
+    Getting {
+        /// Who says so.
+        peer: EndpointId,
+        /// Of what.
+        distribution: DistributionId,
+    },
+    /// Something came of a fetch from a source that may have parts, which goes on.
+    PartCame(FetchId),
     /// Somebody brings blobs of the distribution, so that they need not be fetched: what is wanted of it, to be delivered or
     /// carried, gets its place in the quota and is pinned now.
     Offered(DistributionId),
@@ -108,6 +117,8 @@ pub enum FetchOutcome {
     Later,
     /// The source does not have it.
     Missing,
+    /// What the source had of it is here, and that is not all.
+    Partial,
     /// The source served bytes that do not verify.
     Corrupt,
     /// The file system of the store is full.

@@ -204,20 +204,23 @@ fn here(now: Timestamp, policy: &Policy, view: &dyn View, memory: &Memory, job: 
     if policy.metered && priority < Priority::Critical {
         return Reason::Metered(priority);
     }
-    let fetches = fetching.missing.len().saturating_sub(fetching.todo.len() + fetching.stuck.len());
+    let doubtful: Vec<_> = memory.flights.doubtful().filter(|blob| fetching.missing.contains_key(*blob)).collect();
+    let fetches = fetching.missing.len().saturating_sub(fetching.todo.len() + fetching.stuck.len() + doubtful.len());
     let next = fetching.todo.first().map(|(_, blob)| blob).or(fetching.stuck.first().map(|(.., blob)| blob));
+    let no_holder = || Reason::NoHolderConnected { holders: job.interests.iter().copied().collect() };
     if fetches == 0
-        && let Some(blob) = next
+        && let Some(blob) = next.or(doubtful.first().copied())
     {
+        if memory.peers.connected().is_disjoint(&job.interests) {
+            return no_holder();
+        }
         match choose(now, view, memory, &id, blob) {
-            Choice::NoneConnected => {
-                return Reason::NoHolderConnected { holders: job.interests.iter().copied().collect() };
-            }
+            Choice::NoneConnected => return no_holder(),
             Choice::NotBefore(until) if fetching.metered.iter().any(|source| memory.peers.is_up(source)) => {
                 return Reason::HoldersMetered(until);
             }
             Choice::NotBefore(until) => return Reason::HoldersRest(until),
-            Choice::From(_) => {}
+            Choice::From(_) | Choice::Part(_) => {}
         }
     }
     Reason::Fetching { bytes: fetching.bytes, of: job.distribution.manifest.total_bytes(), fetches }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::decide::FileSource;
 use super::expected::behind;
-use super::flights::Flight;
+use super::flights::{Flight, Place};
 use super::memory::{Avoid, Delivery, Fetching, Memory, Missing, Rank, Work};
 use super::pass::Pass;
 use super::peers::{mix, number};
-use super::sources::left_alone_until;
+use super::sources::{left_alone_until, may_have_parts};
 use super::{Action, FetchId, FetchOutcome, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, Patience, PinReason, SMALL_BYTES, View};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timestamp};
@@ -46,6 +46,7 @@ impl Fetching {
             full: false,
             refused: Default::default(),
             metered: BTreeSet::new(),
+            drained: BTreeSet::new(),
             delivery: Delivery::default(),
             recorded: None,
             announced: false,
@@ -81,6 +82,7 @@ impl Fetching {
     /// A source serves, or may serve again.
     fn accept(&mut self, source: &EndpointId) -> bool {
         self.metered.remove(source);
+        self.drained.remove(source);
         self.refused.remove(source).is_some()
     }
 
@@ -109,7 +111,13 @@ impl Pass<'_> {
         let (now, fits) = (self.now, |work: &Work| matches!(work, Work::Fetching(fetching) if fetching.reason == reason));
         self.keep_job(id, &distribution, || Work::Fetching(Box::new(Fetching::new(now, reason))), fits);
         let sources = self.sources(id, &distribution);
+        let known = self.memory.jobs.get(&id).map(|job| &job.interests);
+        let news =
+            sources.iter().filter(|source| self.memory.peers.is_up(source) && !known.is_some_and(|known| known.contains(source)));
+        let news: Vec<_> = news.copied().collect();
         self.interest(id, sources);
+        // What was put off since nobody had it, or who had it failed, is asked of whoever turns out to have it.
+        news.iter().for_each(|source| self.forgive(id, source));
         self.find_missing(id);
         self.retry_delivery(id);
         if let Some(job) = self.memory.jobs.get_mut(&id)
@@ -251,6 +259,9 @@ impl Pass<'_> {
         for (blob, outcome) in outcomes {
             by_outcome.entry(outcome).or_default().insert(blob);
         }
+        if by_outcome.contains_key(&FetchOutcome::Done) {
+            self.memory.flights.came(id);
+        }
         for (outcome, blobs) in by_outcome {
             if let Some(landed) = self.memory.flights.land(id, blobs).filter(|landed| !landed.blobs.is_empty()) {
                 self.landed(landed, outcome);
@@ -261,14 +272,24 @@ impl Pass<'_> {
     /// Blobs are on their way no longer: they are here, or their source is to blame.
     fn landed(&mut self, flight: Flight, outcome: FetchOutcome) {
         let blobs: Vec<BlobHash> = flight.blobs.into_keys().collect();
+        if matches!(outcome, FetchOutcome::Done | FetchOutcome::Partial) {
+            self.with_fetching(flight.distribution, |fetching| {
+                fetching.accept(&flight.source);
+                fetching.begun = true;
+            });
+        }
         if outcome == FetchOutcome::Done {
-            self.with_fetching(flight.distribution, |fetching| _ = fetching.accept(&flight.source));
             if self.memory.peers.succeeded(flight.source) {
                 self.look_up_again(&flight.source);
             }
             return self.blobs_held(blobs);
         }
-        self.blame(flight.distribution, &blobs, flight.source, outcome);
+        if flight.place == Place::Part && !flight.came && outcome == FetchOutcome::Missing {
+            // It is asked again when it says that it has more, or comes anew.
+            self.with_fetching(flight.distribution, |fetching| _ = fetching.drained.insert(flight.source));
+        } else {
+            self.blame(flight.distribution, &blobs, flight.source, outcome);
+        }
         blobs.iter().for_each(|blob| self.begin_again_later(blob));
     }
 
@@ -276,7 +297,7 @@ impl Pass<'_> {
     pub(super) fn blame(&mut self, id: DistributionId, blobs: &[BlobHash], source: EndpointId, outcome: FetchOutcome) {
         let (now, seed, patience) = (self.now, self.seed ^ number(source.as_bytes()), self.policy.patience);
         match outcome {
-            FetchOutcome::Done => {}
+            FetchOutcome::Done | FetchOutcome::Partial => {}
             FetchOutcome::Unreachable => self.memory.peers.failed(source, now, self.seed, &patience),
             FetchOutcome::OneByOne => self.memory.peers.gives_one_by_one(&source),
             FetchOutcome::Missing => blobs.iter().for_each(|blob| {
@@ -417,6 +438,9 @@ impl Pass<'_> {
 
     /// Spends the budget, the most urgent job first.
     pub(super) fn begin_fetches(&mut self) {
+        for _ in 0..self.memory.flights.free_for_parts() {
+            self.memory.ready.extend(self.memory.seeking.pop_first());
+        }
         while let Some(rank) = self.memory.ready.first().copied() {
             let (Reverse(priority), ..) = rank;
             if self.gives_way(priority) {
@@ -460,7 +484,7 @@ impl Pass<'_> {
                 fetching.todo.pop_first();
                 continue;
             };
-            let (priority, distribution) = (job.distribution.manifest.priority, id);
+            let (priority, rank) = (job.distribution.manifest.priority, job.rank);
             if self.view.holds(&blob) {
                 self.blobs_held([blob]);
                 continue;
@@ -471,6 +495,14 @@ impl Pass<'_> {
                 continue;
             }
             match choose(self.now, self.view, self.memory, &id, &blob) {
+                Choice::Part(source) => {
+                    let Some(cancel) = self.memory.flights.room_for_part(priority) else {
+                        self.memory.seeking.insert(rank);
+                        return Offer::Taken;
+                    };
+                    cancel.into_iter().for_each(|fetch| self.put_off(fetch));
+                    self.begin(id, (index, blob, size), source, priority, Place::Part);
+                }
                 Choice::From(source) => {
                     // What is under way makes room for the more urgent, but not again and again for a source that has nothing.
                     let doubted = self.memory.avoid.get(&(blob, source)).is_some_and(|avoid| avoid.backoff.is_lasting());
@@ -481,23 +513,9 @@ impl Pass<'_> {
                         };
                         cancel.into_iter().for_each(|fetch| self.put_off(fetch));
                     }
-                    let room =
-                        if beside { u64::MAX } else { self.policy.budget.bytes.saturating_sub(self.memory.flights.bytes()) };
-                    let begun = self.together(id, (index, blob, size), source, room);
-                    let blobs: BTreeMap<_, _> = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
-                    let fetch =
-                        self.memory.flights.begin(Flight { blobs: blobs.clone(), source, priority, distribution }, beside);
+                    let place = if beside { Place::Beside } else { Place::Budget };
+                    self.begin(id, (index, blob, size), source, priority, place);
                     beside = false;
-                    self.actions.push(if blobs.len() == 1 {
-                        Action::Fetch { fetch, blob, size, source, priority, distribution }
-                    } else {
-                        let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
-                        Action::FetchSmall { fetch, blobs, source, priority, distribution }
-                    });
-                    self.with_fetching(id, |fetching| {
-                        fetching.begun = true;
-                        begun.iter().for_each(|(index, blob, _)| _ = fetching.todo.remove(&(*index, *blob)));
-                    });
                 }
                 Choice::NotBefore(until) => self.with_fetching(id, |fetching| {
                     fetching.todo.remove(&(index, blob));
@@ -506,6 +524,63 @@ impl Pass<'_> {
                 Choice::NoneConnected => return Offer::Taken,
             }
         }
+    }
+
+    /// Begins to fetch a blob, and what can come together with it.
+    fn begin(
+        &mut self,
+        distribution: DistributionId,
+        first: (u32, BlobHash, u64),
+        source: EndpointId,
+        priority: Priority,
+        place: Place,
+    ) {
+        let room = match place {
+            Place::Budget => self.policy.budget.bytes.saturating_sub(self.memory.flights.bytes()),
+            Place::Beside | Place::Part => u64::MAX,
+        };
+        let begun = self.together(distribution, first, source, room);
+        let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
+        let fetch = self.memory.flights.begin(Flight { blobs, source, priority, distribution, place, came: false });
+        let ((_, blob, size), whole) = (first, place != Place::Part);
+        self.actions.push(if begun.len() == 1 {
+            Action::Fetch { fetch, blob, size, source, whole, priority, distribution }
+        } else {
+            let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
+            Action::FetchSmall { fetch, blobs, source, whole, priority, distribution }
+        });
+        self.with_fetching(distribution, |fetching| {
+            fetching.begun |= whole;
+            begun.iter().for_each(|(index, blob, _)| _ = fetching.todo.remove(&(*index, *blob)));
+        });
+    }
+
+    /// Something came of a fetch from a source that may have parts.
+    pub(super) fn part_came(&mut self, fetch: FetchId) {
+        let Some(flight) = self.memory.flights.came(fetch) else { return };
+        let (id, source) = (flight.distribution, flight.source);
+        self.with_fetching(id, |fetching| {
+            fetching.accept(&source);
+            fetching.begun = true;
+        });
+        self.tend(id);
+    }
+
+    /// A peer has more of a distribution than before, and may have parts that are missing here.
+    pub(super) fn getting(&mut self, id: DistributionId, peer: &EndpointId) {
+        let Some(job) = self.memory.jobs.get(&id) else { return };
+        let is_news = matches!(job.work, Work::Fetching(_)) && may_have_parts(self.view, job, peer);
+        if is_news && self.memory.peers.is_up(peer) {
+            self.memory.ready.insert(job.rank);
+            self.forgive(id, peer);
+        }
+    }
+
+    /// A peer has come, which may have parts of what is missing here.
+    pub(super) fn seek_parts(&mut self, peer: &EndpointId) {
+        let jobs = self.memory.jobs.iter().filter(|(_, job)| matches!(job.work, Work::Fetching(_)));
+        let may: Vec<_> = jobs.filter(|(_, job)| may_have_parts(self.view, job, peer)).map(|(id, _)| *id).collect();
+        may.iter().for_each(|id| self.getting(*id, peer));
     }
 
     /// What is asked of a source together with the first blob: small ones behind it that it can give, too, as far as there is room
@@ -605,8 +680,21 @@ pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &Dist
         let spread = mix(number(view.me().as_bytes()) ^ number(blob.as_bytes()) ^ number(source.as_bytes()));
         (behind, view.distance(&source), memory.flights.from(&source), spread, source)
     });
-    match (best.min(), soonest) {
-        (Some((.., source)), _) => Choice::From(source),
+    if let Some((.., source)) = best.min() {
+        return Choice::From(source);
+    }
+    let mut parts = Vec::new();
+    for source in memory.peers.connected() {
+        if fetching.drained.contains(source) || !view.is_connected(source) || !may_have_parts(view, job, source) {
+            continue;
+        }
+        match left_alone_until(memory, fetching, source, blob) {
+            until if until > now => soonest = Some(soonest.map_or(until, |other: Timestamp| other.min(until))),
+            _ => parts.push((view.distance(source), memory.flights.from(source), *source)),
+        }
+    }
+    match (parts.into_iter().min(), soonest) {
+        (Some((.., source)), _) => Choice::Part(source),
         (None, Some(until)) => Choice::NotBefore(until),
         (None, None) => Choice::NoneConnected,
     }
@@ -617,6 +705,8 @@ pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &Dist
 pub(super) enum Choice {
     /// From this source, now.
     From(EndpointId),
+    /// Nobody who has it can be asked; from this one, which may have parts.
+    Part(EndpointId),
     /// Each connected source is left alone for a while, the first of them until this time.
     NotBefore(Timestamp),
     /// No source is connected.

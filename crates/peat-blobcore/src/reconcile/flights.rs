@@ -1,10 +1,16 @@
 //! The fetches under way, what of the budget they take, and which of them give way to what is more urgent.
+//!
+//! Fetches from those who have parts at most are none of the budget's: whether anything comes of one is not known when it begins,
+//! and it may wait for its source. So there are few of them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Budget, FetchId};
 use crate::model::{BlobHash, DistributionId, EndpointId, Priority};
+
+/// Fetches from those who have parts at most.
+const MAX_PARTS: usize = 4;
 
 /// The fetches under way.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +19,8 @@ pub(super) struct Flights {
     all: BTreeMap<FetchId, Flight>,
     by_blob: BTreeMap<BlobHash, FetchId>,
     by_urgency: BTreeSet<(Priority, Reverse<FetchId>)>,
+    /// Those from sources that have parts at most.
+    parts: BTreeSet<(Priority, Reverse<FetchId>)>,
     by_source: BTreeMap<EndpointId, usize>,
     /// The sum of the sizes of what the budget is spent on.
     bytes: u64,
@@ -28,6 +36,20 @@ pub(super) struct Flight {
     pub(super) source: EndpointId,
     pub(super) priority: Priority,
     pub(super) distribution: DistributionId,
+    pub(super) place: Place,
+    /// Whether something came of it.
+    pub(super) came: bool,
+}
+
+/// What a fetch is begun as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of the budget's.
+    Budget,
+    /// The one beside it.
+    Beside,
+    /// From a source that has parts at most.
+    Part,
 }
 
 impl Flight {
@@ -37,19 +59,19 @@ impl Flight {
 }
 
 impl Flights {
-    /// Begins a fetch, of the budget or beside it.
-    pub(super) fn begin(&mut self, flight: Flight, beside: bool) -> FetchId {
+    /// Begins a fetch.
+    pub(super) fn begin(&mut self, flight: Flight) -> FetchId {
         let id = FetchId(self.next);
         self.next += 1;
         self.by_blob.extend(flight.blobs.keys().map(|blob| (*blob, id)));
         *self.by_source.entry(flight.source).or_default() += 1;
-        if beside {
-            self.beside = Some(id);
-        } else {
-            self.by_urgency.insert((flight.priority, Reverse(id)));
-            self.bytes = self.bytes.saturating_add(flight.bytes());
+        match flight.place {
+            Place::Budget => _ = self.by_urgency.insert((flight.priority, Reverse(id))),
+            Place::Part => _ = self.parts.insert((flight.priority, Reverse(id))),
+            Place::Beside => self.beside = Some(id),
         }
         self.all.insert(id, flight);
+        self.weigh();
         id
     }
 
@@ -57,6 +79,7 @@ impl Flights {
         let flight = self.all.remove(&id)?;
         flight.blobs.keys().for_each(|blob| _ = self.by_blob.remove(blob));
         self.by_urgency.remove(&(flight.priority, Reverse(id)));
+        self.parts.remove(&(flight.priority, Reverse(id)));
         self.beside = self.beside.filter(|beside| *beside != id);
         if let Some(count) = self.by_source.get_mut(&flight.source) {
             *count -= 1;
@@ -77,26 +100,26 @@ impl Flights {
         }
         let (landed, left) = std::mem::take(&mut flight.blobs).into_iter().partition(|(blob, _)| blobs.contains(blob));
         flight.blobs = left;
-        let Flight { source, priority, distribution, .. } = *flight;
-        let landed = Flight { blobs: landed, source, priority, distribution };
+        let landed = Flight { blobs: landed, ..*flight };
         blobs.iter().for_each(|blob| _ = self.by_blob.remove(blob));
         self.weigh();
         Some(landed)
     }
 
     fn weigh(&mut self) {
-        let beside = self.beside.and_then(|id| self.all.get(&id)).map_or(0, Flight::bytes);
-        self.bytes = self.all_bytes().saturating_sub(beside);
+        let of_the_budget = self.all.values().filter(|flight| flight.place == Place::Budget);
+        self.bytes = of_the_budget.fold(0, |sum: u64, flight| sum.saturating_add(flight.bytes()));
     }
 
     /// Another distribution wants the same blob, more urgently perhaps.
     pub(super) fn raise(&mut self, id: FetchId, priority: Priority) {
         let Some(flight) = self.all.get_mut(&id).filter(|flight| flight.priority < priority) else { return };
-        let of_the_budget = self.by_urgency.remove(&(flight.priority, Reverse(id)));
-        flight.priority = priority;
-        if of_the_budget {
-            self.by_urgency.insert((priority, Reverse(id)));
+        for ranked in [&mut self.by_urgency, &mut self.parts] {
+            if ranked.remove(&(flight.priority, Reverse(id))) {
+                ranked.insert((priority, Reverse(id)));
+            }
         }
+        flight.priority = priority;
     }
 
     pub(super) fn of_blob(&self, blob: &BlobHash) -> Option<FetchId> {
@@ -105,6 +128,32 @@ impl Flights {
 
     pub(super) fn get(&self, id: FetchId) -> Option<&Flight> {
         self.all.get(&id)
+    }
+
+    /// Something came of a fetch.
+    pub(super) fn came(&mut self, id: FetchId) -> Option<&Flight> {
+        let flight = self.all.get_mut(&id)?;
+        flight.came = true;
+        Some(flight)
+    }
+
+    /// The blobs that are asked of those who have parts at most, as long as nothing comes of that.
+    pub(super) fn doubtful(&self) -> impl Iterator<Item = &BlobHash> {
+        let flights = self.parts.iter().filter_map(|(_, Reverse(id))| self.all.get(id)).filter(|flight| !flight.came);
+        flights.flat_map(|flight| flight.blobs.keys())
+    }
+
+    /// How many more may begin that are from sources that have parts at most.
+    pub(super) fn free_for_parts(&self) -> usize {
+        MAX_PARTS.saturating_sub(self.parts.len())
+    }
+
+    /// Which less urgent one of those to cancel for one more: none when there is room, `None` when it cannot be.
+    pub(super) fn room_for_part(&self, priority: Priority) -> Option<Option<FetchId>> {
+        if self.free_for_parts() > 0 {
+            return Some(None);
+        }
+        self.parts.first().filter(|(least, _)| *least < priority).map(|(_, Reverse(id))| Some(*id))
     }
 
     pub(super) fn ids(&self) -> Vec<FetchId> {

@@ -31,6 +31,8 @@ pub struct Memory {
     pub(super) armed: Option<Timestamp>,
     /// Jobs that may be able to begin a fetch, the most urgent first.
     pub(super) ready: BTreeSet<Rank>,
+    /// Jobs that can only ask those who may have parts, and wait for others to have asked.
+    pub(super) seeking: BTreeSet<Rank>,
     /// Jobs that wait for others to give space of a quota back.
     pub(super) over_quota: BTreeSet<DistributionId>,
     /// Which jobs miss a blob.
@@ -129,6 +131,8 @@ pub(super) struct Fetching {
     pub(super) refused: BTreeMap<EndpointId, Backoff>,
     /// Those of them whose link is metered.
     pub(super) metered: BTreeSet<EndpointId>,
+    /// Those who may have parts, and had nothing more to give when they were asked last.
+    pub(super) drained: BTreeSet<EndpointId>,
     pub(super) delivery: Delivery,
     /// This node's record, as it was written last.
     pub(super) recorded: Option<(TargetState, Option<String>)>,

@@ -31,6 +31,8 @@ mod bench;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod parts_tests;
+#[cfg(test)]
 mod tests;
 
 pub use action::{Action, FetchId, MAX_SMALL_BLOBS, MAX_SMALL_FETCH_BYTES, PinReason, SMALL_BYTES};
@@ -41,7 +43,7 @@ pub use memory::Memory;
 pub use packing::{Packing, ParcelSelection, packing};
 pub(crate) use peers::{mix, number};
 pub use policy::{Budget, Patience, Policy};
-pub use sources::sources;
+pub use sources::{seekers, sources};
 pub use targets::{is_entitled, is_target, status, targets};
 pub use view::{Distance, Node, View};
 

@@ -86,6 +86,8 @@ impl Pass<'_> {
                 }
             }
             Event::Holding { peer, distribution } => self.hint(peer, distribution),
+            Event::Getting { peer, distribution } => self.getting(distribution, &peer),
+            Event::PartCame(fetch) => self.part_came(fetch),
             Event::Offered(id) => self.offered(id),
             Event::Asked { distribution, blobs } => self.asked(distribution, blobs),
             Event::BlobHeld(blob) => self.blobs_held([blob]),
@@ -163,6 +165,7 @@ impl Pass<'_> {
                 self.forgive(id, &peer);
             }
             self.rouse_interested(&peer);
+            self.seek_parts(&peer);
         }
     }
 
@@ -325,6 +328,7 @@ impl Pass<'_> {
     pub(super) fn drop_job(&mut self, id: DistributionId) {
         let Some(job) = self.memory.jobs.remove(&id) else { return };
         self.memory.ready.remove(&job.rank);
+        self.memory.seeking.remove(&job.rank);
         self.memory.over_quota.remove(&id);
         self.memory.peers.set_interests(id, &job.interests, &BTreeSet::new());
         self.memory.peers.set_demands(id, &job.demands, &BTreeSet::new());

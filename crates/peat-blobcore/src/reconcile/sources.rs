@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::expected::behind;
-use super::memory::{Fetching, Memory, Work};
+use super::memory::{Fetching, Job, Memory, Work};
 use super::peers::{mix, number};
 use super::{View, is_target};
 use crate::model::{BlobHash, DistributionId, EndpointId, Timestamp};
@@ -30,8 +30,7 @@ pub fn sources(
         .filter(|peer| left_alone_until(memory, fetching, peer, blob) <= now)
         .filter_map(|peer| {
             let whole = job.interests.contains(peer);
-            let partial = is_target(view.nodes(), &job.distribution, peer) || job.distribution.carriers.contains_key(peer);
-            (whole || partial).then_some((!whole, *peer))
+            (whole || may_have_parts(view, job, peer)).then_some((!whole, *peer))
         })
         .collect();
     let size = fetching.missing.get(blob).map(|missing| missing.size).unwrap_or_default();
@@ -45,6 +44,22 @@ pub fn sources(
     found.sort_unstable();
     found.truncate(MOST);
     found.into_iter().map(|(partial, .., peer)| (peer, !partial)).collect()
+}
+
+/// The connected nodes that are to get a distribution as this node is, and are not known to have all of it: what is here may be of
+/// use to them.
+#[must_use]
+pub fn seekers(view: &dyn View, memory: &Memory, id: &DistributionId) -> Vec<EndpointId> {
+    let Some(job) = memory.jobs.get(id) else { return Vec::new() };
+    memory.peers.connected().iter().filter(|peer| may_have_parts(view, job, peer)).copied().collect()
+}
+
+/// Whether a peer is to get a distribution as this node is, and is not known to have all of it.
+pub(super) fn may_have_parts(view: &dyn View, job: &Job, peer: &EndpointId) -> bool {
+    let distribution = &job.distribution;
+    !job.interests.contains(peer)
+        && (distribution.carriers.contains_key(peer) || is_target(view.nodes(), distribution, peer))
+        && !view.nodes().get(peer).is_some_and(|node| node.revoked)
 }
 
 /// Until when a peer is not to be asked for a blob; a time that has passed when it may be.

@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, ME, Sketch, peer};
+use super::bench::{Bench, ME, Sketch, only, peer};
 use super::*;
 use crate::model::{Carry, DistributionState, NodeRef, Priority, Scope, TargetState};
-
-fn only(numbers: &[u8]) -> Scope {
-    Scope::Nodes(numbers.iter().map(|number| NodeRef::Id(peer(*number))).collect())
-}
 
 fn deliver_all(bench: &mut Bench, id: crate::model::DistributionId) -> Vec<Action> {
     while let Some(running) = bench.running.first().copied() {
@@ -736,9 +732,9 @@ fn nobody_is_dialled_over_a_metered_link_for_what_gives_way() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(2)));
     bench.add(&Sketch::default());
-    bench.settle(Event::PeerDown(peer(2)));
     bench.policy.metered = true;
     bench.settle(Event::PolicyChanged);
+    bench.settle(Event::PeerDown(peer(2)));
     bench.settle(Event::PolicyChanged);
     assert_eq!((bench.running.len(), bench.dialling.len()), (0, 0));
     bench.add(&Sketch { blobs: vec![(2, 10)], priority: Priority::Critical, ..Sketch::default() });

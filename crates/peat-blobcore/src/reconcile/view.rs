@@ -86,6 +86,12 @@ pub trait View {
         Distance::Near
     }
 
+    /// Whether a node that is in reach has a connection: who has none is connected again for what it is known to have, and not to
+    /// ask whether it has something.
+    fn is_connected(&self, _: &EndpointId) -> bool {
+        true
+    }
+
     /// Bytes a second that have come of late from a node that is in reach, while it was asked; nothing where that is not known. A
     /// view tells the same as long as what it measures changes little.
     fn rate(&self, _: &EndpointId) -> Option<u64> {

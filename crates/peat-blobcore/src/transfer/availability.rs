@@ -35,6 +35,9 @@ pub(super) struct News {
 /// [`WireError`] when the peer leaves; it concerns this stream alone.
 pub(super) async fn tell(content: Content, blob: BlobHash, mut send: SendStream) -> Result<(), WireError> {
     let (mut told, mut told_at) = (Vec::new(), Instant::now());
+    // What an earlier run left is not open while nobody fetches it here. Whoever cannot open it has nothing to say.
+    let store = content.clone();
+    let _open = blocking(move || store.resume(&blob)).await;
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
         tokio::select! {

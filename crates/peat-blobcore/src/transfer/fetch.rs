@@ -47,6 +47,8 @@ pub(crate) struct Order {
     /// A source that sends nothing for so long has stalled.
     pub(crate) patience: Duration,
     pub(crate) traffic: Arc<Traffic>,
+    /// Who is to blame when it ends, of those who are asked.
+    pub(crate) source: EndpointId,
     /// Whom to ask. More may come while the fetch goes on.
     pub(crate) candidates: watch::Receiver<Vec<Candidate>>,
 }
@@ -54,7 +56,8 @@ pub(crate) struct Order {
 /// Fetches the missing parts of a blob over admitted connections and makes it whole.
 ///
 /// # Errors
-/// That of the source that was left last; what had arrived by then is kept.
+/// That of the order's source, if it was left last; [`FetchError::Busy`] if it was another, which `on_dropped` hears of. What had
+/// arrived by then is kept.
 pub(crate) async fn fetch(
     order: Order,
     on_progress: &OnProgress<'_>,
@@ -69,6 +72,7 @@ pub(crate) async fn fetch(
         store.assemble(&blob, size)
     };
     let assembly = blocking(assemble).await?;
+    on_progress(assembly.held());
     super::delta::fetch(&order, &assembly, on_progress).await?;
     let sources = Sources::new(size.div_ceil(GROUP_BYTES).max(1), order.me);
     let (tell, news) = mpsc::channel(16);
@@ -221,14 +225,15 @@ impl Swarm {
         };
         // Of a connection that another has replaced nothing is said.
         let news = self.dropped.insert((id, connection)) && self.sources.remove(&id, connection);
-        if own || news && self.sources.is_empty() {
+        let is_last = news && self.sources.is_empty();
+        if own || is_last && id == self.order.source {
             return Err(error);
         }
         if news {
             self.aborts.values().filter(|(source, _)| *source == id).for_each(|(_, abort)| abort.abort());
             on_dropped(id, &error);
         }
-        Ok(())
+        if is_last { Err(FetchError::Busy) } else { Ok(()) }
     }
 }
 
