@@ -26,6 +26,10 @@ impl Content {
     /// `SizeDiffers` when the blob is held with another size, `NoSpace` when it would not fit (nothing is left behind), or
     /// what the files failed with.
     pub fn assemble(&self, hash: &BlobHash, size: u64) -> Result<Assembly, ContentError> {
+        self.open_or_make(hash, size, true)
+    }
+
+    fn open_or_make(&self, hash: &BlobHash, size: u64, wants_room: bool) -> Result<Assembly, ContentError> {
         let inner = &self.0;
         loop {
             let slot = inner.assemblies.slot(hash, size);
@@ -36,7 +40,7 @@ impl Content {
             if let Some(assembly) = Assembly::upgrade(&open) {
                 return Ok(assembly);
             }
-            let (storage, held) = match inner.open_assembly(hash, size) {
+            let (storage, held) = match inner.open_assembly(hash, size, wants_room) {
                 Ok(Opened::Unfinished(storage, held)) => (storage, held),
                 Ok(Opened::Whole(blob)) => {
                     inner.remove_assembly(hash, size)?;
@@ -56,13 +60,13 @@ impl Content {
     }
 
     /// The assembly of a blob that is not whole, opened if an earlier run left something of it: of several the one of which most is
-    /// here. It is served from as long as it is open.
+    /// here. It is served from as long as it is open, also where there is no room for the rest.
     ///
     /// # Errors
-    /// Those of [`Content::assemble`].
+    /// What the files failed with.
     pub(crate) fn resume(&self, hash: &BlobHash) -> Result<Option<Assembly>, ContentError> {
         match self.status(hash)? {
-            BlobStatus::Partial { size, held } if held > 0 => self.assemble(hash, size).map(Some),
+            BlobStatus::Partial { size, held } if held > 0 => self.open_or_make(hash, size, false).map(Some),
             _ => Ok(None),
         }
     }
@@ -75,7 +79,7 @@ enum Opened {
 }
 
 impl Inner {
-    fn open_assembly(&self, hash: &BlobHash, size: u64) -> Result<Opened, ContentError> {
+    fn open_assembly(&self, hash: &BlobHash, size: u64, wants_room: bool) -> Result<Opened, ContentError> {
         let row = self.index.row(hash)?;
         if let Some(row) = &row {
             let whole = Opened::Whole(Ingested { hash: *hash, sha256: row.sha256, size });
@@ -93,7 +97,9 @@ impl Inner {
         if row.is_some_and(|row| !row.inline) && !data.exists() {
             self.salvage(hash, size)?;
         }
-        self.ensure_free(size.saturating_sub(layout::allocated(&data)))?;
+        if wants_room {
+            self.ensure_free(size.saturating_sub(layout::allocated(&data)))?;
+        }
         let is_new = !data.exists();
         self.open_files(hash, size).inspect_err(|_| {
             if is_new {

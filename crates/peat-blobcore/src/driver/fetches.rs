@@ -290,11 +290,18 @@ impl Task {
                 priority: *priority,
                 me: self.me,
                 source: *source,
+                whole: *whole,
                 patience: self.patience,
                 traffic: Arc::clone(self.network.traffic()),
                 candidates: self.receiver.clone(),
             };
             let Err(error) = transfer::fetch(order, &on_progress, &on_dropped).await else { return FetchOutcome::Done };
+            let stands = peer.connection.close_reason().is_none();
+            let error = if stands { error } else { FetchError::Unreachable("the connection ended".to_owned()) };
+            if !whole && outcome_of(&error) == FetchOutcome::NoSpace {
+                // Nobody knows yet that there is something to make room for.
+                return FetchOutcome::Missing;
+            }
             if !whole && matches!(error, FetchError::Busy | FetchError::NotAvailable) {
                 // All that it has is here, and others may have more.
                 let came = held.load(Ordering::Relaxed) > first.load(Ordering::Relaxed);
@@ -362,6 +369,9 @@ impl SmallTask {
             };
             // Each that was asked for has been told of.
             let Err(error) = transfer::fetch_small(order, &some_ended).await else { continue };
+            if !whole && matches!(error, FetchError::NotAvailable) {
+                return FetchOutcome::Missing;
+            }
             tracing::info!(source = %source.short(), %error, "a fetch of several blobs ended early");
             let outcome = outcome_of(&error);
             // Another connection has taken the place of the one that ended: nothing has failed but that one.

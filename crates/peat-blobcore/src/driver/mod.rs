@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::content::Content;
+use crate::content::{BlobStatus, Content};
 use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox, Ledger};
 use crate::identity::Identity;
@@ -329,11 +329,13 @@ impl Driver {
         match action {
             Action::Fetch { fetch, blob, size, source, whole, distribution, priority } => {
                 self.begin_progress(&distribution);
+                self.begin_gains(distribution, Some(&blob));
                 self.fetches.begin(Order { fetch, blob, size, source, whole, distribution, priority });
                 self.offer_sources(Some(fetch));
             }
             Action::FetchSmall { fetch, blobs, source, whole, distribution, priority } => {
                 self.begin_progress(&distribution);
+                self.begin_gains(distribution, None);
                 self.fetches.begin_small(SmallOrder { fetch, blobs, source, whole, distribution, priority });
             }
             Action::CancelFetch { fetch } => self.fetches.cancel(fetch),
@@ -730,6 +732,15 @@ impl Driver {
         }
     }
 
+    /// Before something comes of a distribution, and of the blob that is fetched by itself, if one is.
+    fn begin_gains(&mut self, id: DistributionId, blob: Option<&BlobHash>) {
+        let held = match blob.map(|blob| self.content.status(blob)) {
+            Some(Ok(BlobStatus::Partial { held, .. })) => held,
+            _ => 0,
+        };
+        self.gains.begin(id, self.progress.get(&id).unwrap_or_default() + held);
+    }
+
     fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
         let is_files = |manifest: &Manifest| manifest.package.is_none() && !manifest.removes;
         let is_files = self.world.distribution(&distribution).is_none_or(|found| is_files(&found.manifest));
@@ -771,10 +782,11 @@ impl Driver {
             self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
             here.insert(distribution, bytes);
         }
-        for distribution in self.gains.untold() {
+        let fetched: BTreeSet<_> = here.keys().copied().collect();
+        for distribution in self.gains.all() {
             here.entry(distribution).or_insert_with(|| self.progress.get(&distribution).unwrap_or_default());
         }
-        for (distribution, bytes) in self.gains.due(&here, Instant::now()) {
+        for (distribution, bytes) in self.gains.due(&here, |id| fetched.contains(id), Instant::now()) {
             for peer in reconcile::seekers(&self.world, &self.memory, &distribution) {
                 if let Some(peer) = self.network.peer(&peer) {
                     peer.queue.message(Message::Progress { distribution, bytes });

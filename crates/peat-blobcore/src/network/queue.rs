@@ -15,6 +15,9 @@ const MAX_WAITING_ENVELOPES: usize = 64 * 1024;
 /// Other messages that may wait: answers are bounded by what the peer asks, and it waits for them; hints are dropped.
 const MAX_WAITING_MESSAGES: usize = 256;
 
+/// Those of them that may be about progress.
+const MAX_WAITING_PROGRESS: usize = 32;
+
 /// A queue that never makes its writers wait.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
@@ -50,6 +53,24 @@ impl SendQueue {
     /// Queues a message; false when the peer has let too many pile up, which no honest one does.
     pub(crate) fn message(&self, message: Message) -> bool {
         let mut inner = self.lock();
+        if let Message::Progress { distribution: of, bytes: now } = message {
+            // Of each distribution only the latest counts, and all together leave room for answers.
+            let progress = inner.messages.iter_mut().filter_map(|message| match message {
+                Message::Progress { distribution, bytes } => Some((distribution, bytes)),
+                _ => None,
+            });
+            let mut waiting = 0;
+            for (distribution, bytes) in progress {
+                if *distribution == of {
+                    *bytes = now;
+                    return true;
+                }
+                waiting += 1;
+            }
+            if waiting >= MAX_WAITING_PROGRESS {
+                return false;
+            }
+        }
         let fits = inner.messages.len() < MAX_WAITING_MESSAGES;
         if fits {
             inner.messages.push_back(message);

@@ -220,7 +220,8 @@ pub struct AvailabilityRequest {
     pub blob: BlobHash,
 }
 
-/// Groups of a blob that have come to be verified at a node since the last frame of the answer.
+/// Groups of a blob that have come to be verified at a node since the last frame of the answer. The first frame has none: who asked
+/// learns that it was heard.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 #[cbor(array)]
 pub struct Available {

@@ -155,7 +155,10 @@ impl Pass<'_> {
         // Nobody is dialled for what would not be fetched.
         let metered = self.policy.metered && distribution.manifest.priority < Priority::Critical;
         let rests = metered || !fetching.admitted && self.memory.over_quota.contains(&id) || fetching.no_space.is_some();
-        let starved = !whole && !flying && !rests && (!connected || (fetching.todo.is_empty() && !fetching.stuck.is_empty()));
+        let starved = !whole
+            && !flying
+            && !rests
+            && (!connected || (fetching.todo.is_empty() && (!fetching.stuck.is_empty() || doubtful > 0)));
         fetching.starved = if starved { fetching.starved.or(Some(self.now)) } else { None };
         let for_good = fetching.reason.is_some();
         let announce = for_good && whole && fetching.begun && !std::mem::replace(&mut fetching.announced, whole);

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::decide::FileSource;
 use super::expected::behind;
@@ -18,6 +19,9 @@ use crate::model::{BlobHash, DistributionId, EndpointId, Files, Priority, Timest
 
 /// Blobs that are looked at, from the first, for what can be fetched together with it.
 const MAX_LOOKED_AT: usize = 4 * MAX_SMALL_BLOBS;
+
+/// Who has all and is left alone for no longer is waited for, before others are asked for parts.
+const SHORT_REST: Duration = Duration::from_secs(10);
 
 /// How it went when a job was offered a share of the budget.
 #[derive(PartialEq, Eq)]
@@ -47,6 +51,7 @@ impl Fetching {
             refused: Default::default(),
             metered: BTreeSet::new(),
             drained: BTreeSet::new(),
+            said: BTreeSet::new(),
             delivery: Delivery::default(),
             recorded: None,
             announced: false,
@@ -80,7 +85,7 @@ impl Fetching {
     }
 
     /// A source serves, or may serve again.
-    fn accept(&mut self, source: &EndpointId) -> bool {
+    pub(super) fn accept(&mut self, source: &EndpointId) -> bool {
         self.metered.remove(source);
         self.drained.remove(source);
         self.refused.remove(source).is_some()
@@ -260,7 +265,7 @@ impl Pass<'_> {
             by_outcome.entry(outcome).or_default().insert(blob);
         }
         if by_outcome.contains_key(&FetchOutcome::Done) {
-            self.memory.flights.came(id);
+            self.memory.flights.came(id, self.now);
         }
         for (outcome, blobs) in by_outcome {
             if let Some(landed) = self.memory.flights.land(id, blobs).filter(|landed| !landed.blobs.is_empty()) {
@@ -273,6 +278,7 @@ impl Pass<'_> {
     fn landed(&mut self, flight: Flight, outcome: FetchOutcome) {
         let blobs: Vec<BlobHash> = flight.blobs.into_keys().collect();
         if matches!(outcome, FetchOutcome::Done | FetchOutcome::Partial) {
+            self.memory.seeking.forget(&flight.source);
             self.with_fetching(flight.distribution, |fetching| {
                 fetching.accept(&flight.source);
                 fetching.begun = true;
@@ -285,8 +291,7 @@ impl Pass<'_> {
             return self.blobs_held(blobs);
         }
         if flight.place == Place::Part && !flight.came && outcome == FetchOutcome::Missing {
-            // It is asked again when it says that it has more, or comes anew.
-            self.with_fetching(flight.distribution, |fetching| _ = fetching.drained.insert(flight.source));
+            self.gave_nothing(flight.distribution, flight.source);
         } else {
             self.blame(flight.distribution, &blobs, flight.source, outcome);
         }
@@ -438,9 +443,16 @@ impl Pass<'_> {
 
     /// Spends the budget, the most urgent job first.
     pub(super) fn begin_fetches(&mut self) {
-        for _ in 0..self.memory.flights.free_for_parts() {
-            self.memory.ready.extend(self.memory.seeking.pop_first());
+        self.end_turns();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = self.take_turns();
+            self.serve_ready();
         }
+        self.begin_beside();
+    }
+
+    fn serve_ready(&mut self) {
         while let Some(rank) = self.memory.ready.first().copied() {
             let (Reverse(priority), ..) = rank;
             if self.gives_way(priority) {
@@ -454,7 +466,6 @@ impl Pass<'_> {
                 break;
             }
         }
-        self.begin_beside();
     }
 
     /// Lets a job have what it can begin: of the budget, or one fetch beside it.
@@ -469,10 +480,20 @@ impl Pass<'_> {
         offer
     }
 
-    fn offer(&mut self, id: DistributionId, mut beside: bool) -> Offer {
+    fn offer(&mut self, id: DistributionId, beside: bool) -> Offer {
         if !self.admit(id) {
             return Offer::Taken;
         }
+        // What waits for its turn to be asked for does not keep others of the same from coming.
+        let mut waiting = Vec::new();
+        let offer = self.offer_all(id, beside, &mut waiting);
+        self.with_fetching(id, |fetching| fetching.todo.extend(waiting));
+        // Whose turn it was and who had no use for it leaves it to others.
+        self.turns.remove(&id);
+        offer
+    }
+
+    fn offer_all(&mut self, id: DistributionId, mut beside: bool, waiting: &mut Vec<(u32, BlobHash)>) -> Offer {
         loop {
             let Some(job) = self.memory.jobs.get_mut(&id) else { return Offer::Taken };
             let Work::Fetching(fetching) = &mut job.work else { return Offer::Taken };
@@ -484,7 +505,8 @@ impl Pass<'_> {
                 fetching.todo.pop_first();
                 continue;
             };
-            let (priority, rank) = (job.distribution.manifest.priority, job.rank);
+            let priority = job.distribution.manifest.priority;
+            let has_holder = !self.memory.peers.connected().is_disjoint(&job.interests);
             if self.view.holds(&blob) {
                 self.blobs_held([blob]);
                 continue;
@@ -496,12 +518,14 @@ impl Pass<'_> {
             }
             match choose(self.now, self.view, self.memory, &id, &blob) {
                 Choice::Part(source) => {
-                    let Some(cancel) = self.memory.flights.room_for_part(priority) else {
-                        self.memory.seeking.insert(rank);
+                    if self.takes_place(id, priority) {
+                        self.begin(id, (index, blob, size), source, priority, Place::Part);
+                    } else if has_holder {
+                        self.with_fetching(id, |fetching| _ = fetching.todo.remove(&(index, blob)));
+                        waiting.push((index, blob));
+                    } else {
                         return Offer::Taken;
-                    };
-                    cancel.into_iter().for_each(|fetch| self.put_off(fetch));
-                    self.begin(id, (index, blob, size), source, priority, Place::Part);
+                    }
                 }
                 Choice::From(source) => {
                     // What is under way makes room for the more urgent, but not again and again for a source that has nothing.
@@ -541,7 +565,9 @@ impl Pass<'_> {
         };
         let begun = self.together(distribution, first, source, room);
         let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
-        let fetch = self.memory.flights.begin(Flight { blobs, source, priority, distribution, place, came: false });
+        let (begun_at, latest) = (self.now, self.now);
+        let flight = Flight { blobs, source, priority, distribution, place, came: false, begun_at, latest };
+        let fetch = self.memory.flights.begin(flight);
         let ((_, blob, size), whole) = (first, place != Place::Part);
         self.actions.push(if begun.len() == 1 {
             Action::Fetch { fetch, blob, size, source, whole, priority, distribution }
@@ -553,34 +579,6 @@ impl Pass<'_> {
             fetching.begun |= whole;
             begun.iter().for_each(|(index, blob, _)| _ = fetching.todo.remove(&(*index, *blob)));
         });
-    }
-
-    /// Something came of a fetch from a source that may have parts.
-    pub(super) fn part_came(&mut self, fetch: FetchId) {
-        let Some(flight) = self.memory.flights.came(fetch) else { return };
-        let (id, source) = (flight.distribution, flight.source);
-        self.with_fetching(id, |fetching| {
-            fetching.accept(&source);
-            fetching.begun = true;
-        });
-        self.tend(id);
-    }
-
-    /// A peer has more of a distribution than before, and may have parts that are missing here.
-    pub(super) fn getting(&mut self, id: DistributionId, peer: &EndpointId) {
-        let Some(job) = self.memory.jobs.get(&id) else { return };
-        let is_news = matches!(job.work, Work::Fetching(_)) && may_have_parts(self.view, job, peer);
-        if is_news && self.memory.peers.is_up(peer) {
-            self.memory.ready.insert(job.rank);
-            self.forgive(id, peer);
-        }
-    }
-
-    /// A peer has come, which may have parts of what is missing here.
-    pub(super) fn seek_parts(&mut self, peer: &EndpointId) {
-        let jobs = self.memory.jobs.iter().filter(|(_, job)| matches!(job.work, Work::Fetching(_)));
-        let may: Vec<_> = jobs.filter(|(_, job)| may_have_parts(self.view, job, peer)).map(|(id, _)| *id).collect();
-        may.iter().for_each(|id| self.getting(*id, peer));
     }
 
     /// What is asked of a source together with the first blob: small ones behind it that it can give, too, as far as there is room
@@ -683,9 +681,14 @@ pub(super) fn choose(now: Timestamp, view: &dyn View, memory: &Memory, id: &Dist
     if let Some((.., source)) = best.min() {
         return Choice::From(source);
     }
+    if let Some(until) = soonest.filter(|until| *until <= now.plus(SHORT_REST)) {
+        return Choice::NotBefore(until);
+    }
     let mut parts = Vec::new();
     for source in memory.peers.connected() {
-        if fetching.drained.contains(source) || !view.is_connected(source) || !may_have_parts(view, job, source) {
+        let is_hopeless =
+            fetching.drained.contains(source) || (memory.seeking.is_in_vain(source) && !fetching.said.contains(source));
+        if is_hopeless || !view.is_connected(source) || !may_have_parts(view, job, source) {
             continue;
         }
         match left_alone_until(memory, fetching, source, blob) {

@@ -5,9 +5,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Budget, FetchId};
-use crate::model::{BlobHash, DistributionId, EndpointId, Priority};
+use crate::model::{BlobHash, DistributionId, EndpointId, Priority, Timestamp};
 
 /// Fetches from those who have parts at most.
 const MAX_PARTS: usize = 4;
@@ -39,6 +40,9 @@ pub(super) struct Flight {
     pub(super) place: Place,
     /// Whether something came of it.
     pub(super) came: bool,
+    pub(super) begun_at: Timestamp,
+    /// When something came last, as far as that is told.
+    pub(super) latest: Timestamp,
 }
 
 /// What a fetch is begun as.
@@ -131,9 +135,9 @@ impl Flights {
     }
 
     /// Something came of a fetch.
-    pub(super) fn came(&mut self, id: FetchId) -> Option<&Flight> {
+    pub(super) fn came(&mut self, id: FetchId, now: Timestamp) -> Option<&Flight> {
         let flight = self.all.get_mut(&id)?;
-        flight.came = true;
+        (flight.came, flight.latest) = (true, now);
         Some(flight)
     }
 
@@ -148,12 +152,25 @@ impl Flights {
         MAX_PARTS.saturating_sub(self.parts.len())
     }
 
-    /// Which less urgent one of those to cancel for one more: none when there is room, `None` when it cannot be.
-    pub(super) fn room_for_part(&self, priority: Priority) -> Option<Option<FetchId>> {
-        if self.free_for_parts() > 0 {
-            return Some(None);
+    /// The least urgent of those, if it is less urgent than this.
+    pub(super) fn least_urgent_part(&self, priority: Priority) -> Option<FetchId> {
+        self.parts.first().filter(|(least, _)| *least < priority).map(|(_, Reverse(id))| *id)
+    }
+
+    /// Of those that are no more urgent than this the first that will have been quiet for so long, or begun so long ago, and when.
+    pub(super) fn longest(&self, priority: Priority, quiet: Duration, turn: Duration) -> Option<(Timestamp, FetchId)> {
+        let parts = self.parts.iter().filter(|(other, _)| *other <= priority);
+        let ends = parts.filter_map(|(_, Reverse(id))| {
+            let flight = self.all.get(id)?;
+            Some((flight.latest.plus(quiet).min(flight.begun_at.plus(turn)), *id))
+        });
+        ends.min()
+    }
+
+    pub(super) fn clock_went_back(&mut self, now: Timestamp) {
+        for flight in self.all.values_mut() {
+            (flight.begun_at, flight.latest) = (flight.begun_at.min(now), flight.latest.min(now));
         }
-        self.parts.first().filter(|(least, _)| *least < priority).map(|(_, Reverse(id))| Some(*id))
     }
 
     pub(super) fn ids(&self) -> Vec<FetchId> {

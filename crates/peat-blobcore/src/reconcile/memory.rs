@@ -9,6 +9,7 @@ use super::PinReason;
 use super::aging::Aging;
 use super::decide::FileSource;
 use super::flights::Flights;
+use super::parts::Seeking;
 use super::peers::{Backoff, Peers};
 use crate::document::Distribution;
 use crate::model::{BlobHash, DistributionId, DistributionState, EndpointId, Priority, TargetState, Timestamp};
@@ -31,8 +32,8 @@ pub struct Memory {
     pub(super) armed: Option<Timestamp>,
     /// Jobs that may be able to begin a fetch, the most urgent first.
     pub(super) ready: BTreeSet<Rank>,
-    /// Jobs that can only ask those who may have parts, and wait for others to have asked.
-    pub(super) seeking: BTreeSet<Rank>,
+    /// Jobs that wait for their turn to ask those who may have parts.
+    pub(super) seeking: Seeking,
     /// Jobs that wait for others to give space of a quota back.
     pub(super) over_quota: BTreeSet<DistributionId>,
     /// Which jobs miss a blob.
@@ -133,6 +134,8 @@ pub(super) struct Fetching {
     pub(super) metered: BTreeSet<EndpointId>,
     /// Those who may have parts, and had nothing more to give when they were asked last.
     pub(super) drained: BTreeSet<EndpointId>,
+    /// Those of the others who have said since then that they have more.
+    pub(super) said: BTreeSet<EndpointId>,
     pub(super) delivery: Delivery,
     /// This node's record, as it was written last.
     pub(super) recorded: Option<(TargetState, Option<String>)>,

@@ -19,6 +19,7 @@ mod fetch;
 mod flights;
 mod memory;
 mod packing;
+mod parts;
 mod pass;
 mod peers;
 mod policy;
@@ -59,5 +60,6 @@ use crate::model::Timestamp;
 #[must_use]
 pub fn reconcile(now: Timestamp, seed: u64, policy: &Policy, view: &dyn View, memory: &mut Memory, event: Event) -> Vec<Action> {
     let me = view.me();
-    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new(), written: BTreeSet::new() }.run(event)
+    pass::Pass { now, seed, policy, view, me, memory, actions: Vec::new(), written: BTreeSet::new(), turns: BTreeSet::new() }
+        .run(event)
 }

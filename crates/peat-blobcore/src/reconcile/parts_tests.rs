@@ -128,3 +128,92 @@ fn who_turns_out_to_have_all_is_asked_at_once_though_others_are_left_alone_for_a
     bench.say(id, 5, TargetState::Delivered);
     assert_eq!(bench.running.len(), 1);
 }
+
+#[test]
+fn who_waits_for_a_place_has_that_of_a_fetch_of_which_nothing_comes_after_ten_seconds_and_any_after_a_minute() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(3)));
+    let sketch = |number: u8| Sketch { blobs: vec![(number, 1 << 20)], ..Sketch::default() };
+    let ids: Vec<_> = (1..=5).map(|number| bench.add(&sketch(number))).collect();
+    let comes = |bench: &mut Bench| {
+        for running in bench.running.clone() {
+            bench.settle(Event::PartCame(running.fetch));
+        }
+    };
+    let waits = |bench: &Bench| ids.iter().filter(|id| bench.running.iter().all(|running| running.distribution != **id)).count();
+    assert_eq!(bench.running.len(), 4);
+    let first: Vec<_> = bench.running.iter().map(|running| running.distribution).collect();
+    let last = *ids.iter().find(|id| !first.contains(id)).expect("one waits");
+    for _ in 0..9 {
+        bench.wait(Duration::from_secs(1));
+        comes(&mut bench);
+    }
+    assert_eq!(waits(&bench), 1);
+    // From now on nothing comes.
+    assert!(bench.memory.armed.is_some_and(|armed| armed == bench.now.plus(Duration::from_secs(10))));
+    bench.wait(Duration::from_secs(10));
+    assert!(bench.running.iter().any(|running| running.distribution == last), "its turn has come");
+    assert_eq!((bench.running.len(), waits(&bench)), (4, 1));
+    let mut had = std::collections::BTreeSet::new();
+    for _ in 0..300 {
+        bench.wait(Duration::from_secs(1));
+        comes(&mut bench);
+        had.insert(bench.running.iter().map(|running| running.distribution).collect::<Vec<_>>());
+    }
+    assert!(had.len() >= 4, "what gets on and on goes round, too");
+}
+
+#[test]
+fn who_had_nothing_of_many_is_not_asked_for_all_the_others_until_it_says_something_or_is_met_anew() {
+    let mut bench = Bench::new();
+    let ids: Vec<_> = (1..=40).map(|number| bench.add(&Sketch { blobs: vec![(number, 10)], ..Sketch::default() })).collect();
+    let mut asked = std::collections::BTreeSet::new();
+    let mut answer = |bench: &mut Bench| {
+        let before = asked.len();
+        while let Some(running) = bench.running.first().copied() {
+            asked.insert(running.blob);
+            bench.fetch_ended(running, FetchOutcome::Missing);
+        }
+        asked.len() - before
+    };
+    bench.settle(Event::PeerUp(peer(3)));
+    assert!((16..20).contains(&answer(&mut bench)));
+    bench.wait(Duration::from_secs(3600));
+    assert_eq!(answer(&mut bench), 0);
+    for id in &ids {
+        bench.settle(Event::Getting { peer: peer(3), distribution: *id });
+        assert!(bench.running.len() == 1, "what it says is not in vain");
+        bench.fetch_ended(bench.running[0], FetchOutcome::Missing);
+    }
+    bench.settle(Event::PeerDown(peer(3)));
+    bench.settle(Event::PeerUp(peer(3)));
+    assert!(!bench.running.is_empty());
+}
+
+#[test]
+fn who_has_all_and_rests_for_a_moment_is_waited_for_and_what_waits_for_parts_keeps_nothing_else_from_coming() {
+    let mut bench = Bench::new();
+    bench.settle(Event::PeerUp(peer(2)));
+    bench.settle(Event::PeerUp(peer(3)));
+    bench.add(&Sketch { blobs: vec![(1, 10)], ..Sketch::default() });
+    assert_eq!(sources(&bench.fetch_ended(bench.running[0], FetchOutcome::Missing)), []);
+    assert_eq!(sources(&bench.wait(Duration::from_secs(1))), [(peer(2), true)]);
+    bench.fetch_ended(bench.running[0], FetchOutcome::Done);
+    // Others take all places, for what 5 sent.
+    for number in 11..15 {
+        bench.add(&Sketch { sender: 5, blobs: vec![(number, 1 << 20)], ..Sketch::default() });
+    }
+    assert_eq!(bench.running.len(), 4);
+    bench.add(&Sketch { blobs: vec![(2, 1 << 20), (3, 1 << 20)], ..Sketch::default() });
+    let of_two =
+        |bench: &Bench| bench.running.iter().filter(|running| running.blob.as_bytes()[0] < 10).copied().collect::<Vec<_>>();
+    let damaged = of_two(&bench)[0];
+    bench.fetch_ended(damaged, FetchOutcome::Corrupt);
+    let left: Vec<_> = of_two(&bench).iter().map(|running| running.blob.as_bytes()[0]).collect();
+    assert_eq!(left, [3]);
+    bench.policy.budget.fetches = 1;
+    bench.fetch_ended(of_two(&bench)[0], FetchOutcome::Failed);
+    assert!(of_two(&bench).is_empty());
+    bench.wait(Duration::from_secs(2));
+    assert_eq!(of_two(&bench).iter().map(|running| running.blob.as_bytes()[0]).collect::<Vec<_>>(), [3]);
+}

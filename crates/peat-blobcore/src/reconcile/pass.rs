@@ -27,6 +27,8 @@ pub(super) struct Pass<'a> {
     pub(super) actions: Vec<Action>,
     /// Records of these were written in this pass: the view does not show them yet.
     pub(super) written: BTreeSet<DistributionId>,
+    /// Jobs whose turn it is to ask who may have parts.
+    pub(super) turns: BTreeSet<DistributionId>,
 }
 
 impl Pass<'_> {
@@ -76,11 +78,13 @@ impl Pass<'_> {
             Event::PeerUp(peer) => self.peer_up(peer),
             Event::PeerDown(peer) => {
                 if self.memory.peers.went_down(peer) {
+                    self.memory.seeking.forget(&peer);
                     self.rouse_interested(&peer);
                 }
             }
             Event::Reconciled(peer) => {
                 self.ask_again(&peer);
+                self.seek_parts(&peer, false);
                 if !std::mem::replace(&mut self.memory.reconciled, true) {
                     self.memory.dirty.extend(self.memory.jobs.keys());
                 }
@@ -146,6 +150,7 @@ impl Pass<'_> {
         let longest = self.policy.patience.backoff_max;
         self.memory.peers.clamp(self.now, longest);
         self.memory.aging.clock_went_back(self.now);
+        self.memory.flights.clock_went_back(self.now);
         for avoid in self.memory.avoid.values_mut() {
             avoid.backoff.clamp(self.now, self.policy.patience.corrupt.max(longest));
         }
@@ -165,7 +170,7 @@ impl Pass<'_> {
                 self.forgive(id, &peer);
             }
             self.rouse_interested(&peer);
-            self.seek_parts(&peer);
+            self.seek_parts(&peer, true);
         }
     }
 
@@ -328,7 +333,7 @@ impl Pass<'_> {
     pub(super) fn drop_job(&mut self, id: DistributionId) {
         let Some(job) = self.memory.jobs.remove(&id) else { return };
         self.memory.ready.remove(&job.rank);
-        self.memory.seeking.remove(&job.rank);
+        self.memory.seeking.leave(&id);
         self.memory.over_quota.remove(&id);
         self.memory.peers.set_interests(id, &job.interests, &BTreeSet::new());
         self.memory.peers.set_demands(id, &job.demands, &BTreeSet::new());
@@ -426,7 +431,15 @@ impl Pass<'_> {
     fn arm(&mut self) {
         let at = if self.memory.dirty.is_empty() {
             let dial = self.memory.peers.next_dial(self.policy.budget.dials);
-            self.memory.timers.first().map(|(at, _)| *at).into_iter().chain(dial).chain(self.aging_due()).min()
+            self.memory
+                .timers
+                .first()
+                .map(|(at, _)| *at)
+                .into_iter()
+                .chain(dial)
+                .chain(self.aging_due())
+                .chain(self.turns_due())
+                .min()
         } else {
             Some(self.now)
         };

@@ -59,6 +59,7 @@ pub(super) fn may_have_parts(view: &dyn View, job: &Job, peer: &EndpointId) -> b
     let distribution = &job.distribution;
     !job.interests.contains(peer)
         && (distribution.carriers.contains_key(peer) || is_target(view.nodes(), distribution, peer))
+        && !distribution.targets.get(peer).is_some_and(|record| record.state.is_terminal())
         && !view.nodes().get(peer).is_some_and(|node| node.revoked)
 }
 

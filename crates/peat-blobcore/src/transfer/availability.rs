@@ -19,6 +19,9 @@ const NEWS_GROUPS: u64 = 8;
 /// ...and fewer after this time, so that what is told stays below a hundredth of what it is about.
 const NEWS_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Who has come to have nothing more for so long is asked again when there is something: what is held open is let go.
+const LONGEST_SILENCE: Duration = Duration::from_secs(600);
+
 /// What a peer has come to have.
 #[derive(Debug)]
 pub(super) struct News {
@@ -34,10 +37,12 @@ pub(super) struct News {
 /// # Errors
 /// [`WireError`] when the peer leaves; it concerns this stream alone.
 pub(super) async fn tell(content: Content, blob: BlobHash, mut send: SendStream) -> Result<(), WireError> {
-    let (mut told, mut told_at) = (Vec::new(), Instant::now());
     // What an earlier run left is not open while nobody fetches it here. Whoever cannot open it has nothing to say.
     let store = content.clone();
     let _open = blocking(move || store.resume(&blob)).await;
+    // Who waits for the first word learns that it is heard.
+    write_frame(&mut send, &Available { runs: Vec::new() }.encode()).await?;
+    let (mut told, mut told_at) = (Vec::new(), Instant::now());
     let mut look = tokio::time::interval(LOOK_INTERVAL);
     loop {
         tokio::select! {
@@ -55,7 +60,7 @@ pub(super) async fn tell(content: Content, blob: BlobHash, mut send: SendStream)
             }
             (told, told_at) = (held, Instant::now());
         }
-        if whole {
+        if whole || told_at.elapsed() >= LONGEST_SILENCE {
             let _ = send.finish();
             return Ok(());
         }

@@ -27,7 +27,7 @@ pub(super) const WINDOW_BYTES: u64 = 1024 * 1024;
 pub(super) const REQUESTS: usize = 4;
 /// How often to look whether there is something to ask for, if nothing happens.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// How long to wait for others to get more when nobody who has all of it is left.
+/// How long to wait for others to get more when nobody who has all of it is left, where somebody was.
 const HOPE: Duration = Duration::from_secs(2);
 
 /// What a caller hears while a fetch goes on: verified bytes of the blob so far.
@@ -49,6 +49,8 @@ pub(crate) struct Order {
     pub(crate) traffic: Arc<Traffic>,
     /// Who is to blame when it ends, of those who are asked.
     pub(crate) source: EndpointId,
+    /// Whether that one is known to have all of it.
+    pub(crate) whole: bool,
     /// Whom to ask. More may come while the fetch goes on.
     pub(crate) candidates: watch::Receiver<Vec<Candidate>>,
 }
@@ -73,7 +75,12 @@ pub(crate) async fn fetch(
     };
     let assembly = blocking(assemble).await?;
     on_progress(assembly.held());
-    super::delta::fetch(&order, &assembly, on_progress).await?;
+    if order.whole {
+        super::delta::fetch(&order, &assembly, on_progress).await?;
+    } else if assembly.keeps_recipe() {
+        // Most of it may be here already, by the recipe, which parts would be the end of.
+        return Err(FetchError::Busy);
+    }
     let sources = Sources::new(size.div_ceil(GROUP_BYTES).max(1), order.me);
     let (tell, news) = mpsc::channel(16);
     let swarm = Swarm {
@@ -138,7 +145,8 @@ impl Swarm {
             if !self.requests.is_empty() || !upkeep.is_empty() {
                 busy = Instant::now();
             }
-            if busy.elapsed() > if self.sources.any_whole() { self.order.patience } else { HOPE } {
+            let waits = self.sources.any_whole() || !self.order.whole || self.sources.wait_for_word();
+            if busy.elapsed() > if waits { self.order.patience } else { HOPE } {
                 break;
             }
             tokio::select! {

@@ -152,6 +152,8 @@ struct Source<C> {
     link: Option<f64>,
     /// When it said that it had come to have more.
     gained: Option<Instant>,
+    /// Whether it has said what it has, if only that it is nothing yet.
+    has_spoken: bool,
     /// When it was asked first of what is under way, or last answered.
     heard: Instant,
     /// Since when something has been under way, and how many bytes of the blob were answered since.
@@ -241,6 +243,7 @@ impl<C: Clone> Sources<C> {
                 under_way: BTreeMap::new(),
                 rate: None,
                 link: None,
+                has_spoken: false,
                 gained: None,
                 heard,
                 busy: (heard, 0),
@@ -261,7 +264,10 @@ impl<C: Clone> Sources<C> {
     /// asked no more.
     pub(super) fn gained(&mut self, id: &EndpointId, key: usize, runs: Vec<Range<u64>>) {
         let Some(source) = self.all.get_mut(id).filter(|source| source.key == key) else { return };
-        source.gained = Some(Instant::now());
+        source.has_spoken = true;
+        if !runs.is_empty() {
+            source.gained = Some(Instant::now());
+        }
         let Some(parts) = &mut source.parts else { return };
         let runs = runs.into_iter().map(|run| run.start.min(self.count)..run.end.min(self.count));
         let said = runs.clone().fold(0, |sum: u64, run| sum.saturating_add(run.end.saturating_sub(run.start)));
@@ -367,6 +373,11 @@ impl<C: Clone> Sources<C> {
     /// Whether one of them has all of the blob.
     pub(super) fn any_whole(&self) -> bool {
         self.all.values().any(Source::has_all)
+    }
+
+    /// Whether somebody has yet to say what it has.
+    pub(super) fn wait_for_word(&self) -> bool {
+        self.all.values().any(|source| source.parts.is_some() && !source.has_spoken)
     }
 
     /// The next request to make, while there is one.

@@ -40,6 +40,11 @@ impl Assembly {
 }
 
 impl Assembly {
+    /// Whether a draft of it was begun and left, to be gone on with when somebody has all of it.
+    pub(crate) fn keeps_recipe(&self) -> bool {
+        self.held() == 0 && self.0.path(RECIPE).exists()
+    }
+
     /// Whether there is a draft of it, which somebody still works on.
     pub(crate) fn is_drafted(&self) -> bool {
         let progress = lock(&self.0.progress);
