@@ -107,6 +107,8 @@ struct Running {
 struct One {
     blob: BlobHash,
     size: u64,
+    /// Whether it began with a source that is known to have all of it.
+    whole: bool,
     /// Verified bytes of the blob so far.
     held: Arc<AtomicU64>,
     /// Whether something came from a source that may have parts, which nobody was told of yet.
@@ -123,7 +125,7 @@ impl Fetches {
 
     /// Begins a fetch.
     pub(super) fn begin(&mut self, order: Order) {
-        let Order { fetch, blob, size, distribution, .. } = order;
+        let Order { fetch, blob, size, whole, distribution, .. } = order;
         let (held, came) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (candidates, receiver) = watch::channel(Vec::new());
         let task = Task {
@@ -139,7 +141,7 @@ impl Fetches {
             tell: self.tell.clone(),
         };
         let abort = self.tasks.spawn(async move { Ended { fetch, blob: Some(blob), distribution, outcome: task.run().await } });
-        self.running.insert(fetch, Running { abort, distribution, one: Some(One { blob, size, held, came, candidates }) });
+        self.running.insert(fetch, Running { abort, distribution, one: Some(One { blob, size, whole, held, came, candidates }) });
     }
 
     /// Begins a fetch of several blobs.
@@ -153,10 +155,10 @@ impl Fetches {
         self.running.insert(fetch, Running { abort, distribution, one: None });
     }
 
-    /// The fetches that are worth several sources.
+    /// The fetches that are worth several sources: also those from who may have nothing.
     pub(super) fn shared(&self) -> impl Iterator<Item = (FetchId, DistributionId, BlobHash)> {
         self.running.iter().filter_map(|(fetch, running)| {
-            let one = running.one.as_ref().filter(|one| one.size > SHARED_BYTES)?;
+            let one = running.one.as_ref().filter(|one| one.size > SHARED_BYTES || !one.whole)?;
             Some((*fetch, running.distribution, one.blob))
         })
     }

@@ -290,8 +290,11 @@ impl Pass<'_> {
             }
             return self.blobs_held(blobs);
         }
-        if flight.place == Place::Part && !flight.came && outcome == FetchOutcome::Missing {
-            self.gave_nothing(flight.distribution, flight.source);
+        if flight.place == Place::Part && outcome == FetchOutcome::Missing {
+            // Where something came, or it said meanwhile that it has more, it is asked once more.
+            if !flight.came && !flight.has_news {
+                self.gave_nothing(flight.distribution, flight.source);
+            }
         } else {
             self.blame(flight.distribution, &blobs, flight.source, outcome);
         }
@@ -566,7 +569,7 @@ impl Pass<'_> {
         let begun = self.together(distribution, first, source, room);
         let blobs = begun.iter().map(|(_, blob, size)| (*blob, *size)).collect();
         let (begun_at, latest) = (self.now, self.now);
-        let flight = Flight { blobs, source, priority, distribution, place, came: false, begun_at, latest };
+        let flight = Flight { blobs, source, priority, distribution, place, came: false, has_news: false, begun_at, latest };
         let fetch = self.memory.flights.begin(flight);
         let ((_, blob, size), whole) = (first, place != Place::Part);
         self.actions.push(if begun.len() == 1 {

@@ -40,6 +40,8 @@ pub(super) struct Flight {
     pub(super) place: Place,
     /// Whether something came of it.
     pub(super) came: bool,
+    /// Whether its source, which may have parts, has said since it began that it has more.
+    pub(super) has_news: bool,
     pub(super) begun_at: Timestamp,
     /// When something came last, as far as that is told.
     pub(super) latest: Timestamp,
@@ -139,6 +141,16 @@ impl Flights {
         let flight = self.all.get_mut(&id)?;
         (flight.came, flight.latest) = (true, now);
         Some(flight)
+    }
+
+    /// A source has more of a distribution than when it was asked.
+    pub(super) fn note_news(&mut self, distribution: DistributionId, source: &EndpointId) {
+        for (_, Reverse(id)) in &self.parts {
+            let flight = self.all.get_mut(id).filter(|flight| (flight.distribution, flight.source) == (distribution, *source));
+            if let Some(flight) = flight {
+                flight.has_news = true;
+            }
+        }
     }
 
     /// The blobs that are asked of those who have parts at most, as long as nothing comes of that.

@@ -143,6 +143,7 @@ impl Pass<'_> {
             return;
         }
         let Work::Fetching(fetching) = &mut job.work else { return };
+        self.memory.flights.note_news(id, peer);
         fetching.said.insert(*peer);
         let was_drained = fetching.drained.remove(peer);
         self.memory.ready.insert(job.rank);

@@ -217,3 +217,26 @@ fn who_has_all_and_rests_for_a_moment_is_waited_for_and_what_waits_for_parts_kee
     bench.wait(Duration::from_secs(2));
     assert_eq!(of_two(&bench).iter().map(|running| running.blob.as_bytes()[0]).collect::<Vec<_>>(), [3]);
 }
+
+#[test]
+fn who_says_that_it_has_more_while_it_is_asked_is_asked_once_more() {
+    let (mut bench, id) = beside_another(&Sketch::default());
+    bench.settle(Event::Getting { peer: peer(3), distribution: id });
+    assert_eq!(sources(&bench.fetch_ended(bench.running[0], FetchOutcome::Missing)), [(peer(3), false)]);
+    assert_eq!(sources(&bench.fetch_ended(bench.running[0], FetchOutcome::Missing)), []);
+}
+
+#[test]
+fn what_a_batch_lacked_is_there_as_soon_as_its_source_has_it() {
+    let (mut bench, id) = beside_another(&Sketch { blobs: vec![(1, 10), (2, 10)], ..Sketch::default() });
+    let asked = bench.running.clone();
+    bench.one_ended(asked[0], FetchOutcome::Done);
+    bench.one_ended(asked[1], FetchOutcome::Missing);
+    for _ in 0..20 {
+        while let Some(running) = bench.running.first().copied() {
+            bench.fetch_ended(running, FetchOutcome::Missing);
+        }
+        let getting = bench.settle(Event::Getting { peer: peer(3), distribution: id });
+        assert_eq!(sources(&getting), [(peer(3), false)], "it never waits for longer than for the word");
+    }
+}
