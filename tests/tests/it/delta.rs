@@ -74,6 +74,36 @@ async fn a_new_version_costs_what_is_new_and_two_files_in_one_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn along_a_row_a_new_version_costs_what_is_new_on_each_link() {
+    let fleet = Fleet::in_memory();
+    let alpha = fleet.start("alpha", &[]).await;
+    let bravo = fleet.start("bravo", &[&alpha]).await;
+    let charlie = fleet.start("charlie", &[]).await;
+    // The two ends hear of each other, and reach each other never.
+    alpha.remove_peer(charlie.id()).await;
+    charlie.remove_peer(alpha.id()).await;
+    charlie.add_peer(bravo.id(), bravo.listening_on()).await;
+    connected(&alpha, bravo.id()).await;
+    connected(&charlie, bravo.id()).await;
+    let old = bytes(1, SIZE);
+    let mut received = Vec::new();
+    for version in [old.clone(), new_version(&old)] {
+        let outbox = fleet.write("outbox", &[("file", &version)]);
+        let scope = Scope::Nodes([&bravo, &charlie].map(|node| NodeRef::Id(node.id())).to_vec());
+        let sent = alpha.send(SendRequest { scope, ..SendRequest::new(&outbox) }).await.expect("sent");
+        completed(&alpha, sent.distribution).await;
+        received.push([&bravo, &charlie].map(|node| node.block_bytes().received));
+    }
+    assert!(!charlie.peers().contains(&alpha.id()));
+    for (first, second) in received[0].iter().zip(received[1]) {
+        assert!(second - first < MOST, "{} bytes of at most {MOST}", second - first);
+    }
+    for node in [alpha, bravo, charlie] {
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_like_nothing_else_costs_no_more_than_a_hundredth_more() {
     let fleet = Fleet::in_memory();
     let alpha = fleet.start("alpha", &[]).await;

@@ -279,11 +279,13 @@ impl Task {
             // The driver may have stopped.
             let _ = tell.send(News::Dropped(Dropped { blob: *blob, distribution: *distribution, source, outcome }));
         };
+        let mut has_all = None;
         loop {
             let Some(peer) = self.network.reach(source).await else { return FetchOutcome::Unreachable };
             self.candidates.send_modify(|known| {
                 known.retain(|other| other.id != *source);
                 known.push(candidate(&peer, *whole));
+                known.iter_mut().for_each(|candidate| candidate.whole |= Some(candidate.id) == has_all);
             });
             let order = transfer::Order {
                 content: self.content.clone(),
@@ -292,14 +294,21 @@ impl Task {
                 priority: *priority,
                 me: self.me,
                 source: *source,
-                whole: *whole,
+                whole: *whole || has_all.is_some(),
                 patience: self.patience,
                 traffic: Arc::clone(self.network.traffic()),
                 candidates: self.receiver.clone(),
             };
             let Err(error) = transfer::fetch(order, &on_progress, &on_dropped).await else { return FetchOutcome::Done };
             let stands = peer.connection.close_reason().is_none();
-            let error = if stands { error } else { FetchError::Unreachable("the connection ended".to_owned()) };
+            let error = match error {
+                FetchError::HasAll(source) => {
+                    has_all = Some(source);
+                    continue;
+                }
+                FetchError::Busy if !stands => FetchError::Unreachable("the connection ended".to_owned()),
+                error => error,
+            };
             if !whole && outcome_of(&error) == FetchOutcome::NoSpace {
                 // Nobody knows yet that there is something to make room for.
                 return FetchOutcome::Missing;
@@ -411,7 +420,7 @@ fn outcome_of(error: &FetchError) -> FetchOutcome {
         FetchError::Protocol(_) | FetchError::Content(ContentError::Corrupt(_)) => FetchOutcome::Corrupt,
         FetchError::Stopped => FetchOutcome::Cancelled,
         FetchError::Content(error) if error.kind() == ErrorKind::NoSpace => FetchOutcome::NoSpace,
-        FetchError::Busy | FetchError::Content(_) => FetchOutcome::Failed,
+        FetchError::Busy | FetchError::HasAll(_) | FetchError::Content(_) => FetchOutcome::Failed,
     }
 }
 

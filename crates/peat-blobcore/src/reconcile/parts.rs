@@ -10,10 +10,11 @@ use super::sources::may_have_parts;
 use super::{FetchId, memory::Work};
 use crate::model::{DistributionId, EndpointId, Priority, Timestamp};
 
-/// While others wait, a fetch of which nothing came for so long gives up its place...
-const QUIET: Duration = Duration::from_secs(10);
+/// While others wait, a fetch of which nothing came for so long gives up its place: over a thin link the first that counts takes its
+/// time, and a source that has nothing is left before...
+const QUIET: Duration = Duration::from_secs(60);
 /// ...and so does one that has had it for this long.
-const TURN: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_secs(120);
 /// Distributions for which a peer may be asked in vain. After that it has to say that it has something, or to be met anew.
 const MAX_IN_VAIN: u32 = 16;
 
@@ -22,23 +23,24 @@ const MAX_IN_VAIN: u32 = 16;
 pub(super) struct Seeking {
     /// The most urgent first, then who waits longest.
     order: BTreeSet<(Reverse<Priority>, u64, DistributionId)>,
-    places: BTreeMap<DistributionId, (Reverse<Priority>, u64)>,
+    /// Where each is in it, and since when.
+    places: BTreeMap<DistributionId, (Reverse<Priority>, u64, Timestamp)>,
     next: u64,
     /// For how many distributions who was asked in vain.
     in_vain: BTreeMap<EndpointId, u32>,
 }
 
 impl Seeking {
-    fn join(&mut self, id: DistributionId, priority: Priority) {
+    fn join(&mut self, id: DistributionId, priority: Priority, now: Timestamp) {
         if !self.places.contains_key(&id) {
             self.next += 1;
-            self.places.insert(id, (Reverse(priority), self.next));
+            self.places.insert(id, (Reverse(priority), self.next, now));
             self.order.insert((Reverse(priority), self.next, id));
         }
     }
 
     pub(super) fn leave(&mut self, id: &DistributionId) {
-        if let Some((priority, place)) = self.places.remove(id) {
+        if let Some((priority, place, _)) = self.places.remove(id) {
             self.order.remove(&(priority, place, *id));
         }
     }
@@ -52,6 +54,10 @@ impl Seeking {
     /// The most urgent that waits.
     fn priority(&self) -> Option<Priority> {
         self.order.first().map(|(Reverse(priority), ..)| *priority)
+    }
+
+    pub(super) fn clock_went_back(&mut self, now: Timestamp) {
+        self.places.values_mut().for_each(|(.., since)| *since = (*since).min(now));
     }
 
     /// Whether a peer was asked in vain so often that nobody asks it who does not know better.
@@ -68,11 +74,13 @@ impl Seeking {
 impl Pass<'_> {
     /// Makes room for those who wait where others have had a place for long. These wait behind them.
     pub(super) fn end_turns(&mut self) {
-        while self.memory.flights.free_for_parts() < self.memory.seeking.places.len()
+        // Not for those who have only just begun to wait: each event is done with once.
+        let wait = self.memory.seeking.places.values().filter(|(.., since)| *since < self.now).count();
+        while self.memory.flights.free_for_parts() < wait
             && let Some(priority) = self.memory.seeking.priority()
             && let Some((_, fetch)) = self.memory.flights.longest(priority, QUIET, TURN).filter(|(until, _)| *until <= self.now)
         {
-            self.give_up(fetch);
+            self.put_off(fetch);
         }
     }
 
@@ -87,7 +95,8 @@ impl Pass<'_> {
     /// When somebody has had a place for long for which others wait.
     pub(super) fn turns_due(&self) -> Option<Timestamp> {
         let priority = self.memory.seeking.priority()?;
-        self.memory.flights.longest(priority, QUIET, TURN).map(|(until, _)| until)
+        let (until, _) = self.memory.flights.longest(priority, QUIET, TURN)?;
+        Some(until.max(self.now.plus(Duration::from_millis(1))))
     }
 
     /// Takes a place for a job, from what is less urgent if need be. If there is none, the job waits for one.
@@ -104,15 +113,8 @@ impl Pass<'_> {
                 return true;
             }
         }
-        self.memory.seeking.join(id, priority);
+        self.memory.seeking.join(id, priority, self.now);
         false
-    }
-
-    fn give_up(&mut self, fetch: FetchId) {
-        if let Some(flight) = self.memory.flights.get(fetch).filter(|flight| !flight.came) {
-            self.gave_nothing(flight.distribution, flight.source);
-        }
-        self.put_off(fetch);
     }
 
     /// A source had nothing. It is asked again when it says that it has more, or is met anew.

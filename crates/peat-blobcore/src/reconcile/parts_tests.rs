@@ -130,7 +130,7 @@ fn who_turns_out_to_have_all_is_asked_at_once_though_others_are_left_alone_for_a
 }
 
 #[test]
-fn who_waits_for_a_place_has_that_of_a_fetch_of_which_nothing_comes_after_ten_seconds_and_any_after_a_minute() {
+fn who_waits_for_a_place_has_that_of_a_fetch_of_which_nothing_comes_after_a_minute_and_any_after_two() {
     let mut bench = Bench::new();
     bench.settle(Event::PeerUp(peer(3)));
     let sketch = |number: u8| Sketch { blobs: vec![(number, 1 << 20)], ..Sketch::default() };
@@ -144,18 +144,18 @@ fn who_waits_for_a_place_has_that_of_a_fetch_of_which_nothing_comes_after_ten_se
     assert_eq!(bench.running.len(), 4);
     let first: Vec<_> = bench.running.iter().map(|running| running.distribution).collect();
     let last = *ids.iter().find(|id| !first.contains(id)).expect("one waits");
-    for _ in 0..9 {
+    for _ in 0..50 {
         bench.wait(Duration::from_secs(1));
         comes(&mut bench);
     }
     assert_eq!(waits(&bench), 1);
     // From now on nothing comes.
-    assert!(bench.memory.armed.is_some_and(|armed| armed == bench.now.plus(Duration::from_secs(10))));
-    bench.wait(Duration::from_secs(10));
+    assert!(bench.memory.armed.is_some_and(|armed| armed <= bench.now.plus(Duration::from_secs(60))));
+    bench.wait(Duration::from_secs(60));
     assert!(bench.running.iter().any(|running| running.distribution == last), "its turn has come");
     assert_eq!((bench.running.len(), waits(&bench)), (4, 1));
     let mut had = std::collections::BTreeSet::new();
-    for _ in 0..300 {
+    for _ in 0..600 {
         bench.wait(Duration::from_secs(1));
         comes(&mut bench);
         had.insert(bench.running.iter().map(|running| running.distribution).collect::<Vec<_>>());

@@ -151,6 +151,7 @@ impl Pass<'_> {
         self.memory.peers.clamp(self.now, longest);
         self.memory.aging.clock_went_back(self.now);
         self.memory.flights.clock_went_back(self.now);
+        self.memory.seeking.clock_went_back(self.now);
         for avoid in self.memory.avoid.values_mut() {
             avoid.backoff.clamp(self.now, self.policy.patience.corrupt.max(longest));
         }

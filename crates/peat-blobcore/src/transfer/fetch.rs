@@ -14,7 +14,7 @@ use super::limiter::Pace;
 use super::paced::{Incoming, Paid};
 use super::sources::{Asking, Candidate, Loose, Rates, Sources, compression_for};
 use super::{FetchError, Traffic, blocking};
-use crate::content::{Assembly, Content, ContentError, Ingested, MAX_INLINE_BYTES};
+use crate::content::{Assembly, Content, ContentError, Ingested, MAX_INLINE_BYTES, RECIPE_SIZES};
 use crate::model::{BlobHash, EndpointId, Priority};
 use crate::network::compression::expand;
 use crate::network::wire::{BlockFrame, BlockRequest, Denial, GROUP_BYTES, MAX_PAIRS_BYTES, Request, WireError, write_frame};
@@ -49,7 +49,7 @@ pub(crate) struct Order {
     pub(crate) traffic: Arc<Traffic>,
     /// Who is to blame when it ends, of those who are asked.
     pub(crate) source: EndpointId,
-    /// Whether that one is known to have all of it.
+    /// Whether that one, or another, is known to have all of it.
     pub(crate) whole: bool,
     /// Whom to ask. More may come while the fetch goes on.
     pub(crate) candidates: watch::Receiver<Vec<Candidate>>,
@@ -58,7 +58,7 @@ pub(crate) struct Order {
 /// Fetches the missing parts of a blob over admitted connections and makes it whole.
 ///
 /// # Errors
-/// That of the order's source, if it was left last; [`FetchError::Busy`] if it was another, which `on_dropped` hears of. What had
+/// [`FetchError::HasAll`] where nobody was known to have all, and somebody turns out to; that of the order's source, if it was left last; [`FetchError::Busy`] if it was another, which `on_dropped` hears of. What had
 /// arrived by then is kept.
 pub(crate) async fn fetch(
     order: Order,
@@ -129,6 +129,14 @@ impl Swarm {
         self.take_candidates();
         loop {
             self.hold_to_limits();
+            if !self.order.whole
+                && RECIPE_SIZES.contains(&self.order.size)
+                && self.assembly.held() == 0
+                && self.requests.is_empty()
+                && let Some(source) = self.sources.who_has_all()
+            {
+                return Err(FetchError::HasAll(source));
+            }
             while let Some(asking) = self.sources.next(&self.assembly) {
                 self.ask(asking);
             }

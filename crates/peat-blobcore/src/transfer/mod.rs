@@ -128,6 +128,9 @@ pub enum FetchError {
     /// The source does not know requests for several blobs.
     #[error("the source gives blobs one by one only")]
     OneByOne,
+    /// Of a blob of which nothing is here somebody was found to have all: it may be had by its recipe.
+    #[error("{} has all of it", .0.short())]
+    HasAll(crate::model::EndpointId),
     /// Everything that is missing is on its way already.
     #[error("the rest is on its way from other sources")]
     Busy,

@@ -375,6 +375,11 @@ impl<C: Clone> Sources<C> {
         self.all.values().any(Source::has_all)
     }
 
+    /// One of those who have all of the blob, as is known or as they say.
+    pub(super) fn who_has_all(&self) -> Option<EndpointId> {
+        self.all.iter().find(|(_, source)| source.parts.as_ref().is_none_or(Groups::is_all)).map(|(id, _)| *id)
+    }
+
     /// Whether somebody has yet to say what it has.
     pub(super) fn wait_for_word(&self) -> bool {
         self.all.values().any(|source| source.parts.is_some() && !source.has_spoken)
