@@ -69,13 +69,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match compare(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peat-blob-compare: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    peat_blob_lab::ended("peat-blob-compare", compare(&Arguments::parse()))
 }
 
 fn compare(arguments: &Arguments) -> Outcome<()> {

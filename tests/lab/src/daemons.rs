@@ -2,10 +2,11 @@
 //!
 //! They are real processes from built programs, and this knows of them what a user knows.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,18 @@ pub fn programs(said: Option<&Path>) -> Result<PathBuf, LabError> {
     }
     let own = std::env::current_exe().map_err(LabError::io("cannot tell where this program is"))?;
     Ok(own.parent().unwrap_or(&own).to_owned())
+}
+
+/// How a program ends: what went wrong, if something did, goes to standard error, after its name.
+#[must_use]
+pub fn ended(name: &str, outcome: Result<(), impl Display>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// With whom a daemon keeps a connection.

@@ -24,7 +24,7 @@ mod pump;
 mod random;
 
 pub use counts::{Counts, Pair, Tally};
-pub use daemons::{Daemons, Peering, Seat, programs};
+pub use daemons::{Daemons, Peering, Seat, ended, programs};
 pub use error::LabError;
 pub use host::Host;
 pub use lab::Lab;

@@ -46,13 +46,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peat-blob-overtake: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    peat_blob_lab::ended("peat-blob-overtake", measure(&Arguments::parse()))
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {

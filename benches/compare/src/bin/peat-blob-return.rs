@@ -61,13 +61,7 @@ struct Return {
 }
 
 fn main() -> ExitCode {
-    match measure(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("peat-blob-return: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    peat_blob_lab::ended("peat-blob-return", measure(&Arguments::parse()))
 }
 
 fn measure(arguments: &Arguments) -> Outcome<()> {

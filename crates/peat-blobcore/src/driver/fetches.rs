@@ -423,35 +423,3 @@ fn outcome_of(error: &FetchError) -> FetchOutcome {
         FetchError::Busy | FetchError::HasAll(_) | FetchError::Content(_) => FetchOutcome::Failed,
     }
 }
-
-/// Verified bytes of distributions at this node, for those who watch.
-#[derive(Debug, Default)]
-pub(crate) struct Progress(Mutex<BTreeMap<DistributionId, u64>>);
-
-impl Progress {
-    /// Verified bytes that are whole blobs.
-    pub(super) fn set(&self, distribution: DistributionId, bytes: u64) {
-        self.lock().insert(distribution, bytes);
-    }
-
-    /// One more blob is whole.
-    pub(super) fn add(&self, distribution: DistributionId, bytes: u64) {
-        if let Some(sum) = self.lock().get_mut(&distribution) {
-            *sum += bytes;
-        }
-    }
-
-    /// What is known of a distribution while it is being fetched.
-    pub(crate) fn get(&self, distribution: &DistributionId) -> Option<u64> {
-        self.lock().get(distribution).copied()
-    }
-
-    /// It is done with.
-    pub(super) fn forget(&self, distribution: &DistributionId) {
-        self.lock().remove(distribution);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<DistributionId, u64>> {
-        self.0.lock().expect("nothing panics while it holds the figures")
-    }
-}

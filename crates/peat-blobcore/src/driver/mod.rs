@@ -9,18 +9,19 @@ mod discards;
 mod fetches;
 mod gains;
 mod parcels;
+mod progress;
 mod room;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::clock::Clock;
-use crate::content::{BlobStatus, Content};
+use crate::content::Content;
 use crate::document::{Distribution, Hint, News, Section};
 use crate::exchange::{Delivery, Inbox, Ledger};
 use crate::identity::Identity;
@@ -34,10 +35,10 @@ use crate::replica::{Accepted, Change, Replica};
 
 use deliveries::Deliveries;
 use discards::Discards;
-pub(crate) use fetches::Progress;
 use fetches::{Fetches, Order, SmallOrder};
 use gains::Gains;
 pub(crate) use parcels::{ParcelRequest, Wanted};
+pub(crate) use progress::Progress;
 use room::{ROOM_INTERVAL, Room};
 pub(crate) use world::SharedNodes;
 use world::World;
@@ -720,27 +721,6 @@ impl Driver {
         }
     }
 
-    /// Sums up what is here of a distribution, once, before its first fetch.
-    fn begin_progress(&self, id: &DistributionId) {
-        if self.progress.get(id).is_some() {
-            return;
-        }
-        let Some(distribution) = self.world.distribution(id) else { return };
-        if let Some(Ok(files)) = self.world.files(&distribution) {
-            let here = files.iter().filter(|file| self.world.holds(&file.blob)).map(|file| file.size).sum();
-            self.progress.set(*id, here);
-        }
-    }
-
-    /// Before something comes of a distribution, and of the blob that is fetched by itself, if one is.
-    fn begin_gains(&mut self, id: DistributionId, blob: Option<&BlobHash>) {
-        let held = match blob.map(|blob| self.content.status(blob)) {
-            Some(Ok(BlobStatus::Partial { held, .. })) => held,
-            _ => 0,
-        };
-        self.gains.begin(id, self.progress.get(&id).unwrap_or_default() + held);
-    }
-
     fn tell_files(&self, distribution: DistributionId, outcomes: &[(u32, FileOutcome)]) {
         let is_files = |manifest: &Manifest| manifest.package.is_none() && !manifest.removes;
         let is_files = self.world.distribution(&distribution).is_none_or(|found| is_files(&found.manifest));
@@ -755,41 +735,6 @@ impl Driver {
                 FileOutcome::Superseded | FileOutcome::Kept => {}
                 FileOutcome::Failed { error, retry } => {
                     tracing::warn!(%distribution, index, ?retry, error, "a file cannot be delivered");
-                }
-            }
-        }
-    }
-
-    async fn tell_progress(&mut self) {
-        self.progress_ticks = self.progress_ticks.wrapping_add(1);
-        if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD) {
-            self.offer_sources(None);
-        }
-        for fetch in self.fetches.that_came() {
-            self.decide(Event::PartCame(fetch)).await;
-        }
-        let mut here = BTreeMap::new();
-        for (distribution, under_way) in self.fetches.bytes_under_way() {
-            let Some(whole) = self.progress.get(&distribution) else { continue };
-            let bytes = whole + under_way;
-            // The sender is who watches, and it is not worth more of the link than a word a second.
-            if self.progress_ticks.is_multiple_of(PROGRESS_TICKS_A_WORD)
-                && let Some(found) = self.world.distribution(&distribution)
-                && let Some(sender) = self.network.peer(&found.manifest.sender)
-            {
-                sender.queue.message(Message::Progress { distribution, bytes });
-            }
-            self.tell(NodeEvent::Progress { distribution, node: self.identity.id(), bytes });
-            here.insert(distribution, bytes);
-        }
-        let fetched: BTreeSet<_> = here.keys().copied().collect();
-        for distribution in self.gains.all() {
-            here.entry(distribution).or_insert_with(|| self.progress.get(&distribution).unwrap_or_default());
-        }
-        for (distribution, bytes) in self.gains.due(&here, |id| fetched.contains(id), Instant::now()) {
-            for peer in reconcile::seekers(&self.world, &self.memory, &distribution) {
-                if let Some(peer) = self.network.peer(&peer) {
-                    peer.queue.message(Message::Progress { distribution, bytes });
                 }
             }
         }

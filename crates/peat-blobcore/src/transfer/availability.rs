@@ -18,7 +18,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const NEWS_GROUPS: u64 = 8;
 /// ...and fewer after this time, so that what is told stays below a hundredth of what it is about.
 const NEWS_INTERVAL: Duration = Duration::from_millis(500);
-
 /// Who has come to have nothing more for so long is asked again when there is something: what is held open is let go.
 const LONGEST_SILENCE: Duration = Duration::from_secs(600);
 

@@ -58,8 +58,8 @@ pub(crate) struct Order {
 /// Fetches the missing parts of a blob over admitted connections and makes it whole.
 ///
 /// # Errors
-/// [`FetchError::HasAll`] where nobody was known to have all, and somebody turns out to; that of the order's source, if it was left last; [`FetchError::Busy`] if it was another, which `on_dropped` hears of. What had
-/// arrived by then is kept.
+/// [`FetchError::HasAll`] where nobody was known to have all, and somebody turns out to; that of the order's source, if it was left
+/// last; [`FetchError::Busy`] if it was another, which `on_dropped` hears of. What had arrived by then is kept.
 pub(crate) async fn fetch(
     order: Order,
     on_progress: &OnProgress<'_>,
